@@ -1,0 +1,17 @@
+"""01 · Look at the data, pack the images, decide the folds.
+
+Reads   data/raw/ (train.csv, test.csv, sample_submission.csv, the image folders)
+Writes  data/cache/<size>/ (every image once, decoded), data/folds.csv, data/dataset.json, data/summary.md
+"""
+
+from src.cli import main
+
+
+def run(config, force):
+    from src.data.prepare import prepare
+
+    prepare(config, force)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

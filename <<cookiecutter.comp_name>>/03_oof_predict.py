@@ -1,0 +1,29 @@
+"""03 · Predict: every training row by the model that never saw it (OOF), every test row by all folds, with
+TTA.
+
+Reads   runs/<name>/fold<k>/model.safetensors
+Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables fold by fold
+"""
+
+from src.artifacts import read_json
+from src.cli import main
+from src.steps import predict_step, run_of, score_step
+
+
+def run(config, force):
+    this = run_of(config)
+    steps = [predict_step(this, fold) for fold in config.selected_folds]
+    if force:
+        for step in steps:
+            step.drop()
+    if not config.partial and all(step.fresh() for step in steps) and score_step(this).fresh():
+        metrics = read_json(this.folder / "metrics.json")
+        print(f"{score_step(this).up_to_date_line()}; CV {metrics['metric']} {metrics['cv']:.4f}")
+        return
+    from src.inference.oof import predict_run
+
+    predict_run(this, config.selected_folds)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

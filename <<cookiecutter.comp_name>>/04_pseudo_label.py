@@ -1,0 +1,32 @@
+"""04 · Pseudo-label the test rows, train again, and again: each fold from its own model's confident
+predictions alone.
+
+Reads   runs/<name>/ (models, oof.parquet, fold<k>/test.parquet)
+Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet), runs/<name>/pseudo.json (which was
+kept)
+
+Some hosts forbid pseudo-labels, and some forbid any use of the test images in training: read the rules first.
+"""
+
+from src.artifacts import read_json
+from src.cli import main
+from src.steps import pseudo_step
+
+
+def run(config, force):
+    step = pseudo_step(config)
+    if force:
+        step.drop()
+    if step.fresh():
+        report = read_json(step.folder / "pseudo.json")
+        if all((config.root / "runs" / row["run"] / "metrics.json").exists() for row in report["rounds"]):
+            print(f"{step.up_to_date_line()}; best is {report['best']}")
+            return
+    from src.pseudo.rounds import check_allowed, label_recursively
+
+    check_allowed(config)
+    label_recursively(config)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,32 @@
+"""05 · Stack the finished runs: LightGBM over their OOF tables, against the plain mean and the best single
+run.
+
+Reads   runs/*/ (oof.parquet, test.parquet) of every finished run on the same folds
+Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, model.txt)
+"""
+
+from src.artifacts import read_json
+from src.cli import main
+from src.steps import stack_step
+
+
+def run(config, force):
+    from src.ensemble.members import find_members
+
+    folders, left_out = find_members(config)
+    step = stack_step(config, folders)
+    for line in left_out:
+        print(line)
+    if force:
+        step.drop()
+    if step.fresh():
+        metrics = read_json(step.folder / "metrics.json")
+        print(f"{step.up_to_date_line()}; {metrics['kept']}, CV {metrics['metric']} {metrics['cv']:.4f}")
+        return
+    from src.ensemble.report import stack_runs
+
+    stack_runs(step, config, folders)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,1 @@
+"""The core that the numbered stage scripts call. Imports run one way: see docs in the README's tree."""

@@ -1,0 +1,285 @@
+"""Files that can be trusted: written whole or not at all, stamped with what made them, skipped while that
+holds.
+
+A `Step` is one unit of work: outputs, and the recipe (settings and input digests) that makes them. Its stamp
+is a small JSON file written after the outputs, so a kill at any moment leaves either the earlier artefact or
+a whole new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HASH_UP_TO = (
+    256 * 2**20
+)  # bytes; a larger file (an image cache) is known by its size and time, its index by content
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write at `path` into a `UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _WHY:
+            raise UserError(f"{path}: cannot be written, {_WHY[error.errno]}") from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it takes the place of `path` in one step.
+
+    Raises `UserError` where the place cannot be written or the disk is full; `path` is then what it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+_WHY = {
+    errno.EACCES: "this user has no permission to write there; change the folder's owner or mode",
+    errno.EPERM: "this user has no permission to write there; change the folder's owner or mode",
+    errno.EROFS: "the disk is read-only; work in a folder that can be written",
+    errno.ENOSPC: "the disk is full; free some space (`make clean` drops caches) and run the command again",
+    errno.EDQUOT: "your quota is used up; free some space (`make clean` drops caches) and run it again",
+    errno.EEXIST: "a file stands where its folder should be; move that file away",
+    errno.ENOTDIR: "a file stands where its folder should be; move that file away",
+}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, atomically; NaN is refused, since other readers refuse it too."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV without its index, atomically."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet without its index, atomically; the same table gives the same bytes."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False, engine="pyarrow", compression="zstd")
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write plain values as YAML in their own order, atomically."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def sha256(path: Path) -> str:
+    """Content hash of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str:
+    """Content hash of a file; taken from the stamp of the step that wrote it while size and time still
+    agree."""
+    status = path.stat()
+    for stamp in path.parent.glob("*.stamp.json"):
+        known = (_read_stamp(stamp) or {"outputs": {}})["outputs"].get(path.name)
+        if known and (known["size"], known["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
+            return known["digest"]
+    return sha256(path) if status.st_size <= HASH_UP_TO else f"size:{status.st_size}"
+
+
+@cache
+def source_digest() -> str:
+    """One hash over the project's own Python code, kept in stamps to tell when code has changed since."""
+    folder = Path(__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work: `outputs` (files of `folder`) made from `recipe` (JSON values). `title` is for
+    people."""
+
+    title: str
+    folder: Path
+    outputs: tuple[str, ...]
+    recipe: dict[str, Any]
+    stamp_name: str = "step"
+    replaces: bool = field(default=False)  # a replaced folder is kept once, as `<folder>.previous`
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / f"{self.stamp_name}.stamp.json"
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that stand for the recipe."""
+        text = json.dumps(self.recipe, sort_keys=True, ensure_ascii=False, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def read_stamp(self) -> dict | None:
+        """The stamp as written last, or None."""
+        return _read_stamp(self.stamp)
+
+    def fresh(self) -> bool:
+        """Whether the outputs on disk are those of this recipe."""
+        stamp = self.read_stamp()
+        return stamp is not None and stamp["fingerprint"] == self.fingerprint and self._untouched(stamp)
+
+    def _untouched(self, stamp: dict) -> bool:
+        for name in self.outputs:
+            path, known = self.folder / name, stamp["outputs"].get(name)
+            if known is None or not path.exists() or path.stat().st_size != known["size"]:
+                return False
+            if path.stat().st_mtime_ns != known["mtime_ns"] and digest(path) != known["digest"]:
+                return False
+        return True
+
+    def why(self) -> list[str]:
+        """What differs from the stamp, as `train.lr 0.0003 -> 0.001`; empty for a first run."""
+        stamp = self.read_stamp()
+        if stamp is None:
+            return []
+        before, now = _leaves(stamp["recipe"]), _leaves(json.loads(json.dumps(self.recipe, default=str)))
+        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        if not changed:
+            return ["an output is missing or was changed by hand"]
+        return [f"{k} {_short(before.get(k))} -> {_short(now.get(k))}" for k in changed]
+
+    def begin(self) -> bool:
+        """Get ready to make the outputs; False where nothing is left to do.
+
+        A finished folder about to be replaced is set aside as `<folder>.previous`: an override given by
+        mistake does not cost a night of training, and going back to the earlier settings brings it back.
+        """
+        if self.replaces:
+            with writing(self.folder):
+                self._finish_swap()
+        if self.fresh():
+            return False
+        if self.replaces and (self.stamp.exists() or self._kept_aside()):
+            with writing(self.folder):
+                self._swap()
+        return not self.fresh()
+
+    def _kept_aside(self) -> bool:
+        """Whether `.previous` was made by this very recipe."""
+        kept = _read_stamp(self._beside("previous") / self.stamp.name)
+        return kept is not None and kept["fingerprint"] == self.fingerprint
+
+    def _swap(self) -> None:
+        """The folder becomes `.previous`; the one that was there takes its place if it is of this recipe."""
+        previous, aside = self._beside("previous"), self._beside("swap")
+        if self.folder.exists():
+            os.replace(self.folder, aside)
+        if self._kept_aside():
+            os.replace(previous, self.folder)
+        else:
+            shutil.rmtree(previous, ignore_errors=True)
+        if aside.exists():
+            os.replace(aside, previous)
+
+    def _finish_swap(self) -> None:
+        """After a kill in the middle of `_swap`: what was set aside goes to where it is missing."""
+        previous, aside = self._beside("previous"), self._beside("swap")
+        if aside.exists() and not self.folder.exists():
+            os.replace(aside, self.folder)
+        elif aside.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(aside, previous)
+
+    def _beside(self, what: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{what}")
+
+    def done(self) -> None:
+        """Write the stamp: from now on the outputs count."""
+        outputs = {}
+        for name in self.outputs:
+            path = self.folder / name
+            status = path.stat()
+            content = sha256(path) if status.st_size <= HASH_UP_TO else f"size:{status.st_size}"
+            outputs[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": content}
+        stamp = {"title": self.title, "fingerprint": self.fingerprint, "source": source_digest()}
+        write_json(
+            self.stamp,
+            {**stamp, "outputs": outputs, "recipe": json.loads(json.dumps(self.recipe, default=str))},
+        )
+
+    def drop(self) -> None:
+        """Forget what this recipe made, so that the step runs again; another recipe's folder is left to be
+        set aside."""
+        for folder in (self.folder, self._beside("previous")) if self.replaces else (self.folder,):
+            stamp = folder / self.stamp.name
+            made = _read_stamp(stamp)
+            if not self.replaces or made is None or made["fingerprint"] == self.fingerprint:
+                with writing(stamp):
+                    stamp.unlink(missing_ok=True)
+
+    def up_to_date_line(self) -> str:
+        """What to print when there is nothing to do; says when the code has changed since."""
+        stamp = self.read_stamp() or {}
+        changed = (
+            ""
+            if stamp.get("source") == source_digest()
+            else " (src/ has changed since; --force makes it again)"
+        )
+        return f"{self.title}: up to date{changed}"
+
+
+def _read_stamp(path: Path) -> dict | None:
+    """A stamp, or None where there is none or it was damaged by hand."""
+    try:
+        stamp = read_json(path)
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(stamp, dict) and stamp.keys() >= {"fingerprint", "outputs", "recipe"}
+    return stamp if whole else None
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix[:-1]: value}
+    return {k: v for key, inner in value.items() for k, v in _leaves(inner, f"{prefix}{key}.").items()}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:8] + "…"

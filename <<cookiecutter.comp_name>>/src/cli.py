@@ -1,0 +1,83 @@
+"""What the six stage scripts share: read the config, apply `key=value`, say errors in one plain sentence.
+
+Exit status: 0 done or up to date, 1 a bug of ours or a worker that died, 2 something for the competitor to
+mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from src.config import Config, UserError, load_config
+
+
+def main(stage: Callable[[Config, bool], None], doc: str) -> None:
+    """Run one stage: `stage(config, force)`. `doc` is the script's docstring, shown by --help."""
+    parser = argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any key of the config can be changed for one call, such as train.lr=1e-3 or data.image_size=128.",
+    )
+    parser.add_argument(
+        "--config", default="configs/baseline.yaml", help="the experiment (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="make everything of this stage again")
+    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 fold=0")
+    arguments = parser.parse_intermixed_args()
+    try:
+        config = load_config(arguments.config, arguments.overrides)
+        check_names(config)
+        if arguments.show:
+            import yaml
+
+            print(yaml.safe_dump(config.settings(), sort_keys=False, allow_unicode=True), end="")
+            return
+        limit_threads(config)
+        stage(config, arguments.force)
+    except UserError as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> int:
+    """Print one sentence for the competitor and give the exit status that goes with it."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def check_names(config: Config) -> None:
+    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views."""
+    from src.data.views import check_views
+    from src.models.names import check_backbone
+    from src.tasks import create_task
+
+    create_task(config)
+    check_backbone(config.model.backbone)
+    check_views(config.inference.tta)
+
+
+def limit_threads(config: Config) -> None:
+    """Set the threads of one process before numpy or torch is imported.
+
+    Two processes with two threads each on two cores took twenty times as long as with one each.
+    """
+    threads = str(config.runtime.threads or max(1, cpu_count() // jobs_on_cpu(config)))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, threads)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import otherwise
+
+
+def jobs_on_cpu(config: Config) -> int:
+    """How many folds to work on side by side without a GPU."""
+    return min(config.runtime.jobs or cpu_count(), max(1, len(config.selected_folds)))
+
+
+def cpu_count() -> int:
+    """Cores this process may use; containers and Kaggle give fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,503 @@
+"""Every knob of the project: one validated tree, its defaults and why they are what they are.
+
+A config is a YAML file in `configs/`; `base:` names the file it changes; `key=value` on the command line
+changes it once more. OmegaConf reads and merges, pydantic checks types, bounds and unknown keys. This module
+imports nothing else of ours, and nothing heavy, so that a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+
+class UserError(Exception):
+    """Something the competitor can mend: one sentence that says what, where, and what a good value looks
+    like."""
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors, values cannot be changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads a bare `off` as false: give the word back where it is one of the choices, else
+        refuse."""
+        kind = cls.model_fields[info.field_name].annotation
+        if not isinstance(value, bool) or kind is bool:
+            return value
+        if "off" in get_args(kind) and not value:
+            return "off"
+        raise ValueError("true and false (also yes, no, on, off) mean nothing here; quote it if it is a word")
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Competition(Section):
+    slug: str = ""  # Kaggle's name for the competition, the last part of its address
+    title: str = ""
+    kaggle_username: str = ""
+
+
+class Task(Section):
+    name: Literal["multiclass", "binary", "multilabel", "regression", "segmentation", "retrieval"] = (
+        "multiclass"
+    )
+    metric: str | None = None  # null: the task's usual one; early stopping, CV and the stack all use it
+
+
+class Data(Section):
+    raw: str = "data/raw"  # Kaggle's files; read, never written
+    train_csv: str = "train.csv"
+    test_csv: str | None = "test.csv"  # null: the test rows are those of the sample submission
+    sample_csv: str = "sample_submission.csv"
+    id: str = "id"
+    target: str = "label"
+    image: str | None = None  # column that holds the file name; null: the id, with or without its extension
+    group: str | None = None  # column whose rows must stay in one fold (patient, board, photographer)
+    train_images: str = "train_images"  # folders below raw
+    test_images: str = "test_images"
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at and cached
+    fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
+    max_value: Annotated[float, Field(gt=0)] | None = (
+        None  # white of images deeper than 8 bits; null: the full range
+    )
+    near_duplicates: Annotated[int, Field(ge=-1, le=16)] = (
+        4  # bits of 64 a perceptual hash may differ; -1: do not look
+    )
+
+
+class CrossValidation(Section):
+    kind: Literal["stratified", "group", "stratified_group", "plain"] = "stratified"
+    n_folds: Annotated[int, Field(ge=2, le=50)] = (
+        5  # 5: 80 % of the rows to learn from, for five times the time
+    )
+    seed: int = 42
+    stop_parts: Annotated[int, Field(ge=2, le=50)] = 10  # a tenth of the training rows decides when to stop
+    allow_rare: bool = False  # true: classes with fewer rows than folds are spread as far as they go
+
+
+class Model(Section):
+    backbone: str = (
+        "resnet18"  # any timm name: fast enough to find the bugs with, strong enough to rank ideas
+    )
+    pretrained: bool = True
+    weights: str | None = None  # local .safetensors or .pth for the backbone, in place of a download
+    drop_rate: Share = 0.0
+    drop_path_rate: Share = 0.0
+
+
+class Augment(Section):
+    hflip: Share = 0.5
+    vflip: Share = 0.0  # off: most photographs have an up and a down
+    crop_scale: tuple[Share, Share] = (
+        0.7,
+        1.0,
+    )  # share of the area kept; ImageNet's 0.08 is too hard for small data
+    crop_ratio: tuple[float, float] = (0.8, 1.25)
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
+    shift: Share = 0.0  # share of the side, either way
+    zoom: Share = 0.0  # share, in or out
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    cutout: Share = 0.0  # probability of one erased square, a quarter of the side
+
+
+class EarlyStopping(Section):
+    enabled: bool = True  # false: all epochs, the last weights, and no rows set aside for stopping
+    patience: Annotated[int, Field(ge=1)] = 5  # epochs without a better score
+
+
+class Ema(Section):
+    enabled: bool = True
+    decay: Annotated[float, Field(ge=0, lt=1)] = (
+        0.999  # warmed up: a fixed decay remembers the random start for 1/(1-d) steps
+    )
+
+
+class Train(Section):
+    epochs: Annotated[int, Field(ge=1)] = 15
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    accumulate: Annotated[int, Field(ge=1)] = 1  # batches a step
+    optimizer: Literal["adam", "adamw", "sgd", "lion", "nadam", "radam"] = "adam"
+    lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0  # a fresh head's first gradients are large
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest gradient norm
+    amp: Literal["auto", "off", "bf16", "fp16"] = (
+        "auto"  # auto: bf16 where the GPU has it, else fp16; off on CPU
+    )
+    channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
+    early_stopping: EarlyStopping = EarlyStopping()
+    ema: Ema = Ema()
+
+
+class Distill(Section):
+    teacher: Name | None = None  # a finished run; its fold k teaches our fold k, never another
+    weight: Share = 0.5  # of the teacher's word; the rest is the label's
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+
+class Pseudo(Section):
+    rounds: Annotated[int, Field(ge=0, le=10)] = 2
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    labels: Literal["soft", "hard"] = (
+        "soft"  # soft keeps the model's doubt; hard ones harden the majority class
+    )
+    weight: Annotated[float, Field(gt=0)] = 1.0  # of a pseudo-labelled row's loss against a labelled one's
+
+
+class Inference(Section):
+    tta: tuple[str, ...] = ("identity", "hflip")  # views, see src/data/augment.py; averaged
+    average: Literal["probability", "logit"] = "probability"
+    batch_size: Annotated[int, Field(ge=1)] = 64
+
+
+class Stack(Section):
+    name: Name = "stack"
+    members: tuple[str, ...] = ("*",)  # run names or patterns
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    num_leaves: Annotated[int, Field(ge=2, le=256)] = 4  # small: a few columns overfit at LightGBM's 31
+    min_data_in_leaf: Annotated[int, Field(ge=1)] = 20
+    max_rounds: Annotated[int, Field(ge=1)] = 300
+    patience: Annotated[int, Field(ge=1)] = 20
+
+
+class Submit(Section):
+    source: str = "stack"  # `stack`, or `run:<name>`
+    name: Name | None = None  # file name below submissions/; null: the source's
+
+
+class Tracking(Section):
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key, else offline
+    project: str | None = None  # null: the competition's slug
+
+
+class Runtime(Section):
+    """How, not what: nothing here changes a result, so nothing here makes an artefact stale."""
+
+    device: str = "auto"  # auto: every CUDA device, else mps, else cpu
+    jobs: Annotated[int, Field(ge=1)] | None = (
+        None  # folds side by side; null: one a device, or one a core on CPU
+    )
+    threads: Annotated[int, Field(ge=1)] | None = None  # a process; null: cores / jobs
+    workers: Annotated[int, Field(ge=0)] | None = (
+        None  # loader processes a job; null: none on CPU, up to 4 on a GPU
+    )
+
+
+class Config(Section):
+    """The whole tree. `name`, `root` and `source` come from the file; `fold` and `folds` choose what a call
+    works on."""
+
+    name: Name = "baseline"
+    seed: int = 42
+    competition: Competition = Competition()
+    task: Task = Task()
+    data: Data = Data()
+    cv: CrossValidation = CrossValidation()
+    model: Model = Model()
+    augment: Augment = Augment()
+    train: Train = Train()
+    distill: Distill = Distill()
+    pseudo: Pseudo = Pseudo()
+    inference: Inference = Inference()
+    stack: Stack = Stack()
+    submit: Submit = Submit()
+    tracking: Tracking = Tracking()
+    runtime: Runtime = Runtime()
+    fold: Annotated[int, Field(ge=0)] | None = None
+    folds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    root: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def selected_folds(self) -> tuple[int, ...]:
+        """The folds this call works on: `fold=2`, `folds=[0,3]`, or all of them."""
+        if self.fold is not None:
+            return (self.fold,)
+        return self.folds if self.folds is not None else tuple(range(self.cv.n_folds))
+
+    @property
+    def partial(self) -> bool:
+        """Whether this call was asked for some folds alone."""
+        return set(self.selected_folds) != set(range(self.cv.n_folds))
+
+    def settings(self) -> dict[str, Any]:
+        """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
+        return self.model_dump(mode="json", exclude={"fold", "folds"})
+
+    @model_validator(mode="after")
+    def _combinations_make_sense(self) -> Config:
+        """Refuse what cannot mean anything, with the reason."""
+        if self.fold is not None and self.folds is not None:
+            raise ValueError("fold and folds were both given: give one, such as fold=2 or folds=[0,3]")
+        beyond = [k for k in self.selected_folds if k >= self.cv.n_folds]
+        if beyond:
+            raise ValueError(
+                f"fold {beyond[0]} does not exist: "
+                f"cv.n_folds={self.cv.n_folds} makes folds 0 to {self.cv.n_folds - 1}"
+            )
+        if self.cv.kind in ("group", "stratified_group") and self.data.group is None:
+            raise ValueError(
+                f"cv.kind={self.cv.kind} needs data.group, the column of train.csv whose rows stay together"
+            )
+        if self.folds is not None and (not self.folds or len(set(self.folds)) < len(self.folds)):
+            raise ValueError(
+                f"folds={list(self.folds)} must name one fold or more, each once, such as [0, 3]"
+            )
+        low, high = self.augment.crop_scale
+        if not 0 < low <= high:
+            raise ValueError(
+                f"augment.crop_scale=[{low}, {high}] must be two rising shares, such as [0.7, 1.0]"
+            )
+        low, high = self.augment.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(
+                f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
+            )
+        if self.distill.teacher == self.name:
+            raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
+        if self.train.min_lr > self.train.lr:
+            raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
+        if not self.inference.tta:
+            raise ValueError("inference.tta is empty: give at least [identity]")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML config with its bases, apply `key=value` overrides, check everything.
+
+    The project's root is the folder above `configs/`. Raises `UserError` naming the file and key, with the
+    nearest known key for a typo.
+    """
+    from omegaconf import OmegaConf
+
+    path = Path(path)
+    layers = [*_read_with_bases(path), ("the command line", _read_overrides(overrides))]
+    known = known_keys()
+    for source, layer in layers:
+        for key in _flat(layer):
+            if key not in known:
+                raise UserError(_unknown_key(source, key, known))
+    merged = OmegaConf.to_container(
+        OmegaConf.merge(*(OmegaConf.create(_literal(layer)) for _, layer in layers))
+    )
+    merged = _plain(merged)
+    merged.setdefault("name", path.stem)
+    folder = path.resolve().parent
+    root = folder.parent if folder.name == "configs" else folder
+    try:
+        return Config.model_validate({**merged, "root": root})
+    except ValidationError as error:
+        raise UserError(_explain(error, layers)) from None
+
+
+def known_keys() -> dict[str, Any]:
+    """Every dotted key of the tree with its default; a section's own name is there too, with None."""
+    keys: dict[str, Any] = {}
+
+    def walk(section: type[Section], prefix: str) -> None:
+        for name, field in section.model_fields.items():
+            if field.exclude:
+                continue
+            keys[prefix + name] = field.default
+            if isinstance(field.default, Section):
+                keys[prefix + name] = None
+                walk(type(field.default), f"{prefix}{name}.")
+
+    walk(Config, "")
+    return keys
+
+
+# --- reading
+# -----------------------------------------------------------------------------------------------------------
+
+_DOLLAR = "\ue000"  # stands for `$` while OmegaConf merges: "${x}" in a title is text, never an interpolation
+
+
+def _read_with_bases(path: Path) -> list[tuple[str, dict]]:
+    """The file and the files it builds on, the most basic first, each with the name to use in messages."""
+    layers: list[tuple[str, dict]] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in seen:
+            raise UserError(
+                f"{current}: its `base:` leads back to itself; name a file that does not build on this one"
+            )
+        seen.append(current.resolve())
+        values = _without_empty_sections(_read_yaml(current), Config)
+        base = values.pop("base", None)
+        if (
+            layers
+        ):  # a run's folder is its own: another file's `name` would have two experiments write into one
+            values.pop("name", None)
+        layers.insert(0, (str(current), values))
+        current = current.parent / (base if str(base).endswith(".yaml") else f"{base}.yaml") if base else None
+    return layers
+
+
+def _read_yaml(path: Path) -> dict:
+    """One YAML file as a dictionary, through OmegaConf (which reads 3e-4 as a number, PyYAML does not)."""
+    import io
+
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(
+            f"{path}: there is no such config{': there are ' + ', '.join(there) if there else ''}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    try:
+        loaded = OmegaConf.load(io.StringIO(text.replace("$", _DOLLAR)))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UserError(
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
+        ) from None
+    values = OmegaConf.to_container(loaded)
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: a config is a list of `key: value` lines, this is a {type(values).__name__}"
+        )
+    dotted = next((key for key in values if "." in str(key)), None)
+    if dotted is not None:
+        outer, _, inner = str(dotted).partition(".")
+        raise UserError(
+            f"{path}: `{dotted}` is the command line's way; "
+            f"in a file write `{inner}:` on a line below `{outer}:`"
+        )
+    return _plain(values)
+
+
+def _without_empty_sections(values: dict, section: type[Section]) -> dict:
+    """A section whose keys are all commented out is read as null; it changes nothing, so it goes."""
+    kept = {}
+    for key, value in values.items():
+        field = section.model_fields.get(key)
+        inner = type(field.default) if field is not None and isinstance(field.default, Section) else None
+        if inner is None or value is not None:
+            kept[key] = _without_empty_sections(value, inner) if inner and isinstance(value, dict) else value
+    return kept
+
+
+def _read_overrides(overrides: list[str]) -> dict:
+    from omegaconf import OmegaConf
+
+    for item in overrides:
+        if "=" not in item or not item.split("=", 1)[0]:
+            raise UserError(f"the command line: {item!r} is not key=value, such as train.lr=3e-4")
+    try:
+        values = OmegaConf.to_container(
+            OmegaConf.from_dotlist([item.replace("$", _DOLLAR) for item in overrides])
+        )
+    except Exception as error:  # OmegaConf hands through whatever its YAML reader raised
+        raise UserError(
+            f"the command line: cannot read {' '.join(overrides)!r} ({str(error).splitlines()[0]})"
+        ) from None
+    return _plain(values)
+
+
+def _map_text(value: Any, change) -> Any:
+    if isinstance(value, dict):
+        return {_map_text(k, change): _map_text(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_map_text(v, change) for v in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _literal(values: dict) -> dict:
+    return _map_text(values, lambda text: text.replace("$", _DOLLAR))
+
+
+def _plain(values: dict) -> dict:
+    return _map_text(values, lambda text: text.replace(_DOLLAR, "$"))
+
+
+def _flat(values: dict, prefix: str = "") -> list[str]:
+    """Dotted keys of a nested dictionary, leaves only; an empty section counts as a leaf."""
+    keys: list[str] = []
+    for key, value in values.items():
+        inner = isinstance(value, dict) and value
+        keys += _flat(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return keys
+
+
+# --- messages
+# ----------------------------------------------------------------------------------------------------------
+
+
+def _unknown_key(source: str, key: str, known: dict) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong section
+        leaf = key.rsplit(".", 1)[-1]
+        near = [k for k in known if k.rsplit(".", 1)[-1] == leaf][:1]
+    hint = f"did you mean `{near[0]}`?" if near else "`make config` prints every known key"
+    return f"{source}: unknown key `{key}`; {hint}"
+
+
+def _explain(error: ValidationError, layers: list[tuple[str, dict]]) -> str:
+    """The first thing pydantic found wrong, as one sentence with its file, key and a good value."""
+    first = error.errors()[0]
+    file, command_line = layers[-2][0], layers[-1][1]
+    if not first["loc"]:
+        return f"{file}{' with the command line' if command_line else ''}: {first['ctx']['error']}"
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in parts if not part.isdigit())
+    known = known_keys()
+    while key and key not in known:  # drop what pydantic adds for unions
+        key = key.rpartition(".")[0]
+    source = next((name for name, layer in reversed(layers) if _holds(layer, key)), file)
+    default = known.get(key)
+    good = "" if default in (None, "") else f"; a good value looks like {_as_yaml(default)}"
+    if first["type"] == "string_pattern_mismatch":
+        why = "it may hold letters, digits, `.`, `_` and `-`, and starts with a letter or digit"
+    elif first["type"] == "model_type":
+        inside = ", ".join(k for k in known if k.startswith(f"{key}."))
+        why = f"it is a section, its keys stand below it: {inside}"
+    elif first["type"] == "value_error":
+        why = str(first["ctx"]["error"])
+    else:
+        why = first["msg"][0].lower() + first["msg"][1:]
+    return f"{source}: `{key}` is {first['input']!r}: {why}{good}"
+
+
+def _holds(layer: dict, key: str) -> bool:
+    here: Any = layer
+    for part in key.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return False
+        here = here[part]
+    return True
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_as_yaml(v) for v in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""Tables, folds, images and the batches made of them."""

@@ -1,0 +1,1 @@
+"""Across models: the stack over OOF tables."""

@@ -1,0 +1,57 @@
+"""Which runs a stack is made of: finished, on today's folds, with today's outputs."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+from src.artifacts import digest, read_json
+from src.config import Config, UserError
+
+
+def find_members(config: Config) -> tuple[list[Path], list[str]]:
+    """Folders of the runs that `stack.members` names, by name; and a line for each that was left out, with
+    the reason.
+
+    Raises `UserError` where a name matches no run, or nothing is left.
+    """
+    runs = sorted(path for path in (config.root / "runs").glob("*") if path.is_dir())
+    names = [path.name for path in runs]
+    for pattern in config.stack.members:
+        if not fnmatch.filter(names, pattern):
+            known = f"; there are {', '.join(names)}" if names else ""
+            raise UserError(f"stack.members: {pattern!r} matches no run in runs/{known}")
+    chosen = [
+        path for path in runs if any(fnmatch.fnmatch(path.name, pattern) for pattern in config.stack.members)
+    ]
+    members, left_out = [], []
+    for path in chosen:
+        reason = why_not(config, path)
+        if reason is None:
+            members.append(path)
+        else:
+            left_out.append(f"{path.name} is left out: {reason}")
+    if not members:
+        raise UserError(
+            f"05: no finished run to stack ({'; '.join(left_out) or 'runs/ is empty'}); run `make train oof` first"
+        )
+    return members, left_out
+
+
+def why_not(config: Config, path: Path) -> str | None:
+    """Why a run cannot be a member, or None."""
+    try:
+        stamp = read_json(path / "score.stamp.json")
+        recipe, outputs = stamp["recipe"], stamp["outputs"]
+    except (OSError, ValueError, KeyError):
+        return f"it is not finished (`make oof EXP={path.name}`)"
+    if recipe["folds"] != digest(config.root / "data" / "folds.csv"):
+        return "it was trained on other folds than data/folds.csv holds now"
+    if recipe["task"]["name"] != config.task.name:
+        return f"it solves another task, {recipe['task']['name']}"
+    if any(not (path / name).exists() for name in outputs):
+        return "its tables are gone"
+    verdict = path / "round.json"
+    if verdict.exists() and not read_json(verdict)["kept"]:
+        return "a pseudo-label round that did not help"
+    return None

@@ -1,0 +1,31 @@
+"""Stage 05 from end to end: read the members, build the stack, print what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from src.artifacts import Step, read_json
+from src.config import Config
+from src.ensemble.stack import build_stack, load_members
+from src.tasks import create_task
+
+
+def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
+    """Stack the member runs and print the table of candidates."""
+    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    metrics = build_stack(step, config, create_task(config), load_members(folders, outputs))
+    print(table(metrics))
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Members and candidates with their CV, the gain over the mean, and which is kept."""
+    lines = [f"{'':24} CV {metrics['metric']}"]
+    lines += [f"  {name:22} {score:.4f}" for name, score in metrics["members"].items()]
+    for name, row in metrics["candidates"].items():
+        gain = (
+            "" if row["gain"] is None else f"   {row['gain']:+.4f} ± {row['gain_error']:.4f} against the mean"
+        )
+        lines.append(f"{name + (' (kept)' if name == metrics['kept'] else ''):24} {row['cv']:.4f}{gain}")
+    lines.append(f"{'chosen without the fold':24} {metrics['cv_of_the_choice']:.4f}")
+    return "\n".join(lines)

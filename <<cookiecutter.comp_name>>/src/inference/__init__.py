@@ -1,0 +1,1 @@
+"""From fold models to OOF and test tables."""

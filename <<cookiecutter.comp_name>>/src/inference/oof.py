@@ -1,0 +1,122 @@
+"""Stage 03: OOF and test predictions of a run, fold by fold, then its tables and its CV.
+
+`oof.parquet`: id, fold, target, then a column an output; rows and order of train.csv.
+`test.parquet`: id, then a column an output, the mean of the folds; rows and order of test.csv.
+`metrics.json`: the metric, its value over all OOF rows (`cv`), fold by fold, and the standard error of their
+mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from src.artifacts import Step, read_json, write_json, write_parquet
+from src.config import UserError
+from src.data.images import open_images
+from src.data.loaders import load_fold, read_folds
+from src.inference.predict import predict
+from src.models.weights import load_model
+from src.steps import Run, images_step, predict_step, score_step
+from src.tasks import create_task
+from src.tasks.base import Task
+from src.training.launch import side_by_side
+
+
+def predict_run(run: Run, folds: tuple[int, ...]) -> None:
+    """Bring the given folds' predictions up to date; with all folds there, the run's tables and CV too."""
+    steps = {fold: predict_step(run, fold) for fold in folds}
+    todo = [fold for fold in folds if steps[fold].begin()]
+    if todo:
+        store = open_images(images_step(run.config))
+        rows = sum((read_folds(run.config)["fold"] == fold).sum() + len(store.test) for fold in todo)
+        jobs = [(run, fold, steps[fold]) for fold in todo]
+        side_by_side(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
+    if set(folds) != set(range(run.config.cv.n_folds)):
+        for fold in folds:
+            table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
+            task, outputs = create_task(run.config), read_outputs(run)
+            score = task.score(task.truth(table["target"], outputs), table[outputs].to_numpy())
+            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows")
+        return
+    step = score_step(run)
+    if step.begin():
+        score_run(run, step)
+    metrics = read_json(run.folder / "metrics.json")
+    print(describe(run.name, metrics))
+
+
+def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:
+    """Write one fold's oof.parquet and test.parquet."""
+    config, task = run.config, create_task(run.config)
+    data = load_fold(config, task, fold)
+    model = load_model(step.folder / "model.safetensors")
+    outputs = data.outputs
+    table = read_folds(config).iloc[data.valid_index]
+    seen = lambda rows: report(rows, "", "")  # noqa: E731
+    valid = predict(model, task, data.store, data.valid.positions, config.inference, device, seen)
+    test = predict(model, task, data.store, data.store.test, config.inference, device, seen)
+    oof = table[["id", "fold", "target"]].reset_index(drop=True).join(pd.DataFrame(valid, columns=outputs))
+    write_parquet(step.folder / "oof.parquet", oof)
+    write_parquet(step.folder / "test.parquet", prediction_table(data.store.test_ids, test, outputs))
+    step.done()
+
+
+def score_run(run: Run, step: Step) -> None:
+    """Join the folds' tables and write the run's CV."""
+    task, outputs = create_task(run.config), read_outputs(run)
+    folds = range(run.config.cv.n_folds)
+    parts = pd.concat([pd.read_parquet(run.fold_folder(k) / "oof.parquet") for k in folds]).set_index("id")
+    order = read_folds(run.config)["id"]
+    if len(parts) != len(order) or not parts.index.is_unique:
+        raise UserError(
+            f"{run.folder}: the folds' tables do not hold every training row once; run `make oof --force`"
+        )
+    oof = parts.loc[order].reset_index()
+    tests = [pd.read_parquet(run.fold_folder(k) / "test.parquet") for k in folds]
+    mean = np.mean([table[outputs].to_numpy() for table in tests], axis=0, dtype=np.float64)
+    write_parquet(run.folder / "oof.parquet", oof)
+    write_parquet(
+        run.folder / "test.parquet",
+        prediction_table(tests[0]["id"].tolist(), mean.astype(np.float32), outputs),
+    )
+    write_json(run.folder / "metrics.json", evaluate(task, oof, outputs))
+    step.done()
+
+
+def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any]:
+    """CV of an OOF table: over all rows, a fold each, and the standard error of the folds' mean."""
+    truth, predictions = task.truth(oof["target"], outputs), oof[outputs].to_numpy()
+    fold = oof["fold"].to_numpy()
+    folds = [task.score(truth[fold == k], predictions[fold == k]) for k in np.unique(fold)]
+    error = float(np.nanstd(folds, ddof=1) / np.sqrt(len(folds)))
+    number = lambda value: float(value) if np.isfinite(value) else None  # noqa: E731
+    return {
+        "metric": task.metric.name,
+        "cv": number(task.score(truth, predictions)),
+        "standard_error": number(error),
+        "folds": [number(score) for score in folds],
+        "rows": len(oof),
+    }
+
+
+def describe(name: str, metrics: dict[str, Any]) -> str:
+    """One line: the run's CV, its standard error, its folds."""
+    folds = " ".join("-" if score is None else f"{score:.4f}" for score in metrics["folds"])
+    cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
+    return f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
+
+
+def prediction_table(ids: list[str], predictions: np.ndarray, outputs: list[str]) -> pd.DataFrame:
+    """`id`, then a column an output."""
+    table = pd.DataFrame(predictions, columns=outputs)
+    table.insert(0, "id", ids)
+    return table
+
+
+def read_outputs(run: Run) -> list[str]:
+    """The task's outputs, as stage 01 found them."""
+    return read_json(run.config.root / "data" / "dataset.json")["outputs"]

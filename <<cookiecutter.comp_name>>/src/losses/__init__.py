@@ -1,0 +1,1 @@
+"""Per-sample losses: (output, targets) -> (B,), reduced once, at the end."""

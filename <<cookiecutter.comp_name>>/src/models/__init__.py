@@ -1,0 +1,1 @@
+"""Networks: a timm backbone, its head, and the weights it starts from."""

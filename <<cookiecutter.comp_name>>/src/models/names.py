@@ -1,0 +1,35 @@
+"""Which backbones timm knows, without the five seconds that importing timm takes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from src.config import UserError
+
+_REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)\s*\(", re.MULTILINE)
+
+
+@cache
+def known_backbones() -> frozenset[str]:
+    """Architecture names registered in the installed timm, read from its source files."""
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        raise UserError("timm is not installed in this environment; run `make setup`")
+    folder = Path(found.origin).parent / "models"
+    return frozenset(
+        name for path in folder.glob("*.py") for name in _REGISTERED.findall(path.read_text(encoding="utf-8"))
+    )
+
+
+def check_backbone(name: str) -> None:
+    """Raise `UserError` with near names unless timm knows the architecture; a `.tag` after it is timm's own
+    business."""
+    architecture = name.partition(".")[0]
+    if architecture not in known_backbones():
+        near = difflib.get_close_matches(architecture, known_backbones(), n=4, cutoff=0.5)
+        hint = f"near names are {', '.join(near)}" if near else "a good one is resnet18"
+        raise UserError(f"model.backbone: timm knows no {name!r}; {hint}")

@@ -1,0 +1,84 @@
+"""Weights on disk: safetensors that carry their own architecture; and outside checkpoints, read without
+pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from src.artifacts import atomic
+from src.config import UserError
+from src.models.build import Architecture, Classifier, create_model
+
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "backbone.",
+)  # DDP, torch.compile, and what training scripts wrap around
+
+
+def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Tensor]) -> None:
+    """Write weights with their architecture, atomically; names lose what torch.compile and DDP put before
+    them."""
+    plain = {
+        strip(name, ("module.", "_orig_mod.")): tensor.detach().contiguous().cpu()
+        for name, tensor in state.items()
+    }
+    with atomic(path) as temporary:
+        save_file(
+            plain, temporary, metadata={"architecture": json.dumps(architecture.as_dict(), sort_keys=True)}
+        )
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Classifier:
+    """Build the network that `save_model` wrote, with its weights, in evaluation mode; nothing is
+    downloaded."""
+    with safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["architecture"])
+    architecture = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    model = create_model(architecture)
+    model.load_state_dict(load_file(path))
+    return model.to(device).eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file for `model.weights`, bare of wrappers.
+
+    A .pth file is read with `weights_only=True`: a checkpoint from a stranger cannot run code. Raises
+    `UserError`.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"model.weights: {path} cannot be read ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # pickle errors have many types, and all mean the same here
+        raise UserError(
+            f"model.weights: {path} holds more than tensors ({type(error).__name__}); save it as safetensors"
+        ) from None
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    tensors = {
+        strip(name, WRAPPERS): value for name, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise UserError(f"model.weights: {path} holds no tensors; it should be a state dict of the backbone")
+    return tensors
+
+
+def strip(name: str, prefixes: tuple[str, ...]) -> str:
+    """A parameter's name without the wrappers' prefixes, however they are nested."""
+    while True:
+        shorter = next((name[len(p) :] for p in prefixes if name.startswith(p)), name)
+        if shorter == name:
+            return name
+        name = shorter

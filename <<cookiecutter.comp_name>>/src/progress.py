@@ -1,0 +1,66 @@
+"""A bar with ETA at a terminal, a plain line now and then where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+LOG_EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Counts towards `total`. Use as a context manager; `step(n, note)` moves on, `say(line)` prints above
+    the bar."""
+
+    def __init__(self, title: str, total: int):
+        from tqdm import tqdm
+
+        self.title, self.total, self.count = title, max(1, total), 0
+        self.began = self.logged = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=self.total, desc=title, leave=False, dynamic_ncols=True, disable=not self.terminal
+        )
+
+    def step(self, count: int = 1, note: str = "") -> None:
+        """Move on by `count`, with a note such as the newest metric."""
+        self.count += count
+        if self.terminal:
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(count)
+        elif self.quiet_for_long():
+            self.say(
+                f"{self.title}: {100 * self.count / self.total:.0f} %, {self.remaining()} left  {note}".rstrip()
+            )
+
+    def quiet_for_long(self) -> bool:
+        """Whether a log, which has no bar, is due another line."""
+        return not self.terminal and time.monotonic() - self.logged >= LOG_EVERY
+
+    def remaining(self) -> str:
+        """Time left at the pace so far, as h:mm:ss."""
+        seconds = int((time.monotonic() - self.began) * (self.total / max(1, self.count) - 1))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the bar."""
+        self.logged = time.monotonic()
+        self.bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """Go through `items` under a progress bar."""
+    with Progress(title, total) as progress:
+        for item in items:
+            yield item
+            progress.step()

@@ -1,0 +1,1 @@
+"""Pseudo-labels: what is confident, and the recursion."""

@@ -1,0 +1,324 @@
+"""The pipeline as a graph: every file of every stage, and what it depends on. No work is done here.
+
+| step | writes | depends on |
+|---|---|---|
+| images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | the tables, the image files, image settings |
+| folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
+| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | folds, images, `model`, `train`, ... |
+| predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
+| score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
+| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | the same fold's test predictions, `pseudo` |
+| stack | `stacks/<name>/` oof.parquet, test.parquet, metrics.json, models | the members' tables, `stack` |
+| submit | `submissions/<name>.csv`, `<name>.json` | the source's table, the sample submission |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from src.artifacts import Step, digest
+from src.config import Config, UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: one experiment's folder. A pseudo-label round is a run too, with `labels_from` the run before
+    it."""
+
+    config: Config
+    name: str
+    labels_from: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.config.root / "runs" / self.name
+
+    def fold_folder(self, fold: int) -> Path:
+        return self.folder / f"fold{fold}"
+
+    def pseudo_labels(self, fold: int) -> Path | None:
+        """The table of extra rows that fold `fold` may learn from, or None."""
+        return self.folder / f"fold{fold}.pseudo.parquet" if self.labels_from else None
+
+
+def run_of(config: Config) -> Run:
+    """The run that this config trains."""
+    return Run(config, config.name)
+
+
+def round_of(config: Config, number: int) -> Run:
+    """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
+    before = config.name if number == 1 else f"{config.name}-round{number - 1}"
+    return Run(config, f"{config.name}-round{number}", labels_from=before)
+
+
+def raw_tables(config: Config) -> dict[str, Path]:
+    """Kaggle's tables by role: train, test (where there is one), sample."""
+    raw = config.root / config.data.raw
+    tables = {"train": raw / config.data.train_csv, "test": None, "sample": raw / config.data.sample_csv}
+    if config.data.test_csv is not None:
+        tables["test"] = raw / config.data.test_csv
+    tables = {role: path for role, path in tables.items() if path is not None}
+    for role, path in tables.items():
+        if not path.is_file():
+            raise UserError(
+                f"{path}: the {role} table is not there; put Kaggle's files in {raw} or set data.{role}_csv"
+            )
+    return tables
+
+
+def image_folders(config: Config) -> dict[str, Path]:
+    """The folders of the train and test images."""
+    raw = config.root / config.data.raw
+    folders = {"train": raw / config.data.train_images, "test": raw / config.data.test_images}
+    for role, path in folders.items():
+        if not path.is_dir():
+            raise UserError(f"{path}: the folder of {role} images is not there; set data.{role}_images")
+    return folders
+
+
+def images_step(config: Config) -> Step:
+    """The packed image cache, one folder a size and content, shared by every run."""
+    data = config.data
+    settings = data.model_dump(mode="json", include={"image_size", "fit", "max_value", "id", "image"})
+    tables = {role: digest(path) for role, path in raw_tables(config).items()}
+    listings = {role: _listing(path) for role, path in image_folders(config).items()}
+    key = f"{data.image_size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
+    return Step(
+        title=f"01 images at {data.image_size} px",
+        folder=config.root / "data" / "cache" / key,
+        outputs=("images.npy", "index.parquet", "statistics.json"),
+        recipe={"data": settings, "tables": tables, "images": listings},
+    )
+
+
+def folds_step(config: Config) -> Step:
+    """The one decision of which fold each training row belongs to."""
+    cache = images_step(config).folder / "index.parquet"
+    return Step(
+        title=f"01 folds ({config.cv.n_folds}, {config.cv.kind})",
+        folder=config.root / "data",
+        outputs=("folds.csv", "dataset.json", "summary.md"),
+        recipe={
+            "cv": config.cv.model_dump(mode="json"),
+            "task": config.task.name,
+            "data": config.data.model_dump(mode="json", include={"id", "target", "group", "near_duplicates"}),
+            "tables": {role: digest(path) for role, path in raw_tables(config).items()},
+            "contents": _contents(cache),
+        },
+        stamp_name="folds",
+    )
+
+
+def dataset_inputs(config: Config) -> dict[str, Any]:
+    """Digests of what every later stage reads of stage 01; says which command to run where it is missing or
+    stale."""
+    images, folds = images_step(config), folds_step(config)
+    for step in (images, folds):
+        if not step.fresh():
+            changed = f" ({'; '.join(step.why())})" if step.why() else ""
+            raise UserError(
+                f"{step.title}: not made for this config yet{changed}; run `make folds EXP={config.name}` first"
+            )
+    return {
+        "folds": digest(folds.folder / "folds.csv"),
+        "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
+        "statistics": digest(images.folder / "statistics.json"),
+    }
+
+
+def train_step(run: Run, fold: int) -> Step:
+    """One model on one fold."""
+    config = run.config
+    sections = {"task", "model", "augment", "train"}
+    recipe = config.model_dump(mode="json", include=sections | {"seed"})
+    recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
+    recipe["stop_parts"] = config.cv.stop_parts
+    recipe["inputs"] = dataset_inputs(config)
+    recipe["fold"] = fold
+    if config.model.weights:
+        recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
+    if config.distill.teacher:
+        teacher = config.root / "runs" / config.distill.teacher / f"fold{fold}" / "model.safetensors"
+        recipe["distill"] = config.distill.model_dump(mode="json")
+        recipe["inputs"]["teacher"] = _digest_of(
+            teacher, "distill.teacher", hint=f"make train EXP={config.distill.teacher}"
+        )
+    labels = run.pseudo_labels(fold)
+    if labels is not None:
+        recipe["pseudo"] = {"weight": config.pseudo.weight}
+        recipe["inputs"]["pseudo_labels"] = digest(labels)
+    return Step(
+        title=f"02 train {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("model.safetensors", "history.csv", "score.json"),
+        recipe=recipe,
+        stamp_name="train",
+        replaces=True,
+    )
+
+
+def predict_step(run: Run, fold: int) -> Step:
+    """One fold model's predictions for its validation rows and for every test row."""
+    trained = train_step(run, fold)
+    if not trained.fresh():
+        changed = (
+            f"settings differ from the trained ones: {'; '.join(trained.why())}"
+            if trained.why()
+            else "not trained yet"
+        )
+        raise UserError(
+            f"{run.name} fold {fold}: {changed}; run `make train EXP={run.config.name}` with the same ARGS first"
+        )
+    return Step(
+        title=f"03 predict {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("oof.parquet", "test.parquet"),
+        recipe={
+            "inference": run.config.inference.model_dump(mode="json", include={"tta", "average"}),
+            "model": digest(trained.folder / "model.safetensors"),
+            "inputs": dataset_inputs(run.config),
+        },
+        stamp_name="predict",
+    )
+
+
+def score_step(run: Run) -> Step:
+    """The run's OOF and test tables and its CV."""
+    folds = range(run.config.cv.n_folds)
+    return Step(
+        title=f"03 score {run.name}",
+        folder=run.folder,
+        outputs=("oof.parquet", "test.parquet", "metrics.json"),
+        recipe={
+            "task": run.config.task.model_dump(mode="json"),
+            "folds": digest(run.config.root / "data" / "folds.csv"),
+            "oof": [digest(run.fold_folder(k) / "oof.parquet") for k in folds],
+            "test": [digest(run.fold_folder(k) / "test.parquet") for k in folds],
+        },
+        stamp_name="score",
+    )
+
+
+def select_step(run: Run, fold: int) -> Step:
+    """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
+    before = run.config.root / "runs" / str(run.labels_from) / f"fold{fold}" / "test.parquet"
+    return Step(
+        title=f"04 select {run.name} fold {fold}",
+        folder=run.folder,
+        outputs=(f"fold{fold}.pseudo.parquet",),
+        recipe={
+            "pseudo": run.config.pseudo.model_dump(mode="json", include={"threshold", "labels"}),
+            "predictions": digest(before),
+        },
+        stamp_name=f"select{fold}",
+    )
+
+
+def pseudo_step(config: Config) -> Step:
+    """All rounds of one run's pseudo-labelling, and which of them was kept."""
+    base = run_of(config)
+    for name in ("oof.parquet", "test.parquet"):
+        _digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
+    folds = range(config.cv.n_folds)
+    recipe = {
+        "pseudo": config.pseudo.model_dump(mode="json"),
+        "task": config.task.model_dump(mode="json"),
+        "train": [train_step(base, k).fingerprint for k in folds],
+        "predict": [predict_step(base, k).fingerprint for k in folds],
+        "oof": digest(base.folder / "oof.parquet"),
+    }
+    return Step(f"04 pseudo-label {config.name}", base.folder, ("pseudo.json",), recipe, stamp_name="pseudo")
+
+
+def stack_step(config: Config, members: list[Path]) -> Step:
+    """The stack over the member runs' tables."""
+    return Step(
+        title=f"05 stack {config.stack.name}",
+        folder=config.root / "stacks" / config.stack.name,
+        outputs=("oof.parquet", "test.parquet", "metrics.json", "model.txt"),
+        recipe={
+            "stack": config.stack.model_dump(mode="json"),
+            "task": config.task.model_dump(mode="json"),
+            "seed": config.seed,
+            "folds": digest(config.root / "data" / "folds.csv"),
+            "members": {m.name: [digest(m / "oof.parquet"), digest(m / "test.parquet")] for m in members},
+        },
+        stamp_name="stack",
+    )
+
+
+def submission_source(config: Config) -> tuple[Path, str]:
+    """The folder whose test.parquet is submitted, and the submission's name; raises `UserError` where it is
+    not there."""
+    kind, _, name = config.submit.source.partition(":")
+    if kind == "stack" and not name:
+        source, hint = config.root / "stacks" / config.stack.name, "make stack"
+    elif kind == "run" and name:
+        source, hint = config.root / "runs" / name, f"make oof EXP={name}"
+    else:
+        raise UserError(f"submit.source: {config.submit.source!r} is neither `stack` nor `run:<name>`")
+    _digest_of(source / "test.parquet", "submit.source", hint=hint)
+    return source, config.submit.name or source.name
+
+
+def submit_step(config: Config, source: Path, name: str) -> Step:
+    """One submission file with its provenance."""
+    return Step(
+        title=f"06 submit {name}",
+        folder=config.root / "submissions",
+        outputs=(f"{name}.csv", f"{name}.json"),
+        recipe={
+            "task": config.task.model_dump(mode="json"),
+            "source": str(source.relative_to(config.root)),
+            "predictions": digest(source / "test.parquet"),
+            "sample": digest(raw_tables(config)["sample"]),
+        },
+        stamp_name=name,
+    )
+
+
+def _digest_of(path: Path, key: str, hint: str | None = None) -> str:
+    if not path.is_file():
+        more = f"; run `{hint}` first" if hint else ""
+        raise UserError(f"{key}: {path} is not there{more}")
+    return digest(path)
+
+
+@cache  # nothing of ours writes below the raw folder, so one look a process is enough
+def _listing(folder: Path) -> str:
+    """A digest of a folder's file names, sizes and times: cheap, and it moves when an image does."""
+    whole = hashlib.sha256()
+    entries: list[tuple[str, int, int]] = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            status = _status(os.path.join(base, name))
+            entries.append(
+                (os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns)
+            )
+    for entry in sorted(entries):
+        whole.update(json.dumps(entry).encode())
+    return whole.hexdigest()[:16]
+
+
+def _status(path: str) -> os.stat_result:
+    """Of the file, or of the link itself where it leads nowhere: what reads it will say so."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return os.lstat(path)
+
+
+def _contents(index: Path) -> str | None:
+    """A digest of the image contents and hashes, the same at every cached size, so that a new size keeps the
+    folds."""
+    try:
+        return json.loads((index.parent / "statistics.json").read_text(encoding="utf-8"))["contents"]
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""From prediction tables to a checked submission."""

@@ -1,0 +1,132 @@
+"""Stage 06: a prediction table to `submissions/<name>.csv`, checked against the sample submission before it
+is written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.artifacts import Step, digest, read_json, source_digest, write_csv, write_json
+from src.config import Config, UserError
+from src.data.tables import read_table
+from src.steps import raw_tables
+from src.tasks import create_task
+from src.tasks.base import Task
+
+
+def write_submission(step: Step, config: Config, source: Path) -> None:
+    """Write the CSV in the sample's row and column order, and beside it a JSON that says where it came
+    from."""
+    task = create_task(config)
+    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    sample_path = raw_tables(config)["sample"]
+    sample, predictions = read_table(sample_path), pd.read_parquet(source / "test.parquet")
+    table = build(task, predictions, sample, config.data.id, outputs, sample_path)
+    check(table, sample, config.data.id, outputs, sample_path)
+    path = step.folder / step.outputs[0]
+    write_csv(path, table)
+    check(
+        read_table(path), sample, config.data.id, outputs, sample_path
+    )  # what Kaggle will read, not what we meant
+    metrics = read_json(source / "metrics.json")
+    write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
+    step.done()
+    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {metrics['cv']:.4f}")
+
+
+def build(
+    task: Task,
+    predictions: pd.DataFrame,
+    sample: pd.DataFrame,
+    id_column: str,
+    outputs: list[str],
+    path: Path,
+) -> pd.DataFrame:
+    """The submission of the predictions, rows and columns as the sample has them; raises `UserError` for an
+    id without one."""
+    by_id = predictions.set_index("id")
+    lost = [name for name in sample[id_column] if name not in by_id.index]
+    if lost:
+        raise UserError(
+            f"{path}: no prediction for id {lost[0]!r} ({len(lost)} such id(s)); run `make folds oof` again"
+        )
+    values = by_id.loc[sample[id_column], outputs].to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        row = int((~np.isfinite(values)).any(1).argmax())
+        raise UserError(
+            f"the prediction for id {sample[id_column].iloc[row]!r} is not a number; train again with a lower train.lr"
+        )
+    return task.submission(values, sample, id_column, outputs)
+
+
+def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
+    """Raise `UserError` unless columns, order, ids, values and ranges are what the sample and the task
+    allow."""
+    if list(table.columns) != list(sample.columns):
+        raise UserError(
+            f"the submission's columns are {list(table.columns)}, {path} has {list(sample.columns)}"
+        )
+    if len(table) != len(sample):
+        raise UserError(f"the submission has {len(table)} rows, {path} has {len(sample)}")
+    if table[id_column].duplicated().any():
+        raise UserError(
+            f"the submission holds id {table[id_column][table[id_column].duplicated()].iloc[0]!r} twice"
+        )
+    differs = (table[id_column].astype(str).to_numpy() != sample[id_column].to_numpy()).nonzero()[0]
+    if len(differs):
+        row = int(differs[0])
+        raise UserError(
+            f"row {row + 2} of the submission is {table[id_column].iloc[row]!r}, {path} has {sample[id_column].iloc[row]!r}"
+        )
+    columns = [c for c in table.columns if c != id_column]
+    if len(columns) == 1 and columns[0] not in outputs:
+        unknown = sorted(set(table[columns[0]].astype(str)) - set(outputs))
+        if unknown:
+            raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
+        return
+    values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    wrong = ~((values >= 0) & (values <= 1))  # NaN is neither
+    if wrong.any():
+        row, column = (int(i[0]) for i in wrong.nonzero())
+        raise UserError(
+            f"row {row + 2} of the submission, `{columns[column]}`: {table[columns[column]].iloc[row]!r} is no probability"
+        )
+
+
+def provenance(
+    step: Step, config: Config, source: Path, metrics: dict[str, Any], rows: int
+) -> dict[str, Any]:
+    """Where a submission came from: enough to make it again, and to tell next week which it was."""
+    return {
+        "competition": config.competition.slug,
+        "source": str(source.relative_to(config.root)),
+        "metric": metrics["metric"],
+        "cv": metrics["cv"],
+        "rows": rows,
+        "sha256": digest(step.folder / step.outputs[0]),
+        "predictions_sha256": step.recipe["predictions"],
+        "folds_sha256": digest(config.root / "data" / "folds.csv"),
+        "members": sorted(metrics.get("members", {})) or [source.name],
+        "source_code": source_digest(),
+        "git_commit": git_commit(config.root),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_commit(root: Path) -> str | None:
+    """The project's commit, with `+` where there are changes since; None outside git."""
+    import subprocess
+
+    try:
+        run = lambda *a: (
+            subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True, check=True).stdout
+        )  # noqa: E731
+        return run("rev-parse", "HEAD").strip() + (
+            "+" if run("status", "--porcelain", "--untracked-files=no").strip() else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,1 @@
+"""The loop for one model and one fold, and what surrounds it."""

@@ -1,0 +1,145 @@
+"""Folds side by side: one process a device, or one a core on CPU, fed from one list of folds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from src.artifacts import write_yaml
+from src.config import Config, UserError
+from src.data.loaders import load_fold
+from src.progress import Progress
+from src.steps import Run, train_step
+from src.tasks import create_task
+from src.training.devices import devices
+from src.training.fit import fit
+
+Job = Callable[..., None]  # job(*arguments, device, report), with report as `fit.Report` says
+
+_queue: Any = None  # in a worker: where its reports go
+_device: torch.device | None = None  # in a worker: the device it was given
+
+
+def train_run(run: Run, folds: tuple[int, ...]) -> None:
+    """Train the given folds of a run, those that are not up to date."""
+    steps = {fold: train_step(run, fold) for fold in folds}
+    todo = [fold for fold in folds if not steps[fold].fresh()]
+    for fold in sorted(set(folds) - set(todo)):
+        print(steps[fold].up_to_date_line())
+    if not todo:
+        return
+    for fold in todo:
+        if steps[fold].why():
+            print(f"{steps[fold].title}: {'; '.join(steps[fold].why())}")
+    todo = [fold for fold in todo if steps[fold].begin()]  # the earlier settings may have been set aside
+    write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
+    jobs = [(run, fold, steps[fold]) for fold in todo]
+    side_by_side(fit, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
+
+
+def total_steps(run: Run, folds: list[int]) -> int:
+    """Optimiser steps that the folds will take at most, for the progress bar."""
+    config, task, total = run.config, create_task(run.config), 0
+    for fold in folds:
+        rows = len(load_fold(config, task, fold).train)
+        labels = run.pseudo_labels(fold)
+        if labels is not None:
+            import pyarrow.parquet
+
+            rows += pyarrow.parquet.read_metadata(labels).num_rows
+        batches = -(-rows // config.train.batch_size)
+        total += -(-batches // config.train.accumulate) * config.train.epochs
+    return total
+
+
+def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total: int) -> None:
+    """Run `job(*arguments, device, report)` for every item, as many at a time as there are devices.
+
+    Reports of all jobs move one bar. The first error ends the rest and is raised here. A worker that is
+    killed is said in a sentence; finished folds stay finished, and the same command goes on with the others.
+    """
+    places = devices(config)[: len(jobs)]
+    with Progress(title, total) as progress:
+
+        def show(steps: int, note: str, line: str, last: bool = False) -> None:
+            progress.step(steps, note)
+            if last or (line and progress.quiet_for_long()):
+                progress.say(f"{line}, {progress.remaining()} left")
+
+        if len(places) <= 1:
+            _limit_torch(config, 1)
+            for arguments in jobs:
+                job(*arguments, places[0], show)
+            return
+        _pooled(job, jobs, config, places, show)
+
+
+def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable) -> None:
+    start = (
+        "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
+    )
+    context = multiprocessing.get_context(start)  # fork: the imports, five seconds of them, are paid once
+    queue, given = context.SimpleQueue(), context.SimpleQueue()
+    for place in places:
+        given.put(str(place))
+    sys.stdout.flush()
+    drain = threading.Thread(target=_drain, args=(queue, show), daemon=True)
+    with ProcessPoolExecutor(
+        len(places), context, _begin_worker, (queue, given, config, len(places), os.getpid())
+    ) as pool:
+        futures = [pool.submit(_work, job, arguments) for arguments in jobs]
+        drain.start()  # after the fork: a thread in the parent would not be there in the child
+        try:
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker was killed (out of memory?); finished folds are kept: lower runtime.jobs or train.batch_size "
+                "and run the same command again"
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
+            queue.put(None)
+            drain.join(timeout=5)
+
+
+def _drain(queue: Any, show: Callable) -> None:
+    while (message := queue.get()) is not None:
+        show(*message)
+
+
+def _begin_worker(queue: Any, given: Any, config: Config, jobs: int, parent: int) -> None:
+    global _queue, _device
+    _queue, _device = queue, torch.device(given.get())
+    _limit_torch(config, jobs)
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """End this worker when its parent is gone: a killed stage must leave nobody behind who writes on."""
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def _work(job: Job, arguments: tuple) -> None:
+    job(*arguments, _device, lambda *message: _queue.put(message))
+
+
+def _limit_torch(config: Config, jobs: int) -> None:
+    from src.cli import cpu_count
+
+    torch.set_num_threads(config.runtime.threads or max(1, cpu_count() // jobs))

@@ -1,0 +1,50 @@
+"""Knowledge distillation: a finished run teaches this one, fold by fold."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from src.artifacts import read_json
+from src.config import Config, UserError
+from src.models.weights import load_model
+
+
+class Teacher:
+    """The teacher run's model of the same fold: it saw no row that this fold is scored on.
+
+    Any other fold's model did, and its opinion of the training rows would carry those labels over: on pure
+    noise, a pupil of out-of-fold teachers scores .68, a pupil of the same fold's .49.
+    """
+
+    def __init__(self, config: Config, fold: int, outputs: list[str], device: torch.device):
+        folder = config.root / "runs" / str(config.distill.teacher) / f"fold{fold}"
+        self.check_folds(config, folder)
+        self.model = load_model(folder / "model.safetensors", device)
+        size = self.model.architecture.n_outputs
+        if size != len(outputs):
+            raise UserError(
+                f"distill.teacher: {config.distill.teacher} has {size} outputs, this task has {len(outputs)}"
+            )
+        self.size = self.model.architecture.image_size
+
+    @staticmethod
+    def check_folds(config: Config, folder) -> None:
+        """Raise `UserError` unless the teacher was trained on the folds of today's folds.csv."""
+        from src.artifacts import digest
+
+        recipe = read_json(folder / "train.stamp.json")["recipe"]
+        if recipe["inputs"]["folds"] != digest(config.root / "data" / "folds.csv"):
+            raise UserError(
+                f"distill.teacher: {config.distill.teacher} was trained on other folds than data/folds.csv holds now; "
+                f"run `make train EXP={config.distill.teacher}` again"
+            )
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) for the very view that the pupil is shown, resized to the teacher's own size."""
+        if images.shape[-1] != self.size:
+            images = F.interpolate(
+                images.float(), size=(self.size, self.size), mode="bilinear", antialias=True
+            )
+        return self.model(images).logits

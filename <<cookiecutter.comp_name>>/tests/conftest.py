@@ -1,0 +1,159 @@
+"""What the tests share: a small real competition in a folder of its own, and two ways to run a stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Before numpy, torch or albumentations is imported: one thread a process, and no question to the network.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in (ROOT, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import hashlib  # noqa: E402
+import importlib.util  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+
+import pytest  # noqa: E402
+
+BASELINE = """\
+competition:
+  slug: digits
+  title: Digits
+data:
+  image_size: 16
+cv:
+  n_folds: 2
+model:
+  backbone: test_resnet
+  pretrained: false
+augment:
+  hflip: 0.0
+train:
+  epochs: 1
+  batch_size: 16
+  lr: 4e-3
+  warmup_epochs: 0
+inference:
+  tta: [identity]
+tracking:
+  wandb: disabled
+runtime:
+  device: cpu
+  jobs: 1
+  threads: 1
+"""
+
+
+def write_config(project: Path, name: str, text: str) -> Path:
+    """Write `configs/<name>.yaml` and give its path."""
+    path = project / "configs" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def forget_the_listings() -> None:
+    """Have the raw folder looked at again: a process does so once, and a test changes files within one."""
+    from src import steps
+
+    steps._listing.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def untouched_project(tmp_path_factory) -> Path:
+    """The competition as Kaggle would hand it out, 80 rows and 40 to predict. Copied, never worked on."""
+    from digits import write_competition
+
+    folder = tmp_path_factory.mktemp("untouched") / "project"
+    write_competition(folder / "data" / "raw", folder.parent / "solution.csv", n_train=80, n_test=40)
+    write_config(folder, "baseline", BASELINE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
+    """The same with stage 01 done. Copied, never worked on."""
+    from src.config import load_config
+    from src.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("prepared") / "project"
+    shutil.copytree(untouched_project, folder)
+    prepare(load_config(folder / "configs" / "baseline.yaml"))
+    return folder
+
+
+@pytest.fixture
+def project(untouched_project, tmp_path) -> Path:
+    """A project of the test's own, before stage 01."""
+    return Path(shutil.copytree(untouched_project, tmp_path / "project"))
+
+
+@pytest.fixture
+def prepared(untouched_prepared_project, tmp_path) -> Path:
+    """A project of the test's own, after stage 01 (copying keeps the times that stamps go by)."""
+    return Path(shutil.copytree(untouched_prepared_project, tmp_path / "prepared"))
+
+
+@pytest.fixture
+def stage():
+    """`stage(project, "01_folds.py", *args)` runs a stage in a process of its own and waits for its end."""
+
+    def run(
+        project: Path, script: str, *args: str, config: str = "baseline"
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / script), "--config", f"configs/{config}.yaml", *args]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+@pytest.fixture
+def stage_here(monkeypatch, capsys):
+    """The same within this process, for the seconds that imports take; what it gives looks the same."""
+
+    def run(
+        project: Path, script: str, *args: str, config: str = "baseline"
+    ) -> subprocess.CompletedProcess[str]:
+        from src.cli import main
+
+        forget_the_listings()
+        spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        argv = [script, "--config", f"configs/{config}.yaml", *args]
+        with monkeypatch.context() as patch:
+            patch.chdir(project)
+            patch.setattr(sys, "argv", argv)
+            capsys.readouterr()
+            try:
+                main(module.run, module.__doc__)
+                code = 0
+            except SystemExit as stop:
+                code = 0 if stop.code is None else stop.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(argv, code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def snapshot():
+    """`snapshot(folder)` gives the content hash of every file below a folder, to compare before and after."""
+
+    def take(folder: Path) -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        }
+
+    return take

@@ -1,0 +1,395 @@
+"""Images: every usual kind comes out upright in 8-bit RGB, a broken one is named, the cache holds the rest."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import forget_the_listings
+from PIL import Image, ImageOps
+
+from src.config import Data, UserError, load_config
+from src.data.images import decode, open_images
+from src.data.prepare import prepare
+from src.data.tables import read_table
+from src.steps import images_step
+
+SIDE = 48
+
+
+def scene(side: int = SIDE) -> np.ndarray:
+    """(side, side, 3) uint8 without any symmetry, so that a turned or mirrored copy is far off."""
+    y, x = np.mgrid[:side, :side] / (side - 1)
+    red, green, blue = x, y**2, (x * y + np.sin(6 * x)) / 2
+    return np.stack([np.clip(c * 255, 0, 255) for c in (red, green, blue)], axis=-1).astype(np.uint8)
+
+
+def upright(path: Path) -> np.ndarray:
+    """What Pillow, the independent reference, makes of a file."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def kind(mode: str) -> Image.Image:
+    """The scene in one of Pillow's modes; alpha runs from transparent to opaque."""
+    image = Image.fromarray(scene()).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(scene()[..., 0]))
+    return image
+
+
+# --- kinds of files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *[("a.png", mode) for mode in ("RGB", "L", "RGBA", "LA", "P", "1")],
+        *[("a.jpg", mode) for mode in ("RGB", "L", "CMYK")],
+        *[("a.webp", mode) for mode in ("RGB", "RGBA")],
+        *[("a.bmp", mode) for mode in ("RGB", "L", "P")],
+        *[("a.tif", mode) for mode in ("RGB", "L", "RGBA", "CMYK", "P", "1")],
+    ],
+)
+def test_a_file_of_any_usual_kind_comes_out_as_pillow_sees_it_in_rgb(tmp_path, name, mode):
+    kind(mode).save(tmp_path / name)
+    decoded = decode(tmp_path / name, Data(image_size=SIDE))
+    assert decoded.pixels.dtype == np.uint8
+    assert apart(decoded.pixels, upright(tmp_path / name)) <= 2  # libraries round JPEG and CMYK differently
+    assert decoded.mode.split()[1] == Image.open(tmp_path / name).mode
+    assert (decoded.height, decoded.width) == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_a_file_that_exif_says_is_turned_comes_out_upright(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(scene()).save(tmp_path / name, exif=exif)
+    decoded = decode(tmp_path / name, Data(image_size=SIDE))
+    assert apart(decoded.pixels, upright(tmp_path / name)) <= 2
+    assert ("turned by EXIF" in decoded.mode) == (orientation != 1)
+    if orientation != 1:
+        assert apart(decoded.pixels, scene()) > 100  # the test would see a turn that was not made
+
+
+def test_the_size_of_a_turned_photograph_is_the_upright_one(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene()[:20]).save(tmp_path / "a.jpg", exif=exif)
+    decoded = decode(tmp_path / "a.jpg", Data(image_size=SIDE))
+    assert (decoded.height, decoded.width) == (SIDE, 20)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_16_bit_file_keeps_its_upper_8_bits(tmp_path, name, channels):
+    rgb = scene()
+    deep = np.concatenate([rgb[..., ::-1], rgb[..., :1]], axis=2)[..., :channels].astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / name), deep)
+    expected = np.repeat(rgb[..., 2:], 3, axis=2) if channels == 1 else rgb
+    decoded = decode(tmp_path / name, Data(image_size=SIDE))
+    assert apart(decoded.pixels, expected) == 0
+    assert "16" in decoded.mode
+
+
+def test_12_bits_in_a_16_bit_file_are_scaled_by_max_value(tmp_path):
+    deep = np.linspace(0, 4095, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    decoded = decode(tmp_path / "a.png", Data(image_size=SIDE, max_value=4095))
+    expected = np.floor(deep * (255 / 4095) + 0.5)
+    assert apart(decoded.pixels, np.repeat(expected[..., None], 3, axis=2)) <= 1
+    assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
+
+
+def test_an_image_larger_than_pillow_trusts_is_data_and_no_attack(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    assert apart(decode(tmp_path / "a.png", Data(image_size=SIDE)).pixels, scene()) == 0
+
+
+# --- size ---------------------------------------------------------------------------------------------------
+
+
+def test_shrinking_averages_over_the_area(tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    decoded = decode(tmp_path / "a.png", Data(image_size=SIDE // 4))
+    blocks = scene().reshape(SIDE // 4, 4, SIDE // 4, 4, 3).mean(axis=(1, 3))  # (S, S, 3)
+    assert np.abs(decoded.pixels - blocks).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 48), (48, 24), (40, 40), (7, 100)])
+def test_stretch_fills_the_square_and_pad_keeps_the_shape_on_black(tmp_path, height, width):
+    Image.fromarray(np.full((height, width, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    stretched = decode(tmp_path / "a.png", Data(image_size=32, fit="stretch")).pixels
+    padded = decode(tmp_path / "a.png", Data(image_size=32, fit="pad")).pixels
+    assert stretched.shape == padded.shape == (32, 32, 3)
+    assert (stretched == 200).all()
+    filled = padded.all(axis=2)
+    rows, columns = np.flatnonzero(filled.any(axis=1)), np.flatnonzero(filled.any(axis=0))
+    scale = 32 / max(height, width)
+    assert (len(rows), len(columns)) == (round(height * scale), round(width * scale))
+    assert filled[np.ix_(rows, columns)].all()
+    assert set(np.unique(padded)) <= {0, 200}
+    assert abs(rows[0] - (31 - rows[-1])) <= 1  # in the middle
+    assert abs(columns[0] - (31 - columns[-1])) <= 1
+
+
+def test_an_image_smaller_than_the_cache_is_enlarged_without_losing_its_colours(tmp_path):
+    Image.fromarray(scene(16)).save(tmp_path / "a.png")
+    decoded = decode(tmp_path / "a.png", Data(image_size=64))
+    reference = np.asarray(Image.fromarray(scene(16)).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(decoded.pixels.astype(int) - reference.astype(int)).mean() < 2
+
+
+# --- broken files -------------------------------------------------------------------------------------------
+
+
+def encoded(name: str, image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}[name])
+    return buffer.getvalue()
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "webp", "bmp"])
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.98])
+def test_a_file_that_ends_early_is_refused_wherever_it_ends(tmp_path, name, keep):
+    whole = encoded(name, NOISE)
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(whole)
+    decode(path, Data(image_size=64))
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(UserError, match=r"cut off or damaged|no image that can be read"):
+        decode(path, Data(image_size=64))
+
+
+def test_a_png_with_a_wrong_byte_in_its_middle_is_refused(tmp_path):
+    whole = bytearray(encoded("png", NOISE))
+    whole[len(whole) // 2] ^= 0x55
+    (tmp_path / "a.png").write_bytes(whole)
+    with pytest.raises(UserError, match="cut off or damaged"):
+        decode(tmp_path / "a.png", Data(image_size=64))
+
+
+@pytest.mark.parametrize(
+    "content", [b"<!DOCTYPE html><html>429</html>", b"version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match="no image that can be read"):
+        decode(tmp_path / "a.jpg", Data())
+
+
+def test_opencv_giving_nothing_or_an_error_cannot_pass_in_silence(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded("png", NOISE))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        decode(tmp_path / "a.png", Data())
+
+    def too_large(*_):
+        raise cv2.error("pixels <= CV_IO_MAX_IMAGE_PIXELS")
+
+    monkeypatch.setattr(cv2, "imdecode", too_large)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        decode(tmp_path / "a.png", Data())
+
+
+# --- broken files in a stage --------------------------------------------------------------------------------
+
+
+def image_of_row(project: Path, role: str, row: int) -> Path:
+    """The image of a row, counted as an editor does, the header being row 1."""
+    raw = project / "data" / "raw"
+    return raw / f"{role}_images" / f"{read_table(raw / f'{role}.csv')['id'].iloc[row - 2]}.png"
+
+
+def zero_bytes(path: Path) -> str:
+    path.write_bytes(b"")
+    return "the file is empty (0 bytes)"
+
+
+def cut_off_png(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[:-40])
+    return "cut off or damaged"
+
+
+def cut_off_jpeg(path: Path) -> str:
+    path.write_bytes(encoded("jpg", NOISE)[:-200])
+    return "cut off or damaged"
+
+
+def web_page(path: Path) -> str:
+    path.write_bytes(b"<html><body>Sign in to download</body></html>")
+    return "the file is no image that can be read (is it a web page or a Git LFS pointer?)"
+
+
+def twelve_bits(path: Path) -> str:
+    cv2.imwrite(str(path), np.full((32, 32), 4000, np.uint16))
+    return "a 16-bit image, but no such image is brighter than 4000 of 65535; set data.max_value"
+
+
+def link_to_nowhere(path: Path) -> str:
+    path.unlink()
+    path.symlink_to(path.with_name("gone.png"))
+    return "the file cannot be read (No such file or directory)"
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(
+    "damage",
+    [zero_bytes, cut_off_png, cut_off_jpeg, web_page, twelve_bits, link_to_nowhere],
+    ids=lambda f: f.__name__,
+)
+def test_a_bad_image_ends_the_stage_with_its_name_and_touches_nothing_made_before(
+    prepared, stage_here, snapshot, damage, role
+):
+    path = image_of_row(prepared, role, 9)
+    words = damage(path)
+    before = snapshot(prepared)
+    done = stage_here(prepared, "01_folds.py")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path}")
+    assert words in done.stderr
+    assert damage is twelve_bits or f"(row 9 of the {role} table)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert snapshot(prepared) == before
+
+
+def test_several_bad_images_are_counted(project, stage_here):
+    for row in (5, 6, 7):
+        zero_bytes(image_of_row(project, "train", row))
+    done = stage_here(project, "01_folds.py")
+    assert done.returncode == 2
+    assert "(0 bytes) (3 such files in all); fetch it again, or take its row out" in done.stderr
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_trouble_with_writing(project, stage_here, monkeypatch):
+    path, read = image_of_row(project, "train", 9), Path.read_bytes
+
+    def refuse(self):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    done = stage_here(project, "01_folds.py")
+    assert done.returncode == 2
+    assert f"{path} (row 9 of the train table): the file cannot be read (Permission denied)" in done.stderr
+
+
+def test_a_disk_too_small_for_the_cache_is_said_before_the_work(project, stage_here, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    done = stage_here(project, "01_folds.py")
+    assert done.returncode == 2
+    assert "free some disk or lower data.image_size" in done.stderr
+
+
+def test_12_bit_images_pass_once_max_value_is_said(project, stage_here):
+    twelve_bits(image_of_row(project, "train", 9))
+    done = stage_here(project, "01_folds.py", "data.max_value=4095")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (project / "data" / "cache" / "16px-stretch-max4095" / "images.npy").exists()
+
+
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+def store_of(project: Path, *overrides: str):
+    forget_the_listings()
+    config = load_config(project / "configs" / "baseline.yaml", list(overrides))
+    prepare(config)
+    return open_images(images_step(config))
+
+
+def test_the_cache_holds_every_row_of_both_tables_in_their_order(project):
+    store = store_of(project, "data.image_size=32")  # the size of the files: nothing is resized
+    raw = project / "data" / "raw"
+    for role, positions, ids in (
+        ("train", store.train, store.train_ids),
+        ("test", store.test, store.test_ids),
+    ):
+        assert ids == read_table(raw / f"{role}.csv")["id"].tolist()
+        files = np.stack([upright(raw / f"{role}_images" / f"{name}.png") for name in ids])  # (N, S, S, 3)
+        assert np.array_equal(store.pixels[positions], files)
+
+
+def test_mean_and_std_are_those_of_the_training_images_alone(project):
+    store = store_of(project, "data.image_size=32")
+    folder = project / "data" / "raw" / "train_images"
+    pixels = np.stack([upright(path) for path in sorted(folder.iterdir())]) / 255.0  # (N, S, S, 3)
+    np.testing.assert_allclose(store.mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(store.std, pixels.std(axis=(0, 1, 2)), rtol=1e-9)
+
+
+def test_mean_and_std_of_coloured_images_are_a_channel_each_in_rgb_order(project):
+    for i, path in enumerate(sorted((project / "data" / "raw" / "train_images").iterdir())):
+        Image.fromarray(np.full((8, 8, 3), (250, 100 + i % 2 * 20, 0), np.uint8)).save(path)
+    store = store_of(project, "data.near_duplicates=-1")
+    np.testing.assert_allclose(store.mean, [250 / 255, 110 / 255, 0], rtol=1e-9)
+    np.testing.assert_allclose(store.std, [1e-3, 10 / 255, 1e-3], rtol=1e-9)  # never 0: it is divided by
+
+
+def test_two_builds_give_the_same_bytes(project, stage_here, snapshot):
+    assert stage_here(project, "01_folds.py").returncode == 0
+    first = {name: content for name, content in snapshot(project / "data").items() if ".stamp." not in name}
+    again = stage_here(project, "01_folds.py", "--force")
+    second = {name: content for name, content in snapshot(project / "data").items() if ".stamp." not in name}
+    assert "120 files" in again.stdout
+    assert first == second
+    assert {"cache/16px-stretch/images.npy", "folds.csv", "dataset.json", "summary.md"} <= set(first)
+
+
+def test_an_image_that_two_rows_share_is_stored_once(project):
+    path = project / "data" / "raw" / "train.csv"
+    table = read_table(path)
+    table["file"] = table["id"] + ".png"
+    table.loc[5, "file"] = table.loc[3, "file"]
+    table.to_csv(path, index=False)
+    test = read_table(path.with_name("test.csv"))
+    test.assign(file=test["id"] + ".png").to_csv(path.with_name("test.csv"), index=False)
+    store = store_of(project, "data.image=file")
+    assert len(store.pixels) == 119
+    assert store.train[5] == store.train[3]
+    assert len(set(store.train)) == 79
+    folds = read_table(project / "data" / "folds.csv")
+    assert folds.loc[5, "fold"] == folds.loc[3, "fold"]
+
+
+def test_a_changed_image_is_packed_again(prepared):
+    before = store_of(prepared)
+    kept = np.array(before.pixels)
+    path = image_of_row(prepared, "train", 2)
+    Image.fromarray(255 - upright(path)).save(path)
+    after = store_of(prepared)
+    assert apart(after.pixels[after.train[0]], 255 - kept[before.train[0]]) <= 1
+    assert np.array_equal(after.pixels[after.train[1:]], kept[before.train[1:]])
+
+
+def test_the_summary_counts_the_kinds_of_files(project, stage_here):
+    cmyk, turned = image_of_row(project, "train", 2), Image.Exif()
+    turned[0x0112] = 3
+    Image.fromarray(NOISE).convert("CMYK").save(cmyk, "JPEG")
+    Image.fromarray(NOISE[:, ::-1]).save(image_of_row(project, "train", 3), "JPEG", exif=turned)
+    assert stage_here(project, "01_folds.py").returncode == 0
+    summary = (project / "data" / "summary.md").read_text(encoding="utf-8")
+    assert "- kinds of files: PNG L 118, JPEG CMYK 1, JPEG RGB, turned by EXIF 1" in summary
+    index = pd.read_parquet(project / "data" / "cache" / "16px-stretch" / "index.parquet")
+    assert index["mode"].value_counts().to_dict() == {
+        "PNG L": 118,
+        "JPEG CMYK": 1,
+        "JPEG RGB, turned by EXIF": 1,
+    }

@@ -1,0 +1,43 @@
+"""Finish the new project: drop what the answers do not need, start a git repository, say what to do next."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+ANSWERS = json.loads(
+    r"""
+<< cookiecutter | tojson >>
+"""
+)
+
+
+def drop_what_is_not_needed():
+    if ANSWERS["license"] == "none":
+        Path("LICENSE").unlink()
+
+
+def start_git():
+    """`git init`, unless git is missing or the project lies in a repository already; never fatal."""
+    if shutil.which("git") is None:
+        return
+    inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False)
+    if inside.returncode != 0:
+        # By -c and not by `init -b`: a git older than 2.28 ignores the one and stumbles over the other.
+        command = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
+        subprocess.run(command, capture_output=True, check=False)
+
+
+def say_what_is_next():
+    print(
+        f"\n{ANSWERS['comp_name']} is ready. Next:\n"
+        f"  cd {ANSWERS['comp_name']}\n"
+        "  make setup\n"
+        "  make all            (once the competition's files are in data/raw)\n"
+    )
+
+
+if __name__ == "__main__":
+    drop_what_is_not_needed()
+    start_git()
+    say_what_is_next()

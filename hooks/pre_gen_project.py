@@ -1,0 +1,115 @@
+"""Check every answer before a file is written; refuse all bad ones at once, each with what a good one is."""
+
+import json
+import re
+import sys
+
+# The answers come in here and nowhere else, as JSON: a quote inside one is escaped, so it cannot end the raw
+# string, and a backslash stays one. The line breaks keep the string's own quotes away from those of the JSON.
+ANSWERS = json.loads(
+    r"""
+<< cookiecutter | tojson >>
+"""
+)
+# A slash in the name would have made several folders before this hook runs, and a refusal removes only one;
+# so cookiecutter.json puts a character in its place that merely looks like it.
+ANSWERS["comp_name"] = ANSWERS["comp_name"].replace("\u2215", "/")
+
+# What src/metrics.py of the project knows, by task, the task's usual metric first. A task that is not
+# here cannot be baked yet.
+METRICS = {
+    "multiclass": (
+        "accuracy",
+        "balanced_accuracy",
+        "log_loss",
+        "f1_macro",
+        "f1_micro",
+        "qwk",
+        "mcc",
+        "roc_auc",
+        "average_precision",
+        "brier",
+        "top3_accuracy",
+        "top5_accuracy",
+        "map3",
+        "map5",
+    ),
+}
+
+
+def is_slug(text):
+    return 3 <= len(text) <= 80 and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text) is not None
+
+
+def is_title(text):
+    """One line that YAML, TOML and JSON all read back from one and the same quoted form.
+
+    That leaves out what JSON escapes as two halves (emoji: TOML refuses them) and the template's own opening
+    tags, which an update by cruft would render again.
+    """
+    plain = text.isprintable() and all(ord(character) <= 0xFFFF for character in text)
+    return plain and 1 <= len(text.strip()) <= len(text) <= 100 and not re.search("<[#%<]", text)
+
+
+def is_backbone(text):
+    return len(text) <= 100 and re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", text) is not None
+
+
+def is_whole_number(text, low, high):
+    return re.fullmatch(r"[1-9][0-9]{0,4}", text) is not None and low <= int(text) <= high
+
+
+def is_threshold(text):
+    return re.fullmatch(r"0\.[0-9]{1,6}", text) is not None and 0.5 < float(text) < 1
+
+
+def is_username(text):
+    return re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,49})?", text) is not None
+
+
+# answer: (is it good?, what a good one looks like)
+CHECKS = {
+    "comp_name": (
+        is_slug,
+        "3 to 80 lowercase letters, digits and single hyphens, as in its address on Kaggle: digit-recognizer",
+    ),
+    "title": (
+        is_title,
+        "one line of 1 to 100 printable characters, without emoji or tags of the template: Digit Recognizer",
+    ),
+    "task": (
+        lambda text: text in METRICS,
+        f"{' or '.join(METRICS)}; the other tasks land in a later release",
+    ),
+    "backbone": (
+        is_backbone,
+        "a timm model's name, with or without the tag of its weights: resnet18 or resnet18.a1_in1k",
+    ),
+    "image_size": (lambda text: is_whole_number(text, 16, 2048), "a whole number from 16 to 2048: 224"),
+    "n_folds": (lambda text: is_whole_number(text, 2, 20), "a whole number from 2 to 20: 5"),
+    "pseudo_threshold": (is_threshold, "a number between 0.5 and 1, both left out, written in digits: 0.9"),
+    "kaggle_username": (
+        is_username,
+        "blank, or 50 letters, digits, hyphens and underscores at most: quickfox",
+    ),
+}
+
+
+def problems(answers):
+    """One sentence for each answer that cannot be used: its name, what it was, what a good one looks like."""
+    found = []
+    for name, (is_good, example) in CHECKS.items():
+        answer = str(answers[name])
+        if not is_good(answer):
+            found.append(f"{name} is {answer!r}; it should be {example}")
+    known, metric = METRICS.get(answers["task"]), answers["metric"]
+    if known and metric and metric not in known:
+        choices = f"blank (then it is {known[0]}) or one of {', '.join(known)}"
+        found.append(f"metric is {metric!r}; it should be {choices}")
+    return found
+
+
+if __name__ == "__main__":
+    found = problems(ANSWERS)
+    if found:
+        sys.exit("\n  ".join(["Nothing was created, because of these answers:", *found]))

@@ -1,0 +1,165 @@
+"""Whatever the answers, a bake is complete, well formed, clean, and free of the template's own language."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import bake_into, files_of
+
+# Each stands for one way in which a bake can differ.
+COMBINATIONS = {
+    "defaults": {},
+    "small and quick": {"image_size": "32", "n_folds": "3", "backbone": "test_resnet"},
+    "a metric and tagged weights": {"metric": "log_loss", "backbone": "convnextv2_atto.fcmae_ft_in1k"},
+    "a strict threshold and a username": {"pseudo_threshold": "0.99", "kaggle_username": "Quick_Fox-7"},
+    "BSD licence": {"license": "BSD-3-Clause"},
+    "no licence": {"license": "none"},
+    "a hostile title": {"title": '\'"""\\\'; import os {{ }} {% %} ${oc.env:HOME} # : - é'},
+}
+
+# Titles that would break out of a careless template: quotes, code, and every format's own special signs.
+HOSTILE_TITLES = [
+    "Cats & Dogs: who's who?",
+    '"; __import__("os").system("touch pwned"); "',
+    '"""); __import__("os").system("touch pwned"); ("""',
+    "'''; import os; os.system('touch pwned'); '''",
+    "$(touch pwned) `touch pwned` ; touch pwned",
+    "ends in a backslash \\",
+    '\\" \\n \\u0041 \\x41 C:\\temp',
+    "{{ cookiecutter.comp_name }} {% raw %} {# no #} >> %> #>",
+    "${oc.env:HOME} ${HOME} $HOME %s %(x)s %d {0} {x}",
+    "# not a comment: [not, a list] - {not: a map} & *anchor !tag | > @ `",
+    "Ünïcödé 数字認識 Ελληνικά العربية",
+    "  spaces around  ",
+    "null",
+    "1e3",
+]
+
+FILES = {
+    ".gitignore",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "configs/baseline.yaml",
+    "configs/default.yaml",
+    "configs/student.yaml",
+    "data/raw/.gitkeep",
+    "pyproject.toml",
+    "requirements/base.in",
+    "requirements/dev.in",
+    "requirements/lock.txt",
+    "01_folds.py",
+    "02_train.py",
+    "03_oof_predict.py",
+    "04_pseudo_label.py",
+    "05_stack.py",
+    "06_submit.py",
+}
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS.values(), ids=COMBINATIONS.keys())
+def combination(request, template, tmp_path_factory) -> tuple[dict[str, str], Path]:
+    """The answers, and the project baked with them."""
+    return request.param, bake_into(tmp_path_factory.mktemp("combination"), template, **request.param)
+
+
+def rendered_texts(project: Path) -> dict[str, str]:
+    names = sorted(name for name in files_of(project) if not name.endswith((".py", ".png", ".jpg")))
+    return {name: (project / name).read_text(encoding="utf-8") for name in names}
+
+
+def parse(path: Path) -> object:
+    readers = {".json": json.loads, ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    return readers[path.suffix](path.read_text(encoding="utf-8"))
+
+
+def test_a_bake_holds_exactly_the_files_it_should(combination):
+    answers, project = combination
+    expected = FILES - {"LICENSE"} if answers.get("license") == "none" else FILES
+    assert files_of(project) == expected
+
+
+def test_no_delimiter_and_no_variable_of_the_template_is_left(combination):
+    _, project = combination
+    leftovers = ("<<", "<%", "<#", "cookiecutter.")
+    found = [
+        (name, leftover)
+        for name, text in rendered_texts(project).items()
+        for leftover in leftovers
+        if leftover in text
+    ]
+    assert found == []
+
+
+def test_every_python_file_compiles(combination):
+    _, project = combination
+    for path in project.rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
+def test_every_yaml_toml_and_json_file_parses(combination):
+    _, project = combination
+    structured = [name for name in files_of(project) if name.endswith((".yaml", ".yml", ".toml", ".json"))]
+    assert {"pyproject.toml", "configs/default.yaml"} <= set(structured)
+    for name in structured:
+        assert isinstance(parse(project / name), dict), name
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["check", "format"])
+def test_ruff_finds_nothing_to_mend(combination, command):
+    _, project = combination
+    ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
+    run = subprocess.run(ruff, cwd=project, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_no_cache_or_compiled_file_comes_along(combination):
+    _, project = combination
+    junk = {"__pycache__", ".pytest_cache", ".ruff_cache", ".venv", ".DS_Store"}
+    assert [name for name in files_of(project) if junk & set(Path(name).parts) or name.endswith(".pyc")] == []
+
+
+def test_the_answers_arrive_in_the_config(bake):
+    project = bake(
+        comp_name="leaf-disease",
+        title="Leaf disease",
+        metric="qwk",
+        backbone="resnet34.a1_in1k",
+        image_size="384",
+        n_folds="7",
+        pseudo_threshold="0.95",
+        kaggle_username="quickfox",
+    )
+    text = "".join((project / "configs" / name).read_text() for name in ("default.yaml", "baseline.yaml"))
+    assert project.name == "leaf-disease"
+    for answer in ("qwk", "resnet34.a1_in1k", "384", "7", "0.95", "multiclass"):
+        assert answer in text
+    competition = parse(project / "configs/default.yaml")["competition"]
+    assert competition == {"slug": "leaf-disease", "title": "Leaf disease", "kaggle_username": "quickfox"}
+
+
+@pytest.mark.parametrize("title", HOSTILE_TITLES)
+def test_a_hostile_title_is_text_and_nothing_else(bake, project, title, tmp_path):
+    hostile = bake(title=title)
+    assert parse(hostile / "configs/default.yaml")["competition"]["title"] == title
+    assert parse(hostile / "pyproject.toml")["project"]["description"] == title
+    assert list(tmp_path.rglob("pwned")) == []
+    assert files_of(hostile) == files_of(project)
+
+
+def test_each_licence_is_the_one_asked_for(bake):
+    assert (
+        (bake(comp_name="one") / "LICENSE")
+        .read_text()
+        .startswith("MIT License\n\nCopyright (c) the authors of one\n")
+    )
+    bsd = bake(comp_name="two", license="BSD-3-Clause", kaggle_username="quickfox")
+    assert (bsd / "LICENSE").read_text().startswith("BSD 3-Clause License\n\nCopyright (c) quickfox\n")
+    assert parse(bsd / "pyproject.toml")["project"]["license"] == "BSD-3-Clause"
+    none = bake(comp_name="three", license="none")
+    assert not (none / "LICENSE").exists()
+    assert "license" not in parse(none / "pyproject.toml")["project"]

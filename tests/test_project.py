@@ -1,0 +1,45 @@
+"""A baked project works where it lands: its own tests pass, and its Makefile says and does what it should."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import bake_into
+
+
+@pytest.fixture(scope="module")
+def workplace(template, tmp_path_factory) -> Path:
+    """A project to run things in; the one of the `project` fixture is only looked at."""
+    return bake_into(tmp_path_factory.mktemp("workplace"), template, comp_name="digits")
+
+
+def make(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+    # This interpreter has all that the project needs; its own set-up would download it once more.
+    command = ["make", "--no-print-directory", *arguments, f"PYTHON={sys.executable}"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+
+def test_the_tests_of_a_baked_project_pass(workplace):
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(pytest_run, cwd=workplace, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_make_alone_prints_every_target_in_order(workplace):
+    makefile = (workplace / "Makefile").read_text()
+    targets = [
+        name for name in re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.MULTILINE) if name != "help"
+    ]
+    run = make(workplace)
+    assert run.returncode == 0, run.stderr
+    printed = [
+        re.search(r"\b(?:make )?([a-z][a-z-]*)", line)[1] for line in run.stdout.splitlines() if line.strip()
+    ]
+    assert [name for name in printed if name in targets] == targets
+
+
+def test_make_lint_is_content(workplace):
+    run = make(workplace, "lint")
+    assert run.returncode == 0, run.stdout + run.stderr

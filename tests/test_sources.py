@@ -1,0 +1,129 @@
+"""Nothing in the template's files trips the rendering, names one machine, or promises what is not there."""
+
+import fnmatch
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, ROOT, source_files
+
+SETTINGS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+
+# pattern, what it is; `<<` may only open a variable, and Jinja's usual tags would be dead text
+NOT_IN_A_RENDERED_FILE = [
+    (r"<<-?\s*['\"]?[A-Za-z_]+['\"]?\s*$", "a heredoc; use printf"),
+    (r"<<<", "a here-string; use a pipe"),
+    (r"<<\s*:", "a YAML merge key; repeat the keys"),
+    (r"\b\d+\s*<<\s*\w+", "a left shift; multiply by a power of two"),
+    (
+        r"<<(?! cookiecutter\.| holder )",
+        "a << that is no variable of cookiecutter; the template reads it as one",
+    ),
+    (r"\{%|\{#", "Jinja's usual tag; the template's are <% and <#"),
+]
+
+
+def is_copied(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS["_copy_without_render"])
+
+
+def project_files() -> list[str]:
+    """Names relative to the project's folder, as cookiecutter matches them."""
+    return [Path(*path.parts[1:]).as_posix() for path in source_files() if path.parts[0] == PROJECT]
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("name", [name for name in project_files() if not is_copied(name)])
+def test_a_rendered_file_uses_the_delimiters_for_variables_only(name):
+    for number, line in enumerate(text_of(ROOT / PROJECT / name).splitlines(), 1):
+        for pattern, meaning in NOT_IN_A_RENDERED_FILE:
+            assert not re.search(pattern, line), f"{name}:{number}: {line.strip()!r} holds {meaning}"
+
+
+def test_the_hooks_use_the_delimiters_for_the_answers_only():
+    for hook in sorted((ROOT / "hooks").glob("*.py")):
+        text = text_of(hook).replace("<< cookiecutter | tojson >>", "")
+        assert not re.search("<[<%]|<#", text), (
+            f"{hook.name} holds a delimiter outside the one line for the answers"
+        )
+
+
+@pytest.mark.parametrize(
+    "line", ["cat <<EOF", "cat <<-'EOF'", "bc <<< 1+1", "  <<: *base", "x = 1 << 3", "{% if a %}"]
+)
+def test_the_guard_would_catch(line):
+    assert any(re.search(pattern, line) for pattern, _ in NOT_IN_A_RENDERED_FILE)
+
+
+def test_every_python_file_of_the_project_is_copied_without_rendering():
+    python = [name for name in project_files() if name.endswith(".py")]
+    assert python
+    assert [name for name in python if not is_copied(name)] == []
+
+
+def test_only_single_files_are_copied_without_rendering():
+    """Baked over a project, a copied folder is replaced as a whole, with all that was added to it."""
+    folders = {parent.as_posix() for name in project_files() for parent in Path(name).parents if parent.name}
+    assert [folder for folder in sorted(folders) if is_copied(folder)] == []
+
+
+def test_cruft_finds_the_folder_it_insists_on():
+    assert (ROOT / "{{cookiecutter.cruft}}" / ".gitkeep").is_file()
+
+
+def make_targets(makefile: Path) -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", text_of(makefile), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / PROJECT], ids=["template", "project"])
+def test_every_make_command_of_the_readme_exists(folder):
+    readme, targets = text_of(folder / "README.md"), make_targets(folder / "Makefile")
+    code = re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.DOTALL)
+    commands = re.findall(r"\bmake ((?:[a-z][a-z-]*[ ]?)+)", "\n".join(code))
+    named = {target for command in commands for target in command.split()}
+    assert named
+    if folder == ROOT:
+        # The template's README shows the commands of a baked project as well.
+        targets |= make_targets(ROOT / PROJECT / "Makefile")
+        assert {"demo", "test"} <= named
+    assert named <= targets, f"{sorted(named - targets)} of README.md: no such target"
+
+
+@pytest.mark.parametrize("path", source_files(), ids=str)
+def test_no_file_names_a_package_index_or_a_folder_of_one_machine(path):
+    text = text_of(ROOT / path)
+    index = r"--(?:extra-)?(?:index|find-links)(?:-url)?[ =]|/simple\b|(?:pypi|pythonhosted)\.org|\bfile://"
+    home = r"/(?:home|Users)/[a-z]\w*|/root\b"
+    for pattern in (index, home):
+        found = re.search(pattern, text)
+        assert found is None or path.name == "test_sources.py", f"{path}: {found[0]!r}"
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    """Package to versions: a lock for several Pythons may name two."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;#]+)", text_of(path), flags=re.MULTILINE):
+        versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), set()).add(version)
+    return versions
+
+
+def test_the_locks_hold_every_pin_and_agree():
+    project, dev = ROOT / PROJECT / "requirements", ROOT / "requirements"
+    locked, locked_dev = pins(project / "lock.txt"), pins(dev / "dev.lock")
+    for name, version in {**pins(project / "base.in"), **pins(project / "dev.in")}.items():
+        assert locked[name] == version
+    for name, version in pins(dev / "dev.in").items():
+        assert locked_dev[name] == version
+    for name in locked.keys() & locked_dev.keys():
+        assert locked[name] == locked_dev[name], name
+
+
+def test_no_pin_is_a_build_of_one_machine():
+    """`2.15.0+cpu` is on no registry."""
+    for lock in (ROOT / PROJECT / "requirements/lock.txt", ROOT / "requirements/dev.lock"):
+        assert all("+" not in version for versions in pins(lock).values() for version in versions)
+        assert " @ " not in text_of(lock)
