@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from src.config import Config, UserError, load_config
+from src.config import Config, UserError
+from src.configfile import load_config
 
 
 def main(stage: Callable[[Config, bool], None], doc: str) -> None:
@@ -19,7 +20,7 @@ def main(stage: Callable[[Config, bool], None], doc: str) -> None:
     parser = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any key of the config can be changed for one call, such as train.lr=1e-3 or data.image_size=128.",
+        epilog="Any key of the config can be changed for one call: train.lr=1e-3 data.image_size=128",
     )
     parser.add_argument(
         "--config", default="configs/baseline.yaml", help="the experiment (default: %(default)s)"

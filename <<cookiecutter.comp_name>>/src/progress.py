@@ -32,9 +32,8 @@ class Progress:
                 self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(count)
         elif self.quiet_for_long():
-            self.say(
-                f"{self.title}: {100 * self.count / self.total:.0f} %, {self.remaining()} left  {note}".rstrip()
-            )
+            share = f"{100 * self.count / self.total:.0f} %"
+            self.say(f"{self.title}: {share}, {self.remaining()} left  {note}".rstrip())
 
     def quiet_for_long(self) -> bool:
         """Whether a log, which has no bar, is due another line."""
@@ -42,7 +41,7 @@ class Progress:
 
     def remaining(self) -> str:
         """Time left at the pace so far, as h:mm:ss."""
-        seconds = int((time.monotonic() - self.began) * (self.total / max(1, self.count) - 1))
+        seconds = int((time.monotonic() - self.began) * max(0.0, self.total / max(1, self.count) - 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def say(self, line: str) -> None:

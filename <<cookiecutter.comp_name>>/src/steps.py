@@ -2,12 +2,12 @@
 
 | step | writes | depends on |
 |---|---|---|
-| images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | the tables, the image files, image settings |
+| images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
-| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | folds, images, `model`, `train`, ... |
+| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | these, `train`, ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
-| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | the same fold's test predictions, `pseudo` |
+| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | that fold's test predictions, `pseudo` |
 | stack | `stacks/<name>/` oof.parquet, test.parquet, metrics.json, models | the members' tables, `stack` |
 | submit | `submissions/<name>.csv`, `<name>.json` | the source's table, the sample submission |
 """
@@ -124,7 +124,8 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
         if not step.fresh():
             changed = f" ({'; '.join(step.why())})" if step.why() else ""
             raise UserError(
-                f"{step.title}: not made for this config yet{changed}; run `make folds EXP={config.name}` first"
+                f"{step.title}: not made for this config yet{changed}; "
+                f"run `make folds EXP={config.name}` first"
             )
     return {
         "folds": digest(folds.folder / "folds.csv"),
@@ -174,7 +175,8 @@ def predict_step(run: Run, fold: int) -> Step:
             else "not trained yet"
         )
         raise UserError(
-            f"{run.name} fold {fold}: {changed}; run `make train EXP={run.config.name}` with the same ARGS first"
+            f"{run.name} fold {fold}: {changed}; "
+            f"run `make train EXP={run.config.name}` with the same ARGS first"
         )
     return Step(
         title=f"03 predict {run.name} fold {fold}",

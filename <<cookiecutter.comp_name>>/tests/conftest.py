@@ -82,7 +82,7 @@ def untouched_project(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
     """The same with stage 01 done. Copied, never worked on."""
-    from src.config import load_config
+    from src.configfile import load_config
     from src.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("prepared") / "project"

@@ -1,9 +1,9 @@
-"""The embedded competition: scikit-learn's handwritten digits (UCI, CC BY 4.0), as Kaggle would hand them out.
+"""The embedded competition: scikit-learn's handwritten digits (UCI, CC BY 4.0), as Kaggle hands them out.
 
     python tests/digits.py data/raw --solution solution.csv
 
-Few labels and many test rows, so that pseudo-labels have work to do. The hidden labels go to a file outside the
-raw folder, which no stage reads.
+Few labels and many test rows, so that pseudo-labels have work to do. The hidden labels go to a file outside
+the raw folder, which no stage reads.
 """
 
 from __future__ import annotations

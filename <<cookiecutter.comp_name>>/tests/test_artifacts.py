@@ -121,11 +121,26 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path, place):
         write_text(tmp_path / place, "new")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere, so no folder refuses it")
-def test_a_folder_without_write_permission_is_named(tmp_path):
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    folder.chmod(0o500)
+@pytest.fixture
+def lock():
+    """`lock(folder)` takes the right to write there; skips where this user may write all the same."""
+    locked = []
+
+    def take(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        locked.append(folder)
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere (root): no folder refuses it")
+        return folder
+
+    yield take
+    for folder in locked:
+        folder.chmod(0o700)
+
+
+def test_a_folder_without_write_permission_is_named(tmp_path, lock):
+    folder = lock(tmp_path / "locked")
     with pytest.raises(UserError, match=r"a\.txt: cannot be written, this user has no permission"):
         write_text(folder / "a.txt", "new")
 
@@ -146,11 +161,9 @@ def test_a_stage_that_may_not_write_says_so_with_status_2(project, stage_here, m
     assert snapshot(project) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere, so no folder refuses it")
-def test_a_data_folder_without_write_permission_ends_stage_01_with_status_2(project, stage_here):
-    (project / "data").chmod(0o500)
+def test_a_data_folder_without_write_permission_ends_stage_01_with_status_2(project, stage_here, lock):
+    lock(project / "data")
     done = stage_here(project, "01_folds.py")
-    (project / "data").chmod(0o700)
     assert done.returncode == 2
     assert "no permission" in done.stderr
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from conftest import ROOT, write_config
 
-from src.config import Config, UserError, known_keys, load_config
+from src.config import Config, UserError
+from src.configfile import known_keys, load_config
 
 HEAVY = (
     "torch",
@@ -213,7 +214,18 @@ def test_a_bare_off_is_the_choice_and_not_the_truth_value(tmp_path):
 
 @pytest.mark.parametrize(
     "title",
-    ["${train.lr}", "${oc.env:HOME}", "$", "???", 'it\'s "so"', "a: b # c", "{{ x }}", "naïve — ✓", "a\nb"],
+    [
+        "${train.lr}",
+        "${oc.env:HOME}",
+        "$",
+        "${",
+        "???",
+        'it\'s "so"',
+        "a: b # c",
+        "{{ x }}",
+        "naïve — ✓",
+        "a\nb",
+    ],
 )
 def test_hostile_text_in_a_value_is_plain_text(tmp_path, title):
     text = yaml.safe_dump({"competition": {"title": title}}, allow_unicode=True)

@@ -12,7 +12,8 @@ import pytest
 from conftest import forget_the_listings
 from PIL import Image
 
-from src.config import CrossValidation, Data, UserError, load_config
+from src.config import CrossValidation, Data, UserError
+from src.configfile import load_config
 from src.data.folds import assign, check_rare, duplicate_groups, merge_groups, near_pairs
 from src.data.images import decode
 from src.data.tables import read_table

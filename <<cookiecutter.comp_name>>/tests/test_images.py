@@ -1,4 +1,4 @@
-"""Images: every usual kind comes out upright in 8-bit RGB, a broken one is named, the cache holds the rest."""
+"""Images: every usual kind comes out upright in 8-bit RGB, a broken one is named, the cache holds all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from conftest import forget_the_listings
 from PIL import Image, ImageOps
 
-from src.config import Data, UserError, load_config
+from src.config import Data, UserError
+from src.configfile import load_config
 from src.data.images import decode, open_images
 from src.data.prepare import prepare
 from src.data.tables import read_table

@@ -63,7 +63,7 @@ def mcc(t, p):
 
 
 def auc_of(t, p, c):
-    """Share of pairs, a row of the class and one of another, that stand the right way round; a tie is half."""
+    """Share of pairs, a row of the class and another, that stand the right way round; a tie is half."""
     yes, no = p[t == c, c], p[t != c, c]
     return np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
 

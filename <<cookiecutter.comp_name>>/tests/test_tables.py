@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.config import UserError, load_config
+from src.config import UserError
+from src.configfile import load_config
 from src.data.tables import find_images, load_tables, read_table
 from src.tasks import create_task
 

@@ -196,7 +196,8 @@ def summarize(
         f"(kept in one fold); {int(crossing):,} test rows look like a training row; "
         f"{int((conflicts > 1).sum()):,} groups disagree on the label",
         f"- sizes: {sizes['width'].min()}x{sizes['height'].min()} to "
-        f"{sizes['width'].max()}x{sizes['height'].max()}, median {sizes['width'].median():.0f}x{sizes['height'].median():.0f}",
+        f"{sizes['width'].max()}x{sizes['height'].max()}, "
+        f"median {sizes['width'].median():.0f}x{sizes['height'].median():.0f}",
         f"- kinds of files: {modes}",
         "",
         "| fold | rows | " + " | ".join(counts.index[:12]) + " |",

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.artifacts import read_json
 from src.config import Config, UserError
-from src.data.augment import augment_batch, create_augmentation
 from src.data.images import ImageStore, open_images
 from src.steps import images_step
 from src.tasks.base import Task
@@ -126,12 +125,17 @@ class TrainingBatches(Dataset):
     """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C), weights (B,)."""
 
     def __init__(self, rows: Rows, store: ImageStore, config: Config):
-        self.rows, self.store = rows, store
+        from src.data.augment import (
+            augment_batch,
+            create_augmentation,
+        )  # albumentations: prediction does without
+
+        self.rows, self.store, self.augment = rows, store, augment_batch
         self.pipeline = create_augmentation(config.augment, config.data.image_size)
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         seed, rows = item
-        images = augment_batch(self.pipeline, self.store.pixels[self.rows.positions[rows]], seed)
+        images = self.augment(self.pipeline, self.store.pixels[self.rows.positions[rows]], seed)
         return (
             to_tensor(images),
             torch.from_numpy(self.rows.targets[rows]),
@@ -145,7 +149,7 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def training_loader(
-    rows: Rows, store: ImageStore, config: Config, workers: int, seed: int
+    rows: Rows, store: ImageStore, config: Config, workers: int, seed: int, pin_memory: bool = False
 ) -> tuple[DataLoader, Epochs]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
     sampler = Epochs(len(rows), config.train.batch_size, seed)
@@ -157,7 +161,7 @@ def training_loader(
         num_workers=workers,
         multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again: 15 s
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
     )
     return loader, sampler
 

@@ -99,7 +99,8 @@ def find_images(
         if len(several) > 1:
             raise UserError(
                 f"{path}, row {row + 2}: `{column}` {table[column].iloc[row]!r} could be "
-                f"{several[0]} or {several[1]}; give the path inside {folder.name} in a column and name that column in data.image"
+                f"{several[0]} or {several[1]}; "
+                f"give the path inside {folder.name} in a column and name that column in data.image"
             )
     files = [several[0] if several else None for several in found]
     missing = [row for row, file in enumerate(files) if file is None]

@@ -33,7 +33,8 @@ def find_members(config: Config) -> tuple[list[Path], list[str]]:
             left_out.append(f"{path.name} is left out: {reason}")
     if not members:
         raise UserError(
-            f"05: no finished run to stack ({'; '.join(left_out) or 'runs/ is empty'}); run `make train oof` first"
+            f"05: no finished run to stack ({'; '.join(left_out) or 'runs/ is empty'}); "
+            f"run `make train oof` first"
         )
     return members, left_out
 

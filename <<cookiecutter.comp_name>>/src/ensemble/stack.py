@@ -45,7 +45,8 @@ def load_members(folders: list[Path], outputs: list[str]) -> Members:
         same = oof["id"].tolist() == first["id"].tolist() and oof["fold"].tolist() == first["fold"].tolist()
         if not same or test["id"].tolist() != test_ids or not set(outputs) <= set(oof.columns):
             raise UserError(
-                f"{folder}: its ids, folds or columns differ from {folders[0].name}'s; run `make oof` for it again"
+                f"{folder}: its ids, folds or columns differ from {folders[0].name}'s; "
+                f"run `make oof` for it again"
             )
     return Members(
         names=[folder.name for folder in folders],

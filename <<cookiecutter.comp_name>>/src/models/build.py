@@ -3,6 +3,9 @@ cannot differ."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,35 +82,88 @@ def create_model(
     Raises `UserError` where weights cannot be fetched or do not fit, or the image size does not suit the
     backbone.
     """
-    options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": architecture.drop_path_rate}
-    if timm.get_pretrained_cfg(architecture.backbone, allow_unregistered=True).fixed_input_size:
-        options["img_size"] = architecture.image_size  # transformers tie their position tables to a size
-    if state is not None:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
-    elif pretrained:
-        options["pretrained"] = True
+    download = pretrained and state is None
     try:
-        backbone = timm.create_model(architecture.backbone, **options)
-        if backbone.training and "img_size" in options:
-            _probe(backbone, architecture.image_size)
-    except (RuntimeError, AssertionError, ValueError, OSError, TypeError) as error:
-        raise UserError(_why(architecture, error, pretrained and state is None)) from error
+        backbone = _backbone(architecture, download)
+    except UserError:
+        raise
+    except Exception as error:  # a download fails in as many ways as there are layers below it
+        if not download:
+            raise UserError(_why(architecture, error)) from error
+        create_model(architecture)  # a size that does not suit it is told as that
+        raise UserError(
+            f"model.pretrained: the weights of {architecture.backbone} could not be fetched "
+            f"({_first_line(error)}); connect, give a file as model.weights, or set model.pretrained=false"
+        ) from error
+    if state is not None:
+        fill(backbone, architecture.backbone, state)
+    _probe(backbone, architecture)
     return Classifier(architecture, backbone)
 
 
-def _probe(backbone: nn.Module, size: int) -> None:
-    """Show the backbone one image, so that a size it cannot take is known before a night is planned on it."""
-    with torch.no_grad():
-        backbone.eval()(torch.zeros(1, 3, size, size))
-    backbone.train()
+def _backbone(architecture: Architecture, download: bool) -> nn.Module:
+    """timm's network without a classifier; an option that a family does not know is left out where it says
+    nothing."""
+    options: dict[str, Any] = {"drop_path_rate": architecture.drop_path_rate}
+    if timm.get_pretrained_cfg(architecture.backbone, allow_unregistered=True).fixed_input_size:
+        options["img_size"] = architecture.image_size  # transformers tie their position tables to a size
+    while True:
+        try:
+            return timm.create_model(architecture.backbone, pretrained=download, num_classes=0, **options)
+        except TypeError as error:
+            unknown = next((key for key in options if key in str(error)), None)
+            if unknown is None:
+                raise
+            if unknown == "drop_path_rate" and architecture.drop_path_rate:
+                raise UserError(
+                    f"model.drop_path_rate: {architecture.backbone} has no paths to drop; set it to 0"
+                ) from error
+            del options[unknown]
 
 
-def _why(architecture: Architecture, error: Exception, download: bool) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if download:
-        return (
-            f"model.pretrained: the weights of {architecture.backbone} could not be fetched ({first}); connect, "
-            f"give a file as model.weights, or set model.pretrained=false"
+def fill(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None:
+    """Load a checkpoint into the backbone, by the renaming and resizing that timm keeps beside the family.
+
+    Raises `UserError` unless every tensor of the backbone is there in its shape: a network filled in part
+    trains without complaint, and badly. What the file holds besides, such as its classifier, is left.
+    """
+    module = sys.modules[type(backbone).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if convert is not None:
+        takes_model = "model" in inspect.signature(convert).parameters
+        with contextlib.suppress(Exception):  # a stranger's names; the count below says what is the matter
+            state = convert(dict(state), backbone) if takes_model else convert(dict(state))
+    wanted = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    lost = [key for key, tensor in wanted.items() if key not in state or state[key].shape != tensor.shape]
+    if lost:
+        found = tuple(state[lost[0]].shape) if lost[0] in state else "absent"
+        raise UserError(
+            f"model.weights: {len(wanted) - len(lost)} of the {len(wanted)} tensors of {name} are in the "
+            f"file ({lost[0]} should be {tuple(wanted[lost[0]].shape)} and is {found}); "
+            f"give weights of this very backbone, or set model.backbone to theirs"
         )
-    size = architecture.image_size
-    return f"model.backbone: {architecture.backbone} cannot be built for {size} px ({first}); try another data.image_size, such as 224"
+    known = backbone.state_dict().keys()
+    backbone.load_state_dict({key: tensor for key, tensor in state.items() if key in known}, strict=False)
+
+
+def _probe(backbone: nn.Module, architecture: Architecture) -> None:
+    """Show the backbone one image, so that a size it cannot take is known before a night is planned on it."""
+    size, training = architecture.image_size, backbone.training
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise UserError(_why(architecture, error)) from error
+    finally:
+        backbone.train(training)
+
+
+def _why(architecture: Architecture, error: Exception) -> str:
+    return (
+        f"model.backbone: {architecture.backbone} cannot be built for {architecture.image_size} px "
+        f"({_first_line(error)}); try another data.image_size, such as 224"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

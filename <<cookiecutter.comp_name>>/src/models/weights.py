@@ -58,17 +58,18 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"model.weights: {path} cannot be read ({str(error).splitlines()[0]})") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model.weights: {path} cannot be read ({first})") from None
     except Exception as error:  # pickle errors have many types, and all mean the same here
         raise UserError(
-            f"model.weights: {path} holds more than tensors ({type(error).__name__}); save it as safetensors"
+            f"model.weights: {path} is no checkpoint, or holds more than tensors ({type(error).__name__}); "
+            f"save its state dict as safetensors"
         ) from None
-    for key in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
+    state = state if isinstance(state, dict) else {}
+    inner = (state.get(key) for key in ("state_dict_ema", "state_dict", "model"))
+    state = next((value for value in inner if isinstance(value, dict)), state)
     tensors = {
-        strip(name, WRAPPERS): value for name, value in state.items() if isinstance(value, torch.Tensor)
+        strip(str(name), WRAPPERS): value for name, value in state.items() if isinstance(value, torch.Tensor)
     }
     if not tensors:
         raise UserError(f"model.weights: {path} holds no tensors; it should be a state dict of the backbone")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.artifacts import Step, digest, read_json, source_digest, write_csv, write_json
+from src.artifacts import Step, atomic, digest, read_json, source_digest, write_json
 from src.config import Config, UserError
 from src.data.tables import read_table
 from src.steps import raw_tables
@@ -28,14 +28,15 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
     table = build(task, predictions, sample, config.data.id, outputs, sample_path)
     check(table, sample, config.data.id, outputs, sample_path)
     path = step.folder / step.outputs[0]
-    write_csv(path, table)
-    check(
-        read_table(path), sample, config.data.id, outputs, sample_path
-    )  # what Kaggle will read, not what we meant
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+        # What Kaggle will read, not what we meant; a file that fails takes the place of none.
+        check(read_table(temporary), sample, config.data.id, outputs, sample_path)
     metrics = read_json(source / "metrics.json")
     write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
     step.done()
-    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {metrics['cv']:.4f}")
+    cv = "-" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
+    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {cv}")
 
 
 def build(
@@ -48,6 +49,9 @@ def build(
 ) -> pd.DataFrame:
     """The submission of the predictions, rows and columns as the sample has them; raises `UserError` for an
     id without one."""
+    if id_column not in sample.columns:
+        raise UserError(f"{path}: there is no column {id_column!r}; it has {', '.join(sample.columns)}")
+    task.check_sample(sample, id_column, outputs, path)
     by_id = predictions.set_index("id")
     lost = [name for name in sample[id_column] if name not in by_id.index]
     if lost:
@@ -58,7 +62,8 @@ def build(
     if not np.isfinite(values).all():
         row = int((~np.isfinite(values)).any(1).argmax())
         raise UserError(
-            f"the prediction for id {sample[id_column].iloc[row]!r} is not a number; train again with a lower train.lr"
+            f"the prediction for id {sample[id_column].iloc[row]!r} is not a number; "
+            f"train again with a lower train.lr"
         )
     return task.submission(values, sample, id_column, outputs)
 
@@ -80,7 +85,8 @@ def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: li
     if len(differs):
         row = int(differs[0])
         raise UserError(
-            f"row {row + 2} of the submission is {table[id_column].iloc[row]!r}, {path} has {sample[id_column].iloc[row]!r}"
+            f"row {row + 2} of the submission is {table[id_column].iloc[row]!r}, "
+            f"{path} has {sample[id_column].iloc[row]!r}"
         )
     columns = [c for c in table.columns if c != id_column]
     if len(columns) == 1 and columns[0] not in outputs:
@@ -93,7 +99,8 @@ def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: li
     if wrong.any():
         row, column = (int(i[0]) for i in wrong.nonzero())
         raise UserError(
-            f"row {row + 2} of the submission, `{columns[column]}`: {table[columns[column]].iloc[row]!r} is no probability"
+            f"row {row + 2} of the submission, `{columns[column]}`: "
+            f"{table[columns[column]].iloc[row]!r} is no probability"
         )
 
 
@@ -122,11 +129,12 @@ def git_commit(root: Path) -> str | None:
     import subprocess
 
     try:
-        run = lambda *a: (
-            subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True, check=True).stdout
-        )  # noqa: E731
-        return run("rev-parse", "HEAD").strip() + (
-            "+" if run("status", "--porcelain", "--untracked-files=no").strip() else ""
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+            ).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit.strip() + ("+" if changes.strip() else "")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+OUR_COLUMNS = ("id", "fold", "target", "confidence")  # of the prediction tables; a class is a column there too
+
 
 class Multiclass(Task):
     """Softmax over classes; the submission holds the label, or a probability a class, as the sample shows."""
@@ -40,6 +42,13 @@ class Multiclass(Task):
         if table[column].nunique() < 2:
             raise UserError(
                 f"{path}: `{column}` holds one class only, {table[column].iloc[0]!r}; is data.target right?"
+            )
+        taken = table[column].isin(OUR_COLUMNS).to_numpy()
+        if taken.any():
+            row = int(taken.argmax())
+            raise UserError(
+                f"{path}, row {row + 2}: a class is called {table[column].iloc[row]!r}, as a column of the "
+                f"prediction tables is; give it another name in a copy of the file, and name that in data.train_csv"
             )
 
     def strata(self, targets: pd.Series) -> np.ndarray:

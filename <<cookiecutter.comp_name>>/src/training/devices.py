@@ -19,6 +19,10 @@ def devices(config: Config) -> list[torch.device]:
             raise UserError(
                 f"runtime.device: {wanted!r} is no device; a good one is auto, cpu, cuda, cuda:1 or mps"
             ) from None
+        if not _is_here(device):
+            raise UserError(
+                f"runtime.device: PyTorch finds no {wanted!r} on this machine; auto takes what is there"
+            )
         return [device] * (jobs_on_cpu(config) if device.type == "cpu" else config.runtime.jobs or 1)
     count = torch.cuda.device_count()  # asks the driver without starting CUDA, so that forked jobs may
     if count:
@@ -27,6 +31,12 @@ def devices(config: Config) -> list[torch.device]:
     if torch.backends.mps.is_available():
         return [torch.device("mps")]
     return [torch.device("cpu")] * jobs_on_cpu(config)
+
+
+def _is_here(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def loader_workers(config: Config, device: torch.device) -> int:

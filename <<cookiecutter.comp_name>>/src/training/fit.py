@@ -128,8 +128,9 @@ class Trainer:
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.precision = Precision(config.train.amp, device)
+        workers = loader_workers(config, device)
         self.loader, self.sampler = training_loader(
-            rows, data.store, config, loader_workers(config, device), seed
+            rows, data.store, config, workers, seed, device.type == "cuda"
         )
         self.rows = rows
         self.steps_per_epoch = -(-len(self.sampler) // config.train.accumulate)
@@ -180,8 +181,8 @@ class Trainer:
         total, weight = seen.tolist()
         if not np.isfinite(total):
             raise UserError(
-                f"epoch {epoch + 1}: the loss is no longer a number; lower train.lr={self.config.train.lr:g} to "
-                f"{self.config.train.lr / 10:g}, or set train.clip_grad=1.0"
+                f"epoch {epoch + 1}: the loss is no longer a number; lower train.lr={self.config.train.lr:g} "
+                f"to {self.config.train.lr / 10:g}, or set train.clip_grad=1.0"
             )
         row = {"epoch": epoch + 1, "lr": self.schedule.get_last_lr()[0], "train_loss": total / weight}
         row |= self.look(epoch) | {"seconds": round(time.monotonic() - began, 2)}

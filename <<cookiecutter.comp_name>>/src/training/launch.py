@@ -106,8 +106,8 @@ def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.devi
                     future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a worker was killed (out of memory?); finished folds are kept: lower runtime.jobs or train.batch_size "
-                "and run the same command again"
+                "a worker was killed (out of memory?); finished folds are kept: "
+                "lower runtime.jobs or train.batch_size and run the same command again"
             ) from None
         finally:
             for future in futures:

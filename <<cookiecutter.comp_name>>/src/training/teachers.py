@@ -33,11 +33,17 @@ class Teacher:
         """Raise `UserError` unless the teacher was trained on the folds of today's folds.csv."""
         from src.artifacts import digest
 
-        recipe = read_json(folder / "train.stamp.json")["recipe"]
+        try:
+            recipe = read_json(folder / "train.stamp.json")["recipe"]
+        except FileNotFoundError:
+            raise UserError(
+                f"distill.teacher: {folder} is not finished; "
+                f"run `make train EXP={config.distill.teacher}` first"
+            ) from None
         if recipe["inputs"]["folds"] != digest(config.root / "data" / "folds.csv"):
             raise UserError(
-                f"distill.teacher: {config.distill.teacher} was trained on other folds than data/folds.csv holds now; "
-                f"run `make train EXP={config.distill.teacher}` again"
+                f"distill.teacher: {config.distill.teacher} was trained on other folds "
+                f"than data/folds.csv holds now; run `make train EXP={config.distill.teacher}` again"
             )
 
     @torch.no_grad()

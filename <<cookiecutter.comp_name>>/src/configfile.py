@@ -1,0 +1,233 @@
+"""From a YAML file, its bases and the command line to a checked `Config`; every mistake in one sentence.
+
+`base:` names the file that a config changes; `key=value` on the command line changes it once more. OmegaConf
+reads and merges, pydantic checks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from src.config import Config, Section, UserError
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML config with its bases, apply `key=value` overrides, check everything.
+
+    The project's root is the folder above `configs/`. Raises `UserError` naming the file and key, with the
+    nearest known key for a typo.
+    """
+    from omegaconf import OmegaConf
+
+    path = Path(path)
+    layers = [*_read_with_bases(path), ("the command line", _read_overrides(overrides))]
+    known = known_keys()
+    for source, layer in layers:
+        for key in _flat(layer):
+            if key not in known:
+                raise UserError(_unknown_key(source, key, known))
+    merged = OmegaConf.to_container(
+        OmegaConf.merge(*(OmegaConf.create(_literal(layer)) for _, layer in layers))
+    )
+    merged = _plain(merged)
+    merged.setdefault("name", path.stem)
+    folder = path.resolve().parent
+    root = folder.parent if folder.name == "configs" else folder
+    try:
+        return Config.model_validate({**merged, "root": root})
+    except ValidationError as error:
+        raise UserError(_explain(error, layers)) from None
+
+
+def known_keys() -> dict[str, Any]:
+    """Every dotted key of the tree with its default; a section's own name is there too, with None."""
+    keys: dict[str, Any] = {}
+
+    def walk(section: type[Section], prefix: str) -> None:
+        for name, field in section.model_fields.items():
+            if field.exclude:
+                continue
+            keys[prefix + name] = field.default
+            if isinstance(field.default, Section):
+                keys[prefix + name] = None
+                walk(type(field.default), f"{prefix}{name}.")
+
+    walk(Config, "")
+    return keys
+
+
+# --- reading ---
+
+_DOLLAR = "\ue000"  # stands for `$` while OmegaConf merges: "${x}" in a title is text, never an interpolation
+
+
+def _read_with_bases(path: Path) -> list[tuple[str, dict]]:
+    """The file and the files it builds on, the most basic first, each with the name to use in messages."""
+    layers: list[tuple[str, dict]] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in seen:
+            raise UserError(
+                f"{current}: its `base:` leads back to itself; name a file that does not build on this one"
+            )
+        seen.append(current.resolve())
+        values = _without_empty_sections(_read_yaml(current), Config)
+        base = values.pop("base", None)
+        if (
+            layers
+        ):  # a run's folder is its own: another file's `name` would have two experiments write into one
+            values.pop("name", None)
+        layers.insert(0, (str(current), values))
+        current = current.parent / (base if str(base).endswith(".yaml") else f"{base}.yaml") if base else None
+    return layers
+
+
+def _read_yaml(path: Path) -> dict:
+    """One YAML file as a dictionary, through OmegaConf (which reads 3e-4 as a number, PyYAML does not)."""
+    import io
+
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(
+            f"{path}: there is no such config{': there are ' + ', '.join(there) if there else ''}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    try:
+        loaded = OmegaConf.load(io.StringIO(text.replace("$", _DOLLAR)))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UserError(
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
+        ) from None
+    values = OmegaConf.to_container(loaded)
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: a config is a list of `key: value` lines, this is a {type(values).__name__}"
+        )
+    dotted = next((key for key in values if "." in str(key)), None)
+    if dotted is not None:
+        outer, _, inner = str(dotted).partition(".")
+        raise UserError(
+            f"{path}: `{dotted}` is the command line's way; "
+            f"in a file write `{inner}:` on a line below `{outer}:`"
+        )
+    return _plain(values)
+
+
+def _without_empty_sections(values: dict, section: type[Section]) -> dict:
+    """A section whose keys are all commented out is read as null; it changes nothing, so it goes."""
+    kept = {}
+    for key, value in values.items():
+        field = section.model_fields.get(key)
+        inner = type(field.default) if field is not None and isinstance(field.default, Section) else None
+        if inner is None or value is not None:
+            kept[key] = _without_empty_sections(value, inner) if inner and isinstance(value, dict) else value
+    return kept
+
+
+def _read_overrides(overrides: list[str]) -> dict:
+    from omegaconf import OmegaConf
+
+    for item in overrides:
+        if "=" not in item or not item.split("=", 1)[0]:
+            raise UserError(f"the command line: {item!r} is not key=value, such as train.lr=3e-4")
+    try:
+        values = OmegaConf.to_container(
+            OmegaConf.from_dotlist([item.replace("$", _DOLLAR) for item in overrides])
+        )
+    except Exception as error:  # OmegaConf hands through whatever its YAML reader raised
+        raise UserError(
+            f"the command line: cannot read {' '.join(overrides)!r} ({str(error).splitlines()[0]})"
+        ) from None
+    return _plain(values)
+
+
+def _map_text(value: Any, change) -> Any:
+    if isinstance(value, dict):
+        return {_map_text(k, change): _map_text(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_map_text(v, change) for v in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _literal(values: dict) -> dict:
+    return _map_text(values, lambda text: text.replace("$", _DOLLAR))
+
+
+def _plain(values: dict) -> dict:
+    return _map_text(values, lambda text: text.replace(_DOLLAR, "$"))
+
+
+def _flat(values: dict, prefix: str = "") -> list[str]:
+    """Dotted keys of a nested dictionary, leaves only; an empty section counts as a leaf."""
+    keys: list[str] = []
+    for key, value in values.items():
+        inner = isinstance(value, dict) and value
+        keys += _flat(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return keys
+
+
+# --- messages ---
+
+
+def _unknown_key(source: str, key: str, known: dict) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong section
+        leaf = key.rsplit(".", 1)[-1]
+        near = [k for k in known if k.rsplit(".", 1)[-1] == leaf][:1]
+    hint = f"did you mean `{near[0]}`?" if near else "`make config` prints every known key"
+    return f"{source}: unknown key `{key}`; {hint}"
+
+
+def _explain(error: ValidationError, layers: list[tuple[str, dict]]) -> str:
+    """The first thing pydantic found wrong, as one sentence with its file, key and a good value."""
+    first = error.errors()[0]
+    file, command_line = layers[-2][0], layers[-1][1]
+    if not first["loc"]:
+        return f"{file}{' with the command line' if command_line else ''}: {first['ctx']['error']}"
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in parts if not part.isdigit())
+    known = known_keys()
+    while key and key not in known:  # drop what pydantic adds for unions
+        key = key.rpartition(".")[0]
+    source = next((name for name, layer in reversed(layers) if _holds(layer, key)), file)
+    default = known.get(key)
+    good = "" if default in (None, "") else f"; a good value looks like {_as_yaml(default)}"
+    if first["type"] == "string_pattern_mismatch":
+        why = "it may hold letters, digits, `.`, `_` and `-`, and starts with a letter or digit"
+    elif first["type"] == "model_type":
+        inside = ", ".join(k for k in known if k.startswith(f"{key}."))
+        why = f"it is a section, its keys stand below it: {inside}"
+    elif first["type"] == "value_error":
+        why = str(first["ctx"]["error"])
+    else:
+        why = first["msg"][0].lower() + first["msg"][1:]
+    return f"{source}: `{key}` is {first['input']!r}: {why}{good}"
+
+
+def _holds(layer: dict, key: str) -> bool:
+    here: Any = layer
+    for part in key.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return False
+        here = here[part]
+    return True
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_as_yaml(v) for v in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
