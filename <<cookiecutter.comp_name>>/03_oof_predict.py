@@ -1,5 +1,4 @@
-"""03 · Predict: every training row by the model that never saw it (OOF), every test row by all folds, with
-TTA.
+"""03 · Predict, with TTA: every training row by the model that never saw it (OOF), every test row by all.
 
 Reads   runs/<name>/fold<k>/model.safetensors
 Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables fold by fold

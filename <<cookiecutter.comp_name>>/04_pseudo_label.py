@@ -1,11 +1,9 @@
-"""04 · Pseudo-label the test rows, train again, and again: each fold from its own model's confident
-predictions alone.
+"""04 · Pseudo-label the test rows and train again, in rounds; each fold trusts its own model alone.
 
 Reads   runs/<name>/ (models, oof.parquet, fold<k>/test.parquet)
-Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet), runs/<name>/pseudo.json (which was
-kept)
+Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet); runs/<name>/pseudo.json
 
-Some hosts forbid pseudo-labels, and some forbid any use of the test images in training: read the rules first.
+Some hosts forbid pseudo-labels, and some any use of the test images in training: read the rules first.
 """
 
 from src.artifacts import read_json

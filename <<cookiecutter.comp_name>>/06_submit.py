@@ -1,7 +1,8 @@
 """06 · Write the submission in the sample's order, check it, and say where it came from.
 
-Reads   stacks/<name>/test.parquet, or runs/<name>/test.parquet with submit.source=run:<name>;
-sample_submission.csv Writes  submissions/<name>.csv, submissions/<name>.json
+Reads   stacks/<name>/ or, with submit.source=run:<name>, runs/<name>/ (test.parquet, metrics.json);
+        sample_submission.csv
+Writes  submissions/<name>.csv, submissions/<name>.json
 """
 
 from src.cli import main

@@ -44,6 +44,10 @@ class Section(BaseModel):
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+TaskName = Literal["multiclass", "binary", "multilabel", "regression", "segmentation", "retrieval"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -54,9 +58,7 @@ class Competition(Section):
 
 
 class Task(Section):
-    name: Literal["multiclass", "binary", "multilabel", "regression", "segmentation", "retrieval"] = (
-        "multiclass"
-    )
+    name: TaskName = "multiclass"
     metric: str | None = None  # null: the task's usual one; early stopping, CV and the stack all use it
 
 
@@ -73,28 +75,20 @@ class Data(Section):
     test_images: str = "test_images"
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at and cached
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
-    max_value: Annotated[float, Field(gt=0)] | None = (
-        None  # white of images deeper than 8 bits; null: the full range
-    )
-    near_duplicates: Annotated[int, Field(ge=-1, le=16)] = (
-        4  # bits of 64 a perceptual hash may differ; -1: do not look
-    )
+    max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
+    near_duplicates: Annotated[int, Field(ge=-1, le=16)] = 4  # bits of 64 that hashes may differ; -1: none
 
 
 class CrossValidation(Section):
     kind: Literal["stratified", "group", "stratified_group", "plain"] = "stratified"
-    n_folds: Annotated[int, Field(ge=2, le=50)] = (
-        5  # 5: 80 % of the rows to learn from, for five times the time
-    )
+    n_folds: Annotated[int, Field(ge=2, le=50)] = 5  # 80 % of the rows to learn from, five times the time
     seed: int = 42
     stop_parts: Annotated[int, Field(ge=2, le=50)] = 10  # a tenth of the training rows decides when to stop
     allow_rare: bool = False  # true: classes with fewer rows than folds are spread as far as they go
 
 
 class Model(Section):
-    backbone: str = (
-        "resnet18"  # any timm name: fast enough to find the bugs with, strong enough to rank ideas
-    )
+    backbone: str = "resnet18"  # any timm name; fast enough to find bugs with, strong enough to rank ideas
     pretrained: bool = True
     weights: str | None = None  # local .safetensors or .pth for the backbone, in place of a download
     drop_rate: Share = 0.0
@@ -107,7 +101,7 @@ class Augment(Section):
     crop_scale: tuple[Share, Share] = (
         0.7,
         1.0,
-    )  # share of the area kept; ImageNet's 0.08 is too hard for small data
+    )  # share of the area kept; 0.08 is too hard here
     crop_ratio: tuple[float, float] = (0.8, 1.25)
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
     shift: Share = 0.0  # share of the side, either way
@@ -119,20 +113,18 @@ class Augment(Section):
 
 class EarlyStopping(Section):
     enabled: bool = True  # false: all epochs, the last weights, and no rows set aside for stopping
-    patience: Annotated[int, Field(ge=1)] = 5  # epochs without a better score
+    patience: Count = 5  # epochs without a better score
 
 
 class Ema(Section):
     enabled: bool = True
-    decay: Annotated[float, Field(ge=0, lt=1)] = (
-        0.999  # warmed up: a fixed decay remembers the random start for 1/(1-d) steps
-    )
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # warmed up, else the random start stays
 
 
 class Train(Section):
-    epochs: Annotated[int, Field(ge=1)] = 15
+    epochs: Count = 15
     batch_size: Annotated[int, Field(ge=2)] = 32
-    accumulate: Annotated[int, Field(ge=1)] = 1  # batches a step
+    accumulate: Count = 1  # batches a step
     optimizer: Literal["adam", "adamw", "sgd", "lion", "nadam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -140,10 +132,8 @@ class Train(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0  # a fresh head's first gradients are large
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest gradient norm
-    amp: Literal["auto", "off", "bf16", "fp16"] = (
-        "auto"  # auto: bf16 where the GPU has it, else fp16; off on CPU
-    )
+    clip_grad: Positive | None = None  # largest gradient norm
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU
     channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
     early_stopping: EarlyStopping = EarlyStopping()
     ema: Ema = Ema()
@@ -152,22 +142,21 @@ class Train(Section):
 class Distill(Section):
     teacher: Name | None = None  # a finished run; its fold k teaches our fold k, never another
     weight: Share = 0.5  # of the teacher's word; the rest is the label's
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Positive = 2.0
 
 
 class Pseudo(Section):
     rounds: Annotated[int, Field(ge=0, le=10)] = 2
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    labels: Literal["soft", "hard"] = (
-        "soft"  # soft keeps the model's doubt; hard ones harden the majority class
-    )
-    weight: Annotated[float, Field(gt=0)] = 1.0  # of a pseudo-labelled row's loss against a labelled one's
+    labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
+    weight: Positive = 1.0  # of a pseudo-labelled row's loss against a labelled one's
+    epochs: Count | None = None  # of a round; null: train.epochs
 
 
 class Inference(Section):
     tta: tuple[str, ...] = ("identity", "hflip")  # views, see src/data/augment.py; averaged
     average: Literal["probability", "logit"] = "probability"
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Count = 64
 
 
 class Stack(Section):
@@ -175,9 +164,9 @@ class Stack(Section):
     members: tuple[str, ...] = ("*",)  # run names or patterns
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     num_leaves: Annotated[int, Field(ge=2, le=256)] = 4  # small: a few columns overfit at LightGBM's 31
-    min_data_in_leaf: Annotated[int, Field(ge=1)] = 20
-    max_rounds: Annotated[int, Field(ge=1)] = 300
-    patience: Annotated[int, Field(ge=1)] = 20
+    min_data_in_leaf: Count = 20
+    max_rounds: Count = 300
+    patience: Count = 20
 
 
 class Submit(Section):
@@ -194,13 +183,9 @@ class Runtime(Section):
     """How, not what: nothing here changes a result, so nothing here makes an artefact stale."""
 
     device: str = "auto"  # auto: every CUDA device, else mps, else cpu
-    jobs: Annotated[int, Field(ge=1)] | None = (
-        None  # folds side by side; null: one a device, or one a core on CPU
-    )
-    threads: Annotated[int, Field(ge=1)] | None = None  # a process; null: cores / jobs
-    workers: Annotated[int, Field(ge=0)] | None = (
-        None  # loader processes a job; null: none on CPU, up to 4 on a GPU
-    )
+    jobs: Count | None = None  # folds side by side; null: one a device, or one a core on CPU
+    threads: Count | None = None  # a process; null: cores / jobs
+    workers: Index | None = None  # loader processes a job; null: none on CPU, up to 4 on a GPU
 
 
 class Config(Section):
@@ -223,8 +208,8 @@ class Config(Section):
     submit: Submit = Submit()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
-    fold: Annotated[int, Field(ge=0)] | None = None
-    folds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    fold: Index | None = None
+    folds: tuple[Index, ...] | None = None
     root: Path = Field(default=Path("."), exclude=True)
 
     @property

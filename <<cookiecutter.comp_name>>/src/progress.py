@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 LOG_EVERY = 10.0  # seconds between plain lines
 
@@ -35,13 +33,19 @@ class Progress:
             share = f"{100 * self.count / self.total:.0f} %"
             self.say(f"{self.title}: {share}, {self.remaining()} left  {note}".rstrip())
 
+    def skip(self, count: int) -> None:
+        """Take `count` out of the total: work that an earlier call did, or that is not needed after all."""
+        if count:
+            self.total = self.bar.total = max(1, self.total - count)
+            self.bar.refresh()
+
     def quiet_for_long(self) -> bool:
         """Whether a log, which has no bar, is due another line."""
         return not self.terminal and time.monotonic() - self.logged >= LOG_EVERY
 
     def remaining(self) -> str:
         """Time left at the pace so far, as h:mm:ss."""
-        seconds = int((time.monotonic() - self.began) * max(0.0, self.total / max(1, self.count) - 1))
+        seconds = round((time.monotonic() - self.began) * max(0.0, self.total / max(1, self.count) - 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def say(self, line: str) -> None:
@@ -55,11 +59,3 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-
-
-def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """Go through `items` under a progress bar."""
-    with Progress(title, total) as progress:
-        for item in items:
-            yield item
-            progress.step()

@@ -55,6 +55,9 @@ def run_of(config: Config) -> Run:
 def round_of(config: Config, number: int) -> Run:
     """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
+    if config.pseudo.epochs is not None:
+        train = config.train.model_copy(update={"epochs": config.pseudo.epochs})
+        config = config.model_copy(update={"train": train})
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
@@ -266,7 +269,8 @@ def submission_source(config: Config) -> tuple[Path, str]:
         source, hint = config.root / "runs" / name, f"make oof EXP={name}"
     else:
         raise UserError(f"submit.source: {config.submit.source!r} is neither `stack` nor `run:<name>`")
-    _digest_of(source / "test.parquet", "submit.source", hint=hint)
+    for file in ("test.parquet", "metrics.json"):
+        _digest_of(source / file, "submit.source", hint=hint)
     return source, config.submit.name or source.name
 
 
@@ -280,6 +284,7 @@ def submit_step(config: Config, source: Path, name: str) -> Step:
             "task": config.task.model_dump(mode="json"),
             "source": str(source.relative_to(config.root)),
             "predictions": digest(source / "test.parquet"),
+            "metrics": digest(source / "metrics.json"),
             "sample": digest(raw_tables(config)["sample"]),
         },
         stamp_name=name,

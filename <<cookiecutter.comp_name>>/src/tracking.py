@@ -3,6 +3,7 @@ always written."""
 
 from __future__ import annotations
 
+import netrc
 import os
 from typing import Any
 
@@ -69,7 +70,17 @@ def tracking_mode(config: Config) -> str:
     """`WANDB_MODE` in the environment, then the config; auto means online with a key and offline without
     one."""
     mode = os.environ.get("WANDB_MODE") or config.tracking.wandb
-    return ("online" if os.environ.get("WANDB_API_KEY") else "offline") if mode == "auto" else mode
+    return ("online" if has_key() else "offline") if mode == "auto" else mode
+
+
+def has_key() -> bool:
+    """Whether wandb can log in: a key in the environment, or the one that `wandb login` left in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _say(error: Exception) -> None:

@@ -1,4 +1,5 @@
-"""Killed at any moment and started again, a stage gives byte for byte what it would have given undisturbed."""
+"""Killed at any moment and started again, a stage gives byte for byte what it would have given
+undisturbed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def undisturbed(untouched_prepared_project, tmp_path_factory):
 
 
 def kill_when(project, script, appears):
-    """Start a stage and kill it with SIGKILL once the file `appears` is there; True unless it had ended before."""
+    """Start a stage and kill it with SIGKILL once the file `appears` is there; True unless it had ended
+    before."""
     stage = subprocess.Popen(
         [sys.executable, str(ROOT / script), *SETTINGS],
         cwd=project,

@@ -1,4 +1,5 @@
-"""The six stages on a small real competition: what they write, when they do nothing, and what a change makes again."""
+"""The six stages on a small real competition: what they write, when they do nothing, and what a change makes
+again."""
 
 from __future__ import annotations
 

@@ -17,16 +17,18 @@ def prepare(config: Config, force: bool = False) -> None:
         print(folds_step(config).up_to_date_line())
         return
     from src.data.folds import build_folds, check_rare
-    from src.data.images import build_cache
+    from src.data.images import build_cache, open_images
     from src.data.tables import load_tables
+    from src.report.pictures import draw_samples
     from src.tasks import create_task
 
     tables = load_tables(config)
-    check_rare(
-        tables.train[config.data.target], config.cv, raw_tables(config)["train"]
-    )  # before any earlier file goes
+    # before any earlier file is replaced
+    check_rare(tables.train[config.data.target], config.cv, raw_tables(config)["train"])
     if images.begin():
         build_cache(images, tables, config.data)
+        store, targets = open_images(images), tables.train[config.data.target]
+        draw_samples(images.folder / "samples.png", store.pixels, store.train, targets, config.seed)
     folds = folds_step(config)  # only now: it depends on the contents that the cache has just recorded
     if folds.begin():
         if folds.why():

@@ -56,9 +56,8 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     model = load_model(step.folder / "model.safetensors")
     outputs = data.outputs
     table = read_folds(config).iloc[data.valid_index]
-    seen = lambda rows: report(rows, "", "")  # noqa: E731
-    valid = predict(model, task, data.store, data.valid.positions, config.inference, device, seen)
-    test = predict(model, task, data.store, data.store.test, config.inference, device, seen)
+    valid = predict(model, task, data.store, data.valid.positions, config.inference, device, report)
+    test = predict(model, task, data.store, data.store.test, config.inference, device, report)
     oof = table[["id", "fold", "target"]].reset_index(drop=True).join(pd.DataFrame(valid, columns=outputs))
     write_parquet(step.folder / "oof.parquet", oof)
     write_parquet(step.folder / "test.parquet", prediction_table(data.store.test_ids, test, outputs))

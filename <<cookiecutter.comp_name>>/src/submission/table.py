@@ -90,7 +90,7 @@ def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: li
         )
     columns = [c for c in table.columns if c != id_column]
     if len(columns) == 1 and columns[0] not in outputs:
-        unknown = sorted(set(table[columns[0]].astype(str)) - set(outputs))
+        unknown = sorted({str(label) for label in table[columns[0]]} - set(outputs))  # NaN becomes a word too
         if unknown:
             raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
         return
@@ -100,7 +100,7 @@ def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: li
         row, column = (int(i[0]) for i in wrong.nonzero())
         raise UserError(
             f"row {row + 2} of the submission, `{columns[column]}`: "
-            f"{table[columns[column]].iloc[row]!r} is no probability"
+            f"{table[columns[column]].tolist()[row]!r} is no probability"
         )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-OUR_COLUMNS = ("id", "fold", "target", "confidence")  # of the prediction tables; a class is a column there too
+OUR_COLUMNS = ("id", "fold", "target", "confidence")  # of prediction tables, where a class is a column too
 
 
 class Multiclass(Task):
@@ -48,7 +48,7 @@ class Multiclass(Task):
             row = int(taken.argmax())
             raise UserError(
                 f"{path}, row {row + 2}: a class is called {table[column].iloc[row]!r}, as a column of the "
-                f"prediction tables is; give it another name in a copy of the file, and name that in data.train_csv"
+                f"prediction tables is; rename it in a copy of the file, and name the copy in data.train_csv"
             )
 
     def strata(self, targets: pd.Series) -> np.ndarray:

@@ -37,9 +37,8 @@ from src.training.optim import create_optimizer
 from src.training.schedule import create_schedule
 from src.training.teachers import Teacher
 
-Report = Callable[
-    ..., None
-]  # (steps done, note for the bar, line to print, whether the line must be printed)
+# report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
+Report = Callable[..., None]
 
 
 @dataclass
@@ -63,7 +62,7 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
     trainer = Trainer(config, task, data, rows, fold, device)
     checkpoint = step.folder / "checkpoint.pt"
     trainer.resume(checkpoint, step.fingerprint)
-    report(trainer.epoch * trainer.steps_per_epoch, "", "")
+    report(skipped=trainer.epoch * trainer.steps_per_epoch)
     began = time.monotonic()
     tracker = create_tracker(config, run.name, fold)
     for epoch in range(trainer.epoch, config.train.epochs):
@@ -72,7 +71,7 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
         row = trainer.train_epoch(epoch, report)
         tracker.log(row)
         trainer.save(checkpoint, step.fingerprint)
-        report(0, "", f"{run.name} fold {fold} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
+        report(line=f"{run.name} fold {fold} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
     state = trainer.best.state or copy_state(trainer.average.model)
     trainer.average.model.load_state_dict(state)
     valid = predict_rows(
@@ -92,12 +91,10 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
     step.done()
     checkpoint.unlink(missing_ok=True)
     tracker.finish({task.metric.name: score})
-    skipped = (config.train.epochs - len(trainer.history)) * trainer.steps_per_epoch
     report(
-        skipped,
-        "",
-        f"{run.name} fold {fold}: {task.metric.name} {score:.4f} on its {len(data.valid):,} held-out rows",
-        True,
+        line=f"{run.name} fold {fold}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
+        last=True,
+        skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
     )
 
 
@@ -177,7 +174,7 @@ class Trainer:
                 self.precision.step(self.optimizer, self.model, self.config.train.clip_grad)
                 self.schedule.step()
                 self.average.update()
-                report(1, "", "")
+                report(1)
         total, weight = seen.tolist()
         if not np.isfinite(total):
             raise UserError(
@@ -187,7 +184,7 @@ class Trainer:
         row = {"epoch": epoch + 1, "lr": self.schedule.get_last_lr()[0], "train_loss": total / weight}
         row |= self.look(epoch) | {"seconds": round(time.monotonic() - began, 2)}
         self.history.append(row)
-        report(0, self.note(row), "")
+        report(note=self.note(row))
         return row
 
     def sample_losses(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,18 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     jobs = [(run, fold, steps[fold]) for fold in todo]
     side_by_side(fit, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
+    draw_run(run)
+
+
+def draw_run(run: Run) -> None:
+    """Draw the learning curves of the folds there are."""
+    import pandas as pd
+
+    from src.report.pictures import draw_curves
+
+    paths = {fold: run.fold_folder(fold) / "history.csv" for fold in range(run.config.cv.n_folds)}
+    histories = {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
+    draw_curves(run.folder / "curves.png", histories)
 
 
 def total_steps(run: Run, folds: list[int]) -> int:
@@ -70,7 +82,8 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
     places = devices(config)[: len(jobs)]
     with Progress(title, total) as progress:
 
-        def show(steps: int, note: str, line: str, last: bool = False) -> None:
+        def show(steps=0, note="", line="", last=False, skipped=0) -> None:
+            progress.skip(skipped)
             progress.step(steps, note)
             if last or (line and progress.quiet_for_long()):
                 progress.say(f"{line}, {progress.remaining()} left")
@@ -118,7 +131,7 @@ def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.devi
 
 def _drain(queue: Any, show: Callable) -> None:
     while (message := queue.get()) is not None:
-        show(*message)
+        show(**message)
 
 
 def _begin_worker(queue: Any, given: Any, config: Config, jobs: int, parent: int) -> None:
@@ -136,7 +149,7 @@ def _die_with(parent: int) -> None:
 
 
 def _work(job: Job, arguments: tuple) -> None:
-    job(*arguments, _device, lambda *message: _queue.put(message))
+    job(*arguments, _device, lambda steps=0, **what: _queue.put({"steps": steps, **what}))
 
 
 def _limit_torch(config: Config, jobs: int) -> None:

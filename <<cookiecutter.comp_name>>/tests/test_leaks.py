@@ -1,0 +1,187 @@
+"""Honest validation, proven: no score may depend on the label of the row it is computed on, anywhere
+upstream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import forget_the_listings, write_config
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+
+from src.artifacts import write_json, write_parquet
+from src.config import Config, Stack
+from src.configfile import load_config
+from src.ensemble.stack import stack_oof
+from src.pseudo.rounds import label_round
+from src.steps import folds_step, round_of
+from src.tasks import create_task
+
+SETTINGS = ("train.epochs=2", "train.ema.enabled=false", "pseudo.threshold=0.104", "pseudo.rounds=1")
+STUDENT = "base: baseline\nmodel: {backbone: test_efficientnet}\ndistill: {teacher: baseline, weight: 0.7}\n"
+
+
+def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, stage_here, tmp_path):
+    """Permute the labels of fold 0's rows: fold 0's teacher, pupil and pseudo-label round must not move a
+    bit.
+
+    Early stopping on the fold itself, a teacher of another fold, or pseudo-labels of all folds would each
+    move them.
+    """
+    import shutil
+
+    permuted = shutil.copytree(prepared, tmp_path / "permuted")
+    config = load_config(permuted / "configs/baseline.yaml", list(SETTINGS))
+    forget_the_listings()
+    step = folds_step(config)
+    table = pd.read_csv(permuted / "data/folds.csv", dtype=str)
+    mine = table["fold"] == "0"
+    table.loc[mine, "target"] = np.random.default_rng(0).permutation(table.loc[mine, "target"])
+    table.to_csv(permuted / "data/folds.csv", index=False, lineterminator="\n")
+    step.done()
+    tables = []
+    for project in (prepared, permuted):
+        write_config(project, "student", STUDENT)
+        for script, name in (
+            ("02_train.py", "baseline"),
+            ("03_oof_predict.py", "baseline"),
+            ("02_train.py", "student"),
+            ("03_oof_predict.py", "student"),
+            ("04_pseudo_label.py", "baseline"),
+        ):
+            done = stage_here(project, script, *SETTINGS, config=name)
+            assert done.returncode == 0, done.stderr
+        runs = ("baseline", "student", "baseline-round1")
+        tables.append(
+            {
+                run: pd.read_parquet(project / f"runs/{run}/fold0/oof.parquet").drop(columns="target")
+                for run in runs
+            }
+        )
+        others = pd.read_parquet(project / "runs/baseline/fold1/oof.parquet").drop(columns="target")
+        tables[-1]["other fold"] = others
+    for run in ("baseline", "student", "baseline-round1"):
+        pd.testing.assert_frame_equal(tables[0][run], tables[1][run], check_exact=True)
+    # the permutation was felt where it should be: by the model that learned from those rows
+    assert not tables[0]["other fold"].equals(tables[1]["other fold"])
+
+
+# --- on pure noise, where any score above chance is a leak ---
+
+
+def noise(seed: int, n: int = 300, features: int = 60):
+    """Labels and features that have nothing to do with each other, folds, and unlabelled rows of the same
+    kind."""
+    random = np.random.default_rng(seed)
+    y = random.permutation(np.arange(n) % 2)
+    fold = np.zeros(n, int)
+    for k, (_, rows) in enumerate(StratifiedKFold(5, shuffle=True, random_state=seed).split(y, y)):
+        fold[rows] = k
+    return y, random.normal(size=(n, features)), random.normal(size=(n, features)), fold
+
+
+def learn(x, y, weights=None):
+    return LogisticRegression(C=1.0, max_iter=500).fit(x, y, sample_weight=weights)
+
+
+def beyond_chance(scores) -> float:
+    """How many standard errors the mean AUC lies above one half."""
+    return (np.mean(scores) - 0.5) / (np.std(scores, ddof=1) / np.sqrt(len(scores)))
+
+
+def pseudo_label_oof(tmp_path, seed: int, everybody: bool) -> float:
+    """AUC of a pseudo-label round on noise, labels chosen by our own stage; `everybody` plants the usual
+    leak."""
+    y, x, unlabelled, fold = noise(seed)
+    root = tmp_path / f"{seed}{everybody}"
+    config = Config(root=root, name="base", pseudo={"threshold": 0.6})  # on noise nobody is surer
+    outputs, ids = ["a", "b"], [f"t{i}" for i in range(len(unlabelled))]
+    write_json(root / "data/dataset.json", {"outputs": outputs})
+    models = [learn(x[fold != k], y[fold != k]) for k in range(5)]
+    said = [model.predict_proba(unlabelled) for model in models]
+    for k in range(5):
+        table = pd.DataFrame(np.mean(said, 0) if everybody else said[k], columns=outputs)
+        table.insert(0, "id", ids)
+        write_parquet(root / f"runs/base/fold{k}/test.parquet", table)
+    run = round_of(config, 1)
+    label_round(run, create_task(config), tuple(range(5)))
+    oof = np.zeros(len(y))
+    for k in range(5):
+        chosen = pd.read_parquet(run.pseudo_labels(k))
+        rows = chosen["id"].str[1:].astype(int).to_numpy()
+        both = np.vstack([x[fold != k], unlabelled[rows]])
+        labels = np.concatenate([y[fold != k], chosen[outputs].to_numpy().argmax(1)])
+        oof[fold == k] = learn(both, labels).predict_proba(x[fold == k])[:, 1]
+    return roc_auc_score(y, oof)
+
+
+def test_pseudo_labels_of_the_same_fold_stay_at_chance_on_noise(tmp_path):
+    honest = [pseudo_label_oof(tmp_path, seed, everybody=False) for seed in range(12)]
+    assert abs(beyond_chance(honest)) < 3
+
+
+def test_pseudo_labels_of_all_folds_would_not(tmp_path):
+    """The plant: with the ensemble's labels the same round scores far above chance on noise."""
+    leaking = [pseudo_label_oof(tmp_path, seed, everybody=True) for seed in range(12)]
+    assert np.mean(leaking) > 0.55
+    assert beyond_chance(leaking) > 5
+
+
+def level_two(seed: int, stack) -> float:
+    """AUC of a stack over four members that know nothing."""
+    random = np.random.default_rng(1000 + seed)
+    y, _, _, fold = noise(seed)
+    oof = np.zeros((4, len(y), 2))
+    for member in range(4):
+        x = random.normal(size=(len(y), 60))
+        for k in range(5):
+            oof[member, fold == k] = learn(x[fold != k], y[fold != k]).predict_proba(x[fold == k])
+    return roc_auc_score(y, stack(oof, y, fold)[:, 1])
+
+
+def ours(oof, y, fold):
+    return stack_oof(oof, y, fold, Stack(), 0)[0]
+
+
+def free_logistic(oof, y, fold):
+    """The usual second level: any weights, either sign, cross-validated on the same folds."""
+    columns = np.log(oof[:, :, 1] / oof[:, :, 0]).T
+    result = np.zeros(oof.shape[1:])
+    for k in np.unique(fold):
+        result[fold == k] = learn(columns[fold != k], y[fold != k]).predict_proba(columns[fold == k])
+    return result
+
+
+def test_our_stack_stays_at_chance_on_members_that_know_nothing():
+    assert beyond_chance([level_two(seed, ours) for seed in range(36)]) < 2.5
+
+
+def test_a_free_second_level_would_not():
+    """The plant: OOF columns lean away from their own fold's labels, and a free second level learns just
+    that."""
+    assert beyond_chance([level_two(seed, free_logistic) for seed in range(36)]) > 3.5
+
+
+@pytest.mark.parametrize("changed", [1, 2])
+def test_the_selection_of_a_fold_reads_that_folds_predictions_alone(changed, tmp_path):
+    config = Config(root=tmp_path, name="base", cv={"n_folds": 3})
+    outputs, ids = ["a", "b"], [f"t{i}" for i in range(50)]
+    write_json(tmp_path / "data/dataset.json", {"outputs": outputs})
+
+    def write(k, seed):
+        p = np.random.default_rng(seed).random(50)
+        write_parquet(
+            tmp_path / f"runs/base/fold{k}/test.parquet", pd.DataFrame({"id": ids, "a": p, "b": 1 - p})
+        )
+
+    for k in range(3):
+        write(k, k)
+    run = round_of(config, 1)
+    label_round(run, create_task(config), (0, 1, 2))
+    before = [run.pseudo_labels(k).read_bytes() for k in range(3)]
+    write(changed, 100)
+    label_round(run, create_task(config), (0, 1, 2))
+    same = [run.pseudo_labels(k).read_bytes() == before[k] for k in range(3)]
+    assert same == [k != changed for k in range(3)]

@@ -1,0 +1,162 @@
+"""Losses: one value a row against references, and gradients that do not depend on how rows were batched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from src.losses.build import create_loss, reduce
+from src.losses.classification import cross_entropy, distillation
+from src.models.build import Output
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def soft(n: int, classes: int, seed: int = 1) -> torch.Tensor:
+    """(n, classes) targets, rows adding to 1."""
+    return normal(n, classes, seed=seed, scale=1.0).softmax(1)
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    z = z - z.max(1, keepdims=True)
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+# --- cross-entropy ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_cross_entropy_of_soft_targets_is_the_closed_form(classes, smoothing):
+    logits, targets = normal(20, classes), soft(20, classes)
+    smoothed = (1 - smoothing) * targets.double().numpy() + smoothing / classes
+    expected = -(smoothed * log_softmax(logits.double().numpy())).sum(1)
+    found = cross_entropy(logits, targets, smoothing)
+    assert found.shape == (20,)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_one_hot_targets_is_torchs_of_indices(smoothing):
+    logits, index = normal(20, 5), torch.arange(20) % 5
+    expected = torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)(logits, index)
+    found = cross_entropy(logits, torch.eye(5)[index], smoothing)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradient_of_cross_entropy_is_prediction_minus_smoothed_target():
+    logits, targets = normal(8, 5).requires_grad_(), soft(8, 5)
+    cross_entropy(logits, targets, 0.2).sum().backward()
+    expected = logits.detach().softmax(1) - (0.8 * targets + 0.2 / 5)
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_taken_to_float32_first(dtype):
+    logits, targets = normal(6, 5, scale=20.0).to(dtype), soft(6, 5)
+    found = cross_entropy(logits, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, cross_entropy(logits.float(), targets))
+
+
+def test_the_loss_of_a_name_sees_the_logits_and_its_smoothing():
+    logits, targets = normal(6, 5), soft(6, 5)
+    found = create_loss("cross_entropy", 0.3)(Output(logits, normal(6, 9)), targets)
+    assert torch.equal(found, cross_entropy(logits, targets, 0.3))
+
+
+def test_a_loss_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="no loss is called 'hinge'"):
+        create_loss("hinge")
+
+
+# --- distillation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
+def test_distillation_averages_to_torchs_divergence_times_the_temperature_squared(temperature):
+    pupil, teacher = normal(20, 5), normal(20, 5, seed=1)
+    reference = torch.nn.KLDivLoss(reduction="batchmean")(
+        (pupil / temperature).log_softmax(1), (teacher / temperature).softmax(1)
+    )
+    found = distillation(pupil, teacher, temperature)
+    assert found.shape == (20,)
+    torch.testing.assert_close(found.mean(), reference * temperature**2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 8.0])
+def test_the_gradient_of_distillation_is_the_difference_of_the_two_softmaxes_times_the_temperature(
+    temperature,
+):
+    pupil, teacher = normal(6, 5).requires_grad_(), normal(6, 5, seed=1)
+    distillation(pupil, teacher, temperature).sum().backward()
+    difference = (pupil.detach() / temperature).softmax(1) - (teacher / temperature).softmax(1)
+    torch.testing.assert_close(pupil.grad, temperature * difference, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_keep_their_scale_at_a_high_temperature():
+    """Without T^2 they would shrink as 1/T^2 (Hinton et al. 2015, section 2.1)."""
+    norms = []
+    for temperature in (50.0, 100.0):
+        pupil = normal(6, 5).requires_grad_()
+        distillation(pupil, normal(6, 5, seed=1), temperature).sum().backward()
+        norms.append(pupil.grad.norm().item())
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_a_pupil_that_agrees_loses_nothing_and_no_row_is_ever_below_zero():
+    logits = normal(20, 5)
+    assert distillation(logits, logits + 7.0, 2.0).abs().max() < 1e-5  # logits are equal up to a shift
+    assert distillation(logits, normal(20, 5, seed=1), 2.0).min() > 0
+
+
+def test_a_teacher_who_is_certain_does_not_make_it_infinite():
+    certain = torch.tensor([[400.0, 0.0, -400.0]])
+    assert torch.isfinite(distillation(torch.zeros(1, 3), certain, 1.0)).all()
+
+
+# --- reduction ----------------------------------------------------------------------------------------------
+
+
+def test_reducing_gives_the_weighted_mean():
+    losses, weights = normal(9).abs(), torch.tensor([1.0, 0.5, 0, 2, 1, 1, 3, 0.1, 1])
+    found = reduce(losses, weights, float(weights.sum()))
+    assert found.shape == ()
+    assert found.item() == pytest.approx(np.average(losses.numpy(), weights=weights.numpy()), rel=1e-6)
+
+
+def test_reducing_with_equal_weights_gives_the_mean_however_heavy_they_are():
+    losses = normal(9).abs()
+    for weight in (1.0, 0.25):
+        found = reduce(losses, torch.full((9,), weight), 9 * weight)
+        assert found.item() == pytest.approx(losses.mean().item(), rel=1e-6)
+
+
+def gradient(x, targets, weights, parts: list[torch.Tensor], total) -> torch.Tensor:
+    """Gradient of a linear softmax model, summed over the parts of a window; float64."""
+    layer = torch.zeros(x.shape[1], targets.shape[1], dtype=torch.float64, requires_grad=True)
+    for rows in parts:
+        losses = -(targets[rows] * (x[rows] @ layer).log_softmax(1)).sum(1)  # (B,)
+        reduce(losses, weights[rows], total(weights[rows])).backward()
+    return layer.grad
+
+
+@pytest.mark.parametrize("sizes", [[16, 16, 16], [16, 16, 8], [16, 3], [5], [1, 30, 2, 2]])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "pseudo-label weights"])
+def test_batches_of_any_sizes_accumulate_to_the_gradient_of_all_their_rows_at_once(sizes, weighted):
+    n = sum(sizes)
+    x, targets = normal(n, 6).double(), soft(n, 4).double()
+    weights = (
+        torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) if weighted else 1
+    )
+    weights = weights * torch.ones(n, dtype=torch.float64)
+    everything, window = list(torch.arange(n).split(sizes)), float(weights.sum())
+    at_once = gradient(x, targets, weights, [torch.arange(n)], lambda _: window)
+    accumulated = gradient(x, targets, weights, everything, lambda _: window)
+    torch.testing.assert_close(accumulated, at_once, rtol=1e-6, atol=1e-12)
+    if len(set(sizes)) > 1:  # the usual way, mean of each batch over a constant, is another gradient
+        usual = gradient(x, targets, weights, everything, lambda part: float(part.sum()) * 3)
+        assert (usual - at_once).norm() > 0.01 * at_once.norm()

@@ -1,0 +1,222 @@
+"""The stack against loops done by hand, and which runs may be members."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.artifacts import digest
+from src.config import Config, Stack, UserError
+from src.ensemble.members import find_members
+from src.ensemble.stack import (
+    answers,
+    apply_booster,
+    best_single_oof,
+    build_stack,
+    choose,
+    features,
+    fit_booster,
+    load_members,
+    stack_oof,
+)
+from src.steps import stack_step
+from src.tasks import create_task
+
+TASK = create_task(Config())
+
+
+def members(n: int = 240, classes: int = 3, skills: tuple[float, ...] = (1.0, 2.0, 0.5), seed: int = 0):
+    """(M, N, C) probabilities of members of several skills, labels and folds."""
+    random = np.random.default_rng(seed)
+    truth = random.permutation(np.arange(n) % classes)
+    logits = random.normal(size=(len(skills), n, classes))
+    for m, skill in enumerate(skills):
+        logits[m, np.arange(n), truth] += skill
+    oof = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    return oof, truth, np.arange(n) % 4
+
+
+def test_features_are_each_members_log_odds_of_each_class_of_each_row():
+    oof, truth, _ = members(n=5)
+    x, y = features(oof), answers(oof, truth)
+    for row in range(5):
+        for c in range(3):
+            odds = [np.log(oof[m, row, c] / (1 - oof[m, row, c])) for m in range(3)]
+            np.testing.assert_allclose(x[row * 3 + c], odds)
+            assert y[row * 3 + c] == (truth[row] == c)
+
+
+def test_a_certain_member_gives_no_infinite_feature():
+    oof, _, _ = members(n=5)
+    oof[0, 0] = [1.0, 0.0, 0.0]
+    assert np.isfinite(features(oof)).all()
+
+
+def test_stacked_predictions_equal_a_loop_over_the_folds_by_hand():
+    oof, truth, fold = members()
+    settings = Stack(max_rounds=40)
+    result, _ = stack_oof(oof, truth, fold, settings, seed=0)
+    for k in range(4):
+        watch, scored = fold == (k + 1) % 4, fold == k
+        learned = ~(watch | scored)
+        first = fit_booster(oof[:, learned], truth[learned], settings, 0, 40, (oof[:, watch], truth[watch]))
+        rounds = first.best_iteration or 40
+        booster = fit_booster(oof[:, ~scored], truth[~scored], settings, 0, rounds)
+        np.testing.assert_array_equal(result[scored], apply_booster(booster, oof[:, scored]))
+
+
+def test_a_folds_labels_do_not_touch_its_stacked_predictions():
+    oof, truth, fold = members()
+    changed = truth.copy()
+    changed[fold == 2] = np.random.default_rng(1).permutation(changed[fold == 2])
+    before, after = (stack_oof(oof, y, fold, Stack(max_rounds=40), 0)[0] for y in (truth, changed))
+    np.testing.assert_array_equal(before[fold == 2], after[fold == 2])
+    assert not np.array_equal(before[fold == 1], after[fold == 1])
+
+
+def test_the_booster_never_falls_when_a_member_grows_surer():
+    oof, truth, _ = members()
+    booster = fit_booster(oof, truth, Stack(), 0, 60)
+    grid = np.linspace(-8, 8, 50)
+    for member in range(3):
+        x = np.zeros((50, 3))
+        x[:, member] = grid
+        values = booster.predict(x)
+        assert (np.diff(values) >= 0).all()
+        assert values[-1] > values[0]
+
+
+def test_stacked_rows_are_probabilities():
+    oof, truth, fold = members()
+    result, _ = stack_oof(oof, truth, fold, Stack(), 0)
+    np.testing.assert_allclose(result.sum(1), 1)
+    assert ((result >= 0) & (result <= 1)).all()
+
+
+def test_the_same_seed_gives_the_same_stack():
+    oof, truth, fold = members()
+    first, second = (stack_oof(oof, truth, fold, Stack(), 0)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_best_single_run_of_a_fold_is_the_one_that_is_best_on_the_others():
+    oof, truth, fold = members(skills=(1.5, 1.4, 0.1))
+    result = best_single_oof(TASK, oof, truth, fold)
+    for k in range(4):
+        scores = [(p[fold != k].argmax(1) == truth[fold != k]).mean() for p in oof]
+        np.testing.assert_array_equal(result[fold == k], oof[int(np.argmax(scores))][fold == k])
+
+
+def test_the_mean_is_kept_unless_another_beats_it_by_more_than_the_error():
+    _, truth, fold = members(n=400)
+    right = np.eye(3)[truth]
+
+    def correct(share: np.ndarray) -> np.ndarray:
+        """Predictions right in the given share of each fold's rows."""
+        rank = np.arange(400) // 4 / 100
+        return np.where((rank < share[fold])[:, None], right, np.roll(right, 1, axis=1))
+
+    mean = correct(np.array([0.80, 0.80, 0.80, 0.80]))
+    surely = correct(np.array([0.85, 0.86, 0.84, 0.85]))
+    hardly = correct(np.array([0.90, 0.75, 0.85, 0.74]))
+    assert choose(TASK, {"mean": mean, "lightgbm": surely}, truth, fold)[0] == "lightgbm"
+    assert choose(TASK, {"mean": mean, "lightgbm": hardly}, truth, fold)[0] == "mean"
+    assert (
+        choose(TASK, {"mean": mean, "best single": surely, "lightgbm": mean}, truth, fold)[0] == "best single"
+    )
+
+
+def test_what_the_choice_predicts_for_a_fold_was_chosen_without_it():
+    oof, truth, fold = members(n=400, skills=(0.2, 2.5))
+    candidates = {"mean": oof.mean(0), "best single": oof[1]}
+    changed = truth.copy()
+    changed[fold == 0] = np.roll(changed[fold == 0], 1)
+    before, after = (choose(TASK, candidates, y, fold)[1] for y in (truth, changed))
+    np.testing.assert_array_equal(before[fold == 0], after[fold == 0])
+
+
+# --- on disk ---
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Three finished runs on the same folds, as 03 leaves them."""
+    oof, truth, fold = members()
+    (tmp_path / "data").mkdir()
+    ids = [f"{i:03d}" for i in range(240)]
+    pd.DataFrame({"id": ids, "fold": fold}).to_csv(tmp_path / "data/folds.csv", index=False)
+    for m, name in enumerate(("a", "b", "c")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        table = pd.DataFrame({"id": ids, "fold": fold, "target": np.array(["x", "y", "z"])[truth]})
+        table.join(pd.DataFrame(oof[m], columns=list("xyz"))).to_parquet(folder / "oof.parquet")
+        test = pd.DataFrame(oof[m, :50], columns=list("xyz"))
+        test.insert(0, "id", [f"t{i}" for i in range(50)])
+        test.to_parquet(folder / "test.parquet")
+        stamp = {
+            "recipe": {"folds": digest(tmp_path / "data/folds.csv"), "task": {"name": "multiclass"}},
+            "outputs": {"oof.parquet": {}, "test.parquet": {}},
+        }
+        (folder / "score.stamp.json").write_text(json.dumps(stamp))
+    return tmp_path
+
+
+def names(config):
+    found, left_out = find_members(config)
+    return [path.name for path in found], left_out
+
+
+def test_members_are_all_finished_runs_or_those_that_are_named(project):
+    assert names(Config(root=project))[0] == ["a", "b", "c"]
+    assert names(Config(root=project, stack={"members": ("b", "c*")}))[0] == ["b", "c"]
+
+
+def test_an_unfinished_run_or_one_on_other_folds_is_left_out_with_the_reason(project):
+    (project / "runs/a/score.stamp.json").unlink()
+    stamp = project / "runs/b/score.stamp.json"
+    stamp.write_text(stamp.read_text().replace('"folds": "', '"folds": "other'))
+    found, left_out = names(Config(root=project))
+    assert found == ["c"]
+    assert "a is left out: it is not finished" in left_out[0]
+    assert "b is left out: it was trained on other folds" in left_out[1]
+
+
+def test_a_rejected_round_is_left_out(project):
+    (project / "runs/b/round.json").write_text(json.dumps({"kept": False}))
+    (project / "runs/c/round.json").write_text(json.dumps({"kept": True}))
+    assert names(Config(root=project))[0] == ["a", "c"]
+
+
+def test_a_member_that_matches_no_run_is_refused_with_the_runs_there_are(project):
+    with pytest.raises(UserError, match=r"'nobody' matches no run in runs/; there are a, b, c"):
+        find_members(Config(root=project, stack={"members": ("nobody",)}))
+
+
+def test_a_run_with_other_rows_is_refused(project):
+    path = project / "runs/b/oof.parquet"
+    pd.read_parquet(path).iloc[::-1].to_parquet(path)
+    with pytest.raises(UserError, match="ids, folds or columns differ from a's"):
+        load_members([project / "runs" / name for name in "abc"], list("xyz"))
+
+
+def test_the_stack_on_disk_scores_what_it_says_and_can_be_applied_again(project):
+    import lightgbm as lgb
+
+    config = Config(root=project)
+    folders, _ = find_members(config)
+    loaded = load_members(folders, list("xyz"))
+    metrics = build_stack(stack_step(config, folders), config, TASK, loaded)
+    folder = project / "stacks/stack"
+    table = pd.read_parquet(folder / "oof.parquet")
+    predicted = np.array(["x", "y", "z"])[table[list("xyz")].to_numpy().argmax(1)]
+    assert metrics["cv"] == pytest.approx((predicted == table["target"]).mean())
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["candidates"]) == {"mean", "best single", "lightgbm"}
+    again = apply_booster(lgb.Booster(model_file=str(folder / "model.txt")), loaded.test)
+    if metrics["kept"] == "lightgbm":
+        np.testing.assert_allclose(pd.read_parquet(folder / "test.parquet")[list("xyz")], again)
+    np.testing.assert_allclose(again.sum(1), 1)
+    assert stack_step(config, folders).fresh()

@@ -1,0 +1,418 @@
+"""The submission: the sample's rows and columns, checked before anything is written, and its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.artifacts import write_json, write_parquet
+from src.config import UserError
+from src.configfile import load_config
+from src.data.tables import read_table
+from src.steps import submission_source, submit_step
+from src.submission import table as submission
+from src.submission.table import build, check
+from src.tasks import create_task
+
+CLASSES = ["cat", "dog", "eel"]
+IDS = ["00123", "7", "00007", "x/1.png", "1e5"]  # text that a number would spoil
+RAW = Path("data") / "raw"
+
+
+@pytest.fixture
+def competition(tmp_path) -> Path:
+    """A competition of three classes whose run `mine` has been predicted; the sample's order is its own."""
+    root = tmp_path / "competition"
+    (root / RAW).mkdir(parents=True)
+    (root / "configs").mkdir()
+    (root / "configs" / "baseline.yaml").write_text(
+        "competition: {slug: animals}\ncv: {n_folds: 2}\nsubmit: {source: 'run:mine'}\n"
+    )
+    write_lines(root, "train.csv", ["id,label", "a,cat", "b,dog", "c,eel"])
+    write_lines(root, "test.csv", ["id", *IDS])
+    label_form(root)
+    write_json(root / "data" / "dataset.json", {"task": "multiclass", "outputs": CLASSES})
+    (root / "data" / "folds.csv").write_text("id,fold,stop,group,target\na,0,0,0,cat\n")
+    write_run(root, "mine", predictions())
+    return root
+
+
+def write_lines(root: Path, name: str, lines: list[str]) -> None:
+    (root / RAW / name).write_text("\n".join(lines) + "\n")
+
+
+def label_form(root: Path) -> None:
+    write_lines(root, "sample_submission.csv", ["id,label", *(f"{name},cat" for name in reversed(IDS))])
+
+
+def probability_form(root: Path) -> None:
+    """One column a class, not in our order, and the id in the middle."""
+    rows = [f"0.5,{name},0.25,0.25" for name in reversed(IDS)]
+    write_lines(root, "sample_submission.csv", ["eel,id,cat,dog", *rows])
+
+
+def predictions(seed: int = 0) -> pd.DataFrame:
+    values = np.random.default_rng(seed).dirichlet(np.ones(3), len(IDS)).astype(np.float32)
+    return pd.DataFrame(values, columns=CLASSES).assign(id=IDS)[["id", *CLASSES]]
+
+
+def write_run(root: Path, name: str, table: pd.DataFrame, folder: str = "runs", **more) -> Path:
+    source = root / folder / name
+    write_parquet(source / "test.parquet", table)
+    write_json(source / "metrics.json", {"metric": "accuracy", "cv": 0.875} | more)
+    return source
+
+
+def submit(stage_here, root: Path, *overrides: str):
+    return stage_here(root, "06_submit.py", *overrides)
+
+
+# --- what is written ----------------------------------------------------------------------------------------
+
+
+def test_the_label_form_holds_the_most_probable_class_in_the_samples_order(competition, stage_here):
+    done = submit(stage_here, competition)
+    assert done.returncode == 0, done.stderr
+    best = dict(zip(IDS, predictions()[CLASSES].to_numpy().argmax(1), strict=True))
+    expected = ["id,label", *(f"{name},{CLASSES[best[name]]}" for name in reversed(IDS))]
+    path = competition / "submissions" / "mine.csv"
+    assert path.read_bytes() == ("\n".join(expected) + "\n").encode()
+    assert done.stdout == f"{path}: 5 rows, checked; CV accuracy 0.8750\n"
+
+
+def test_the_probability_form_holds_every_class_in_the_samples_columns(competition, stage_here):
+    probability_form(competition)
+    assert submit(stage_here, competition).returncode == 0
+    found = pd.read_csv(competition / "submissions" / "mine.csv", dtype={"id": str})
+    assert list(found.columns) == ["eel", "id", "cat", "dog"]
+    assert found["id"].tolist() == IDS[::-1]
+    expected = predictions().iloc[::-1]
+    for name in CLASSES:
+        np.testing.assert_array_equal(found[name].to_numpy(np.float32), expected[name].to_numpy())
+
+
+def test_a_single_column_named_like_a_class_is_that_classs_probability(competition, stage_here):
+    write_lines(competition, "sample_submission.csv", ["id,dog", *(f"{name},0.5" for name in IDS)])
+    assert submit(stage_here, competition).returncode == 0
+    found = pd.read_csv(competition / "submissions" / "mine.csv", dtype={"id": str})
+    assert list(found.columns) == ["id", "dog"]
+    np.testing.assert_array_equal(found["dog"].to_numpy(np.float32), predictions()["dog"].to_numpy())
+
+
+def test_ids_stay_text(competition, stage_here):
+    assert submit(stage_here, competition).returncode == 0
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == IDS[::-1]
+
+
+def test_classes_that_look_like_numbers_stay_text(competition, stage_here):
+    labels = ["007", "1.0", "1e3"]
+    write_json(competition / "data" / "dataset.json", {"outputs": labels})
+    write_run(competition, "mine", predictions().rename(columns=dict(zip(CLASSES, labels, strict=True))))
+    assert submit(stage_here, competition).returncode == 0
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[1] for line in lines} <= set(labels)
+
+
+def test_what_was_written_is_what_was_built(competition, stage_here):
+    for form in (label_form, probability_form):
+        form(competition)
+        assert submit(stage_here, competition).returncode == 0
+        config = load_config(competition / "configs" / "baseline.yaml")
+        sample = read_table(competition / RAW / "sample_submission.csv")
+        built = build(create_task(config), predictions(), sample, "id", CLASSES, Path("sample"))
+        written = read_table(competition / "submissions" / "mine.csv")
+        for name in built:
+            numbers = name in CLASSES
+            column = written[name].astype(float) if numbers else written[name]
+            assert column.tolist() == built[name].tolist()
+
+
+def test_the_provenance_says_where_a_submission_came_from(competition, stage_here):
+    assert submit(stage_here, competition).returncode == 0
+    folder = competition / "submissions"
+    found = json.loads((folder / "mine.json").read_text())
+    written = hashlib.sha256((folder / "mine.csv").read_bytes()).hexdigest()
+    predicted = hashlib.sha256((competition / "runs/mine/test.parquet").read_bytes()).hexdigest()
+    folds = hashlib.sha256((competition / "data/folds.csv").read_bytes()).hexdigest()
+    known = {
+        "competition": "animals",
+        "source": "runs/mine",
+        "metric": "accuracy",
+        "cv": 0.875,
+        "rows": 5,
+        "sha256": written,
+        "predictions_sha256": predicted,
+        "folds_sha256": folds,
+        "members": ["mine"],
+    }
+    assert {key: found[key] for key in known} == known
+    assert set(found) == {*known, "source_code", "git_commit", "written"}
+    assert pd.Timestamp(found["written"]).utcoffset().total_seconds() == 0
+
+
+def test_a_stack_names_its_members(competition, stage_here):
+    members = {"runs/b": 0.4, "a": 0.6}
+    write_run(competition, "stack", predictions(1), "stacks", members=members)
+    assert submit(stage_here, competition, "submit.source=stack").returncode == 0
+    found = json.loads((competition / "submissions" / "stack.json").read_text())
+    assert found["source"] == "stacks/stack"
+    assert found["members"] == sorted(members)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["submit.source=run:other"], "other"),
+        (["submit.source=run:other", "submit.name=final"], "final"),
+        (["submit.source=stack"], "stack"),
+        (["submit.source=stack", "stack.name=blend"], "blend"),
+    ],
+)
+def test_the_source_names_the_submission_and_is_the_one_that_is_read(
+    competition, stage_here, overrides, name
+):
+    write_run(competition, "other", predictions(1))
+    write_run(competition, "stack", predictions(2), "stacks")
+    write_run(competition, "blend", predictions(3), "stacks")
+    probability_form(competition)
+    assert submit(stage_here, competition, *overrides).returncode == 0
+    found = pd.read_csv(competition / "submissions" / f"{name}.csv")
+    seed = {"other": 1, "final": 1, "stack": 2, "blend": 3}[name]
+    np.testing.assert_array_equal(found["cat"].to_numpy(np.float32), predictions(seed)["cat"][::-1])
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("run:lost", "submit.source: .*runs/lost/test.parquet is not there; run `make oof EXP=lost` first"),
+        ("stack", "submit.source: .*stacks/stack/test.parquet is not there; run `make stack` first"),
+        ("mine", "submit.source: 'mine' is neither `stack` nor `run:<name>`"),
+        ("run", "submit.source: 'run' is neither `stack` nor `run:<name>`"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused_with_the_command_that_makes_it(
+    competition, stage_here, source, what
+):
+    done = submit(stage_here, competition, f"submit.source={source}")
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: {what}\n", done.stderr)
+    assert not (competition / "submissions").exists()
+
+
+def test_a_source_that_was_not_scored_is_refused_before_anything_is_written(competition, stage_here):
+    (competition / "runs" / "mine" / "metrics.json").unlink()
+    done = submit(stage_here, competition)
+    assert done.returncode == 2
+    assert "metrics.json is not there; run `make oof EXP=mine` first" in done.stderr
+    assert not (competition / "submissions").exists()
+
+
+def test_a_score_that_is_undefined_does_not_keep_a_submission_from_being_made(competition, stage_here):
+    write_run(competition, "mine", predictions(), cv=None)
+    done = submit(stage_here, competition)
+    assert done.returncode == 0
+    assert done.stdout.endswith("5 rows, checked; CV accuracy -\n")
+
+
+def test_a_second_call_is_up_to_date_and_changed_predictions_are_not(competition, stage_here, snapshot):
+    submit(stage_here, competition)
+    before = snapshot(competition)
+    assert "up to date" in submit(stage_here, competition).stdout
+    assert snapshot(competition) == before
+    write_run(competition, "mine", predictions(5))
+    assert "checked" in submit(stage_here, competition).stdout
+    assert snapshot(competition) != before
+
+
+# --- what is refused: each spoils the files and gives what the message holds --------------------------------
+
+
+def sample_with_an_id_that_was_not_predicted(root):
+    write_lines(root, "sample_submission.csv", ["id,label", *(f"{name},cat" for name in [*IDS, "new"])])
+    return r"sample_submission.csv: no prediction for id 'new' \(1 such id\(s\)\); run `make folds oof` again"
+
+
+def sample_that_holds_an_id_twice(root):
+    write_lines(root, "sample_submission.csv", ["id,label", *(f"{name},cat" for name in [*IDS, "7"])])
+    return "the submission holds id '7' twice"
+
+
+def sample_with_columns_of_another_competition(root):
+    write_lines(root, "sample_submission.csv", ["id,cat,fox,eel", *(f"{name},0,0,0" for name in IDS)])
+    return r"sample_submission.csv: its columns are neither one label nor one a class .*'dog' has no partner"
+
+
+def sample_without_the_id_column(root):
+    write_lines(root, "sample_submission.csv", ["image,label", *(f"{name},cat" for name in IDS)])
+    return "sample_submission.csv: there is no column 'id'; it has image, label"
+
+
+def prediction_that_is_not_a_number(root):
+    table = predictions()
+    table.loc[2, "dog"] = np.nan
+    write_run(root, "mine", table)
+    return "the prediction for id '00007' is not a number; train again with a lower train.lr"
+
+
+def prediction_that_is_infinite(root):
+    table = predictions()
+    table.loc[0, "cat"] = np.inf
+    write_run(root, "mine", table)
+    return "the prediction for id '00123' is not a number"
+
+
+def prediction_that_is_no_probability(root):
+    probability_form(root)
+    table = predictions()
+    table.loc[3, "dog"] = 1.5
+    write_run(root, "mine", table)
+    return "row 3 of the submission, `dog`: 1.5 is no probability"
+
+
+def prediction_below_zero(root):
+    probability_form(root)
+    table = predictions()
+    table.loc[4, "eel"] = -0.25
+    write_run(root, "mine", table)
+    return "row 2 of the submission, `eel`: -0.25 is no probability"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        sample_with_an_id_that_was_not_predicted,
+        sample_that_holds_an_id_twice,
+        sample_with_columns_of_another_competition,
+        sample_without_the_id_column,
+        prediction_that_is_not_a_number,
+        prediction_that_is_infinite,
+        prediction_that_is_no_probability,
+        prediction_below_zero,
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_in_one_sentence_and_the_earlier_file_stays(
+    competition, stage_here, snapshot, spoil
+):
+    submit(stage_here, competition)
+    before = snapshot(competition / "submissions")
+    what = spoil(competition)
+    done = submit(stage_here, competition)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert re.search(what, done.stderr)
+    assert snapshot(competition / "submissions") == before
+
+
+def good(columns=("id", "label")) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A submission that passes, and its sample."""
+    sample = pd.DataFrame({"id": IDS, **{name: "0.5" for name in columns[1:]}})
+    values = {name: np.full(5, 0.5) for name in columns[1:]}
+    return pd.DataFrame({"id": IDS, **(values if len(columns) > 2 else {"label": ["cat"] * 5})}), sample
+
+
+FULL = ("id", *CLASSES)
+
+
+def test_a_good_table_passes():
+    for columns in (("id", "label"), FULL):
+        table, sample = good(columns)
+        check(table, sample, "id", CLASSES, Path("sample.csv"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "spoil", "what"),
+    [
+        (FULL, lambda t: t[["id", "dog", "cat", "eel"]], r"columns are \['id', 'dog', 'cat', 'eel'\]"),
+        (FULL, lambda t: t.drop(columns="eel"), r"columns are \['id', 'cat', 'dog'\], sample.csv has"),
+        (FULL, lambda t: t.assign(extra=1), "columns are .*'extra'"),
+        (FULL, lambda t: t.iloc[:-1], "has 4 rows, sample.csv has 5"),
+        (FULL, lambda t: t.iloc[[1, 0, 2, 3, 4]], "row 2 of the submission is '7', sample.csv has '00123'"),
+        (FULL, lambda t: t.iloc[[0, 1, 1, 3, 4]], "holds id '7' twice"),
+        (FULL, lambda t: t.assign(id=["123", *IDS[1:]]), "row 2 .* is '123', sample.csv has '00123'"),
+        (FULL, lambda t: t.assign(dog=[0.5, np.nan, 0.5, 0.5, 0.5]), "row 3 .*`dog`: nan is no probability"),
+        (FULL, lambda t: t.assign(dog=[0.5, 0.5, 0.5, 0.5, 1.001]), "row 6 .*`dog`: 1.001 is no probability"),
+        (FULL, lambda t: t.assign(cat=["0.1", "", "0", "1", "x"]), "row 3 .*`cat`: '' is no probability"),
+        (
+            ("id", "label"),
+            lambda t: t.assign(label=["cat", "cat", "fox", "cat", "cat"]),
+            "holds 'fox', no class",
+        ),
+        (
+            ("id", "label"),
+            lambda t: t.assign(label=["cat", np.nan, "cat", "cat", "cat"]),
+            "holds 'nan', no class",
+        ),
+        (("id", "label"), lambda t: t.assign(label=0), "`label` holds '0', no class of train.csv"),
+    ],
+)
+def test_every_check_says_what_is_wrong_and_where(columns, spoil, what):
+    table, sample = good(columns)
+    with pytest.raises(UserError, match=what):
+        check(spoil(table), sample, "id", CLASSES, Path("sample.csv"))
+
+
+def test_a_file_that_reads_back_otherwise_does_not_take_the_earlier_ones_place(
+    competition, stage_here, monkeypatch, snapshot
+):
+    submit(stage_here, competition)
+    before = snapshot(competition / "submissions")
+    write_run(competition, "mine", predictions(5))
+    config = load_config(competition / "configs" / "baseline.yaml")
+    source, name = submission_source(config)
+
+    def damaged(path):
+        table = read_table(path)
+        return table.iloc[:-1] if path.suffix == ".tmp" else table
+
+    monkeypatch.setattr(submission, "read_table", damaged)
+    with pytest.raises(UserError, match="has 4 rows"):
+        submission.write_submission(submit_step(config, source, name), config, source)
+    assert snapshot(competition / "submissions") == before
+
+
+# --- the task's part ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["id", "fold", "target", "confidence"])
+def test_a_class_called_as_a_column_of_the_prediction_tables_is_refused_before_training(project, name):
+    path = project / RAW / "train.csv"
+    lines = path.read_text().splitlines()
+    lines[3] = f"{lines[3].split(',')[0]},{name}"
+    path.write_text("\n".join(lines) + "\n")
+    task = create_task(load_config(project / "configs" / "baseline.yaml"))
+    with pytest.raises(UserError, match=rf"train.csv, row 4: a class is called '{name}', as a column of"):
+        task.check_targets(read_table(path), "label", path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        (["b", "a", "C", "b"], ["C", "a", "b"]),
+        (["10", "9", "-1", "9"], ["-1", "9", "10"]),
+        (["10.0", "2.0", "2.5"], ["2.0", "2.5", "10.0"]),
+        (["10", "9", "x"], ["10", "9", "x"]),
+    ],
+)
+def test_classes_stand_in_the_order_of_their_numbers_or_else_of_their_text(project, labels, outputs):
+    task = create_task(load_config(project / "configs" / "baseline.yaml"))
+    found = task.describe(pd.Series(labels))
+    assert found["outputs"] == outputs
+    assert found["counts"] == {name: labels.count(name) for name in outputs}
+
+
+def test_labels_become_indices_and_one_hot_rows_and_back(project):
+    task = create_task(load_config(project / "configs" / "baseline.yaml"))
+    labels = pd.Series(["dog", "cat", "eel", "dog"])
+    assert task.truth(labels, CLASSES).tolist() == [1, 0, 2, 1]
+    assert task.encode(labels, CLASSES).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    values = predictions()[CLASSES].to_numpy()
+    assert np.array_equal(task.confidence(values), values.max(1))
+    assert np.array_equal(task.harden(values), np.eye(3)[values.argmax(1)])
