@@ -344,7 +344,7 @@ FOLDS = {"folds.csv", "dataset.json", "summary.md", "folds.stamp.json"}
 def cache_files(size: int) -> set[str]:
     return {
         f"cache/{size}px-stretch/{n}"
-        for n in ("images.npy", "index.parquet", "statistics.json", "step.stamp.json")
+        for n in ("images.npy", "index.parquet", "statistics.json", "samples.png", "step.stamp.json")
     }
 
 
