@@ -81,6 +81,7 @@ FILES = {
     "src/losses/__init__.py",
     "src/losses/build.py",
     "src/losses/classification.py",
+    "src/machine.py",
     "src/metrics.py",
     "src/models/__init__.py",
     "src/models/build.py",

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import src.cli
+import src.machine
 from src.artifacts import digest, write_json
 from src.config import Augment, Config, Ema, Inference, Train, UserError
 from src.configfile import load_config
@@ -531,7 +531,7 @@ def test_a_device_that_is_none_or_not_there_is_refused(project, monkeypatch, nam
 def test_each_job_has_a_device_and_no_fold_is_without_work(project, monkeypatch, overrides, gpus, places):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(src.cli, "cpu_count", lambda: 4)
+    monkeypatch.setattr(src.machine, "cpu_count", lambda: 4)
     jobs = [] if any("jobs" in item for item in overrides) else ["runtime.jobs=null"]
     assert [str(device) for device in devices(read(project, *overrides, *jobs))] == places
 

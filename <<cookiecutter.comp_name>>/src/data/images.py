@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts import Step, atomic, write_json, write_parquet, writing
-from src.cli import cpu_count
 from src.config import Data, UserError
 from src.data.tables import Tables
+from src.machine import cpu_count
 from src.progress import Progress
 
 THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from src.cli import cpu_count, jobs_on_cpu
 from src.config import Config, UserError
+from src.machine import cpu_count, jobs_on_cpu
 
 
 def devices(config: Config) -> list[torch.device]:

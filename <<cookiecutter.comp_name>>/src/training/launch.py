@@ -153,6 +153,6 @@ def _work(job: Job, arguments: tuple) -> None:
 
 
 def _limit_torch(config: Config, jobs: int) -> None:
-    from src.cli import cpu_count
+    from src.machine import cpu_count
 
     torch.set_num_threads(config.runtime.threads or max(1, cpu_count() // jobs))

@@ -1,0 +1,83 @@
+"""The generated project's house: imports run one way, nothing goes in a circle, rooms stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.comp_name>>"
+
+# From the top floor down; a room may import from its own floor's folder and from lower floors alone.
+FLOORS = [
+    {"01_folds", "02_train", "03_oof_predict", "04_pseudo_label", "05_stack", "06_submit"},
+    {"cli"},
+    {"submission", "pseudo", "ensemble"},
+    {"inference"},
+    {"training"},
+    {"losses"},
+    {"data", "models"},
+    {"report"},
+    {"tasks", "steps"},
+    {"metrics", "artifacts", "configfile", "machine", "tracking", "progress"},
+    {"config"},
+]
+
+
+def room(path: Path) -> str:
+    """A stage script, a module of src, or a folder of src."""
+    inside = path.relative_to(PROJECT).with_suffix("").parts
+    return inside[1] if inside[0] == "src" else inside[0]
+
+
+def arrows() -> list[tuple[Path, str]]:
+    """Every import of ours, lazy ones too: the file and the dotted module."""
+    found = []
+    for path in [*PROJECT.glob("0?_*.py"), *(PROJECT / "src").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src."):
+                found.append((path, node.module))
+            elif isinstance(node, ast.Import):
+                found += [(path, name.name) for name in node.names if name.name.startswith("src.")]
+    return found
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(path) for path in [*PROJECT.glob("0?_*.py"), *(PROJECT / "src").rglob("*.py")]}
+    assert rooms - {"__init__"} == set().union(*FLOORS)
+
+
+def test_imports_run_one_way():
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    up = [
+        f"{path.relative_to(PROJECT)} imports {module}"
+        for path, module in arrows()
+        if floor[module.split(".")[1]] < floor[room(path)]
+    ]
+    assert up == []
+
+
+def test_no_file_imports_itself_through_others():
+    graph: dict[str, set[str]] = {}
+    for path, module in arrows():
+        name = ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+        graph.setdefault(name, set()).add(module)
+
+    def reach(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for module in graph.get(todo.pop(), ()):
+                if module not in seen:
+                    seen.add(module)
+                    todo.append(module)
+        return seen
+
+    assert [name for name in graph if name in reach(name)] == []
+
+
+def test_the_config_imports_nothing_of_ours():
+    assert [module for path, module in arrows() if path.name == "config.py"] == []
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "src").rglob("*.py")), ids=lambda path: path.name)
+def test_a_module_fits_the_head(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
