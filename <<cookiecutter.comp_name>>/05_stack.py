@@ -1,7 +1,7 @@
 """05 · Stack the finished runs: LightGBM over their OOF tables, against their plain mean and the best one.
 
 Reads   runs/*/ (oof.parquet, test.parquet) of every finished run on the same folds
-Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, model.txt)
+Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, stacker.json)
 """
 
 from src.artifacts import read_json

@@ -15,8 +15,7 @@ ANSWERS = json.loads(
 # so cookiecutter.json puts a character in its place that merely looks like it.
 ANSWERS["comp_name"] = ANSWERS["comp_name"].replace("\u2215", "/")
 
-# What src/metrics.py of the project knows, by task, the task's usual metric first. A task that is not
-# here cannot be baked yet.
+# What src/metrics/ of the project knows, by task, the task's usual metric first.
 METRICS = {
     "multiclass": (
         "accuracy",
@@ -24,6 +23,9 @@ METRICS = {
         "log_loss",
         "f1_macro",
         "f1_micro",
+        "f1_weighted",
+        "f2_macro",
+        "f05_macro",
         "qwk",
         "mcc",
         "roc_auc",
@@ -34,7 +36,62 @@ METRICS = {
         "map3",
         "map5",
     ),
+    "binary": (
+        "roc_auc",
+        "log_loss",
+        "average_precision",
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+        "f2",
+        "f05",
+        "mcc",
+        "brier",
+    ),
+    "multilabel": (
+        "roc_auc",
+        "average_precision",
+        "log_loss",
+        "f1_macro",
+        "f1_micro",
+        "f1_samples",
+        "f2_samples",
+        "accuracy",
+        "subset_accuracy",
+        "brier",
+        "lrap",
+    ),
+    "regression": (
+        "rmse",
+        "rmsle",
+        "mae",
+        "mse",
+        "r2",
+        "spearman",
+        "pearson",
+        "qwk",
+        "medae",
+        "mape",
+    ),
+    "segmentation": (
+        "dice",
+        "iou",
+        "map_iou",
+        "dice_global",
+        "iou_global",
+    ),
+    "retrieval": (
+        "map5",
+        "map1",
+        "map3",
+        "map10",
+        "map_full",
+        "recall1",
+        "recall5",
+        "gap",
+    ),
 }
+LANDED = ("multiclass", "binary", "multilabel", "regression")  # the others cannot be baked yet
 
 
 def is_slug(text):
@@ -78,8 +135,8 @@ CHECKS = {
         "one line of 1 to 100 printable characters, without emoji or tags of the template: Digit Recognizer",
     ),
     "task": (
-        lambda text: text in METRICS,
-        f"{' or '.join(METRICS)}; the other tasks land in a later release",
+        lambda text: text in LANDED,
+        f"{', '.join(LANDED[:-1])} or {LANDED[-1]}; the other tasks land in a later release",
     ),
     "backbone": (
         is_backbone,

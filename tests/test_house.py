@@ -16,9 +16,9 @@ FLOORS = [
     {"training"},
     {"losses"},
     {"data", "models"},
-    {"report"},
+    {"report", "scoring"},
     {"tasks", "steps"},
-    {"metrics", "artifacts", "configfile", "machine", "tracking", "progress"},
+    {"decisions", "metrics", "artifacts", "configfile", "machine", "tracking", "progress"},
     {"config"},
 ]
 
@@ -35,7 +35,11 @@ def arrows() -> list[tuple[Path, str]]:
     for path in [*PROJECT.glob("0?_*.py"), *(PROJECT / "src").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src."):
-                found.append((path, node.module))
+                inside = PROJECT.joinpath(*node.module.split("."))  # a package may hand on its own modules
+                modules = {
+                    f"{node.module}.{n.name}" for n in node.names if (inside / f"{n.name}.py").exists()
+                }
+                found += [(path, module) for module in modules or {node.module}]
             elif isinstance(node, ast.Import):
                 found += [(path, name.name) for name in node.names if name.name.startswith("src.")]
     return found

@@ -151,8 +151,12 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that stand for the recipe."""
-        text = json.dumps(self.recipe, sort_keys=True, ensure_ascii=False, default=str)
+        """Sixteen hexadecimal digits that stand for the recipe.
+
+        A null counts as not there: a knob that a later version adds, switched off, makes nothing stale.
+        """
+        leaves = {k: v for k, v in _plain_leaves(self.recipe).items() if v is not None}
+        text = json.dumps(leaves, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read_stamp(self) -> dict | None:
@@ -178,7 +182,7 @@ class Step:
         stamp = self.read_stamp()
         if stamp is None:
             return []
-        before, now = _leaves(stamp["recipe"]), _leaves(json.loads(json.dumps(self.recipe, default=str)))
+        before, now = _plain_leaves(stamp["recipe"]), _plain_leaves(self.recipe)
         changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         if not changed:
             return ["an output is missing or was changed by hand"]
@@ -272,6 +276,11 @@ def _read_stamp(path: Path) -> dict | None:
         return None
     whole = isinstance(stamp, dict) and stamp.keys() >= {"fingerprint", "outputs", "recipe"}
     return stamp if whole else None
+
+
+def _plain_leaves(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's values by dotted key, as JSON holds them."""
+    return _leaves(json.loads(json.dumps(recipe, default=str)))
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:

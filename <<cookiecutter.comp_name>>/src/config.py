@@ -25,6 +25,16 @@ class UserError(Exception):
     like."""
 
 
+LOSSES = {  # what `train.loss` may be for each task
+    "multiclass": ("cross_entropy",),
+    "binary": ("bce",),
+    "multilabel": ("bce",),
+    "regression": ("mse", "mae", "huber"),
+    "segmentation": (),
+    "retrieval": (),
+}
+
+
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, values cannot be changed once read."""
 
@@ -47,6 +57,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
 TaskName = Literal["multiclass", "binary", "multilabel", "regression", "segmentation", "retrieval"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -68,11 +79,16 @@ class Data(Section):
     test_csv: str | None = "test.csv"  # null: the test rows are those of the sample submission
     sample_csv: str = "sample_submission.csv"
     id: str = "id"
-    target: str = "label"
+    target: str | tuple[str, ...] = "label"  # one column, or one a label (multilabel) or number (regression)
+    label_separator: Text | None = None  # between the labels of one cell, such as " "; null: one label a cell
+    long: str | None = None  # one row an id-and-class pair: the column of the class; null: one row an id
     image: str | None = None  # column that holds the file name; null: the id, with or without its extension
     group: str | None = None  # column whose rows must stay in one fold (patient, board, photographer)
-    train_images: str = "train_images"  # folders below raw
-    test_images: str = "test_images"
+    train_images: str | tuple[str, ...] = "train_images"  # folders below raw, one or several
+    test_images: str | tuple[str, ...] = "test_images"
+    train_masks: str | None = None  # folder of mask images (segmentation); null: the masks are in data.rle
+    mask: str | None = None  # column that holds the mask's file name; null: the image's own name
+    rle: str | None = None  # column of run-length masks (segmentation), several rows an image or one
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at and cached
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
@@ -131,7 +147,10 @@ class Train(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0  # a fresh head's first gradients are large
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    loss: Literal["cross_entropy", "bce", "mse", "mae", "huber"] | None = None  # null: the task's usual one
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    huber_delta: Positive = 1.0  # in standard deviations of the target
+    target_log: bool = False  # learn log(1 + target): for counts and prices, whose tails are heavy
     clip_grad: Positive | None = None  # largest gradient norm
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU
     channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
@@ -149,6 +168,7 @@ class Pseudo(Section):
     rounds: Annotated[int, Field(ge=0, le=10)] = 2
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9
     labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
+    quantile: Share = 0.5  # of the test rows, those whose views agree best; a regression has no probability
     weight: Positive = 1.0  # of a pseudo-labelled row's loss against a labelled one's
     epochs: Count | None = None  # of a round; null: train.epochs
 
@@ -243,6 +263,7 @@ class Config(Section):
             raise ValueError(
                 f"cv.kind={self.cv.kind} needs data.group, the column of train.csv whose rows stay together"
             )
+        self._table_habits_make_sense()
         if self.folds is not None and (not self.folds or len(set(self.folds)) < len(self.folds)):
             raise ValueError(
                 f"folds={list(self.folds)} must name one fold or more, each once, such as [0, 3]"
@@ -261,6 +282,36 @@ class Config(Section):
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
         if self.train.min_lr > self.train.lr:
             raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
+        fits = LOSSES[self.task.name]
+        if self.train.loss is not None and self.train.loss not in fits:
+            raise ValueError(
+                f"train.loss={self.train.loss} does not suit {self.task.name}; good are {', '.join(fits)}"
+            )
+        if self.train.target_log and self.task.name != "regression":
+            raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         if not self.inference.tta:
             raise ValueError("inference.tta is empty: give at least [identity]")
         return self
+
+    def _table_habits_make_sense(self) -> None:
+        """The keys that say how train.csv writes its labels exclude each other in places."""
+        data, several = self.data, not isinstance(self.data.target, str)
+        if several and (not data.target or len(set(data.target)) < len(data.target)):
+            raise ValueError(
+                f"data.target={list(data.target)} must name one column or more, each once, such as [cat, dog]"
+            )
+        if data.label_separator is not None and (several or data.long is not None):
+            other = f"data.long={data.long}" if data.long is not None else "several columns in data.target"
+            raise ValueError(
+                f"data.label_separator={data.label_separator!r} reads many labels from one cell, "
+                f"{other} reads them from elsewhere: give one of the two"
+            )
+        if several and data.long is not None:
+            raise ValueError(
+                f"data.long={data.long} needs one data.target: the column of the values, "
+                f"or {data.long} itself where a listed pair means yes"
+            )
+        if data.rle is not None and data.train_masks is not None:
+            raise ValueError(
+                f"data.rle={data.rle} and data.train_masks={data.train_masks} both name the masks: give one"
+            )

@@ -24,7 +24,7 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     from omegaconf import OmegaConf
 
     path = Path(path)
-    layers = [*_read_with_bases(path), ("the command line", _read_overrides(overrides))]
+    layers = layers_of(path, overrides)
     known = known_keys()
     for source, layer in layers:
         for key in _flat(layer):
@@ -41,6 +41,11 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
         return Config.model_validate({**merged, "root": root})
     except ValidationError as error:
         raise UserError(_explain(error, layers)) from None
+
+
+def layers_of(path: str | Path, overrides: list[str] = ()) -> list[tuple[str, dict]]:
+    """What each source sets, unchecked: the most basic file first, the command line last."""
+    return [*_read_with_bases(Path(path)), ("the command line", _read_overrides(overrides))]
 
 
 def known_keys() -> dict[str, Any]:

@@ -25,6 +25,9 @@ from typing import Any
 from src.artifacts import Step, digest
 from src.config import Config, UserError
 
+# What of `data` decides the rows, their labels and which belong together.
+LABELS = {"id", "target", "label_separator", "long", "group", "train_masks", "mask", "rle", "near_duplicates"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,13 +79,23 @@ def raw_tables(config: Config) -> dict[str, Path]:
     return tables
 
 
-def image_folders(config: Config) -> dict[str, Path]:
-    """The folders of the train and test images."""
-    raw = config.root / config.data.raw
-    folders = {"train": raw / config.data.train_images, "test": raw / config.data.test_images}
-    for role, path in folders.items():
-        if not path.is_dir():
-            raise UserError(f"{path}: the folder of {role} images is not there; set data.{role}_images")
+def image_folders(config: Config) -> dict[str, list[Path]]:
+    """The folders of the train and test images, and of the train masks where they are files."""
+    data = config.data
+    named = {
+        "train_images": data.train_images,
+        "test_images": data.test_images,
+        "train_masks": data.train_masks,
+    }
+    folders: dict[str, list[Path]] = {}
+    for key, names in named.items():
+        role = "masks" if key == "train_masks" else key.removesuffix("_images")
+        for name in [] if names is None else [names] if isinstance(names, str) else names:
+            path = config.root / data.raw / name
+            if not path.is_dir():
+                what = "train masks" if role == "masks" else f"{role} images"
+                raise UserError(f"{path}: the folder of {what} is not there; set data.{key}")
+            folders.setdefault(role, []).append(path)
     return folders
 
 
@@ -91,7 +104,7 @@ def images_step(config: Config) -> Step:
     data = config.data
     settings = data.model_dump(mode="json", include={"image_size", "fit", "max_value", "id", "image"})
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
-    listings = {role: _listing(path) for role, path in image_folders(config).items()}
+    listings = {role: [_listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{data.image_size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
     return Step(
         title=f"01 images at {data.image_size} px",
@@ -111,7 +124,7 @@ def folds_step(config: Config) -> Step:
         recipe={
             "cv": config.cv.model_dump(mode="json"),
             "task": config.task.name,
-            "data": config.data.model_dump(mode="json", include={"id", "target", "group", "near_duplicates"}),
+            "data": config.data.model_dump(mode="json", include=LABELS),
             "tables": {role: digest(path) for role, path in raw_tables(config).items()},
             "contents": _contents(cache),
         },
@@ -219,7 +232,7 @@ def select_step(run: Run, fold: int) -> Step:
         folder=run.folder,
         outputs=(f"fold{fold}.pseudo.parquet",),
         recipe={
-            "pseudo": run.config.pseudo.model_dump(mode="json", include={"threshold", "labels"}),
+            "pseudo": run.config.pseudo.model_dump(mode="json", include={"threshold", "labels", "quantile"}),
             "predictions": digest(before),
         },
         stamp_name=f"select{fold}",
@@ -247,7 +260,7 @@ def stack_step(config: Config, members: list[Path]) -> Step:
     return Step(
         title=f"05 stack {config.stack.name}",
         folder=config.root / "stacks" / config.stack.name,
-        outputs=("oof.parquet", "test.parquet", "metrics.json", "model.txt"),
+        outputs=("oof.parquet", "test.parquet", "metrics.json", "stacker.json"),
         recipe={
             "stack": config.stack.model_dump(mode="json"),
             "task": config.task.model_dump(mode="json"),

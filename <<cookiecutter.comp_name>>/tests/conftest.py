@@ -17,10 +17,13 @@ for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import contextlib  # noqa: E402
 import hashlib  # noqa: E402
 import importlib.util  # noqa: E402
+import io  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
+from unittest import mock  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -116,33 +119,35 @@ def stage():
     return run
 
 
-@pytest.fixture
-def stage_here(monkeypatch, capsys):
+def call_stage(
+    project: Path, script: str, *args: str, config: str = "baseline"
+) -> subprocess.CompletedProcess[str]:
     """The same within this process, for the seconds that imports take; what it gives looks the same."""
+    from src.cli import main
 
-    def run(
-        project: Path, script: str, *args: str, config: str = "baseline"
-    ) -> subprocess.CompletedProcess[str]:
-        from src.cli import main
+    forget_the_listings()
+    spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argv, code = [script, "--config", f"configs/{config}.yaml", *args], 0
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(project),
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main(module.run, module.__doc__)
+        except SystemExit as stop:
+            code = 0 if stop.code is None else stop.code
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
-        forget_the_listings()
-        spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        argv = [script, "--config", f"configs/{config}.yaml", *args]
-        with monkeypatch.context() as patch:
-            patch.chdir(project)
-            patch.setattr(sys, "argv", argv)
-            capsys.readouterr()
-            try:
-                main(module.run, module.__doc__)
-                code = 0
-            except SystemExit as stop:
-                code = 0 if stop.code is None else stop.code
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(argv, code, said.out, said.err)
 
-    return run
+@pytest.fixture
+def stage_here():
+    """`call_stage`."""
+    return call_stage
 
 
 @pytest.fixture

@@ -12,12 +12,20 @@ import pytest
 from conftest import forget_the_listings
 from PIL import Image
 
-from src.config import CrossValidation, Data, UserError
+from src.config import Config, CrossValidation, Data, UserError
 from src.configfile import load_config
-from src.data.folds import assign, check_rare, duplicate_groups, merge_groups, near_pairs
+from src.data.folds import (
+    assign,
+    check_rare,
+    duplicate_groups,
+    merge_groups,
+    near_pairs,
+    share_out_groups,
+)
 from src.data.images import decode
 from src.data.tables import read_table
 from src.steps import dataset_inputs
+from src.tasks import create_task
 
 KINDS = ["stratified", "group", "stratified_group", "plain"]
 
@@ -113,17 +121,158 @@ def test_classes_all_smaller_than_the_number_of_parts_are_shared_out_all_the_sam
     assert crossing(groups, parts) == 0
 
 
-def test_a_rare_class_is_named_with_a_row_and_the_ways_out():
-    targets = pd.Series(["a"] * 9 + ["b"] * 9 + ["c"] * 2 + ["d"])
+def test_a_rare_class_is_named_with_its_rows_and_the_ways_out():
+    counts = {"a": 9, "b": 9, "c": 2, "d": 1}
     with pytest.raises(UserError) as caught:
-        check_rare(targets, CrossValidation(), Path("raw/train.csv"))
+        check_rare(counts, CrossValidation(), Path("raw/train.csv"))
     assert str(caught.value) == (
-        "raw/train.csv, row 22: class 'd' has 1 row(s), fewer than cv.n_folds=5 (2 such class(es)); "
+        "raw/train.csv: class 'd' has 1 row(s), fewer than cv.n_folds=5 (2 such class(es)); "
         "lower cv.n_folds, merge the class, or set cv.allow_rare=true"
     )
-    check_rare(targets, CrossValidation(allow_rare=True), Path("raw/train.csv"))
-    check_rare(targets, CrossValidation(kind="plain"), Path("raw/train.csv"))
-    check_rare(targets[:18], CrossValidation(n_folds=9), Path("raw/train.csv"))
+    check_rare(counts, CrossValidation(allow_rare=True), Path("raw/train.csv"))
+    check_rare(counts, CrossValidation(kind="plain"), Path("raw/train.csv"))
+    check_rare({"a": 9, "b": 9}, CrossValidation(n_folds=9), Path("raw/train.csv"))
+    with pytest.raises(
+        UserError, match=r"^raw/train.csv: class 'a' has 9 row\(s\), fewer than cv.n_folds=10"
+    ):
+        check_rare({"a": 9, "b": 10}, CrossValidation(n_folds=10), Path("raw/train.csv"))
+
+
+# --- several labels a row, and numbers ----------------------------------------------------------------------
+
+
+def many_labels(n: int, seed: int = 0) -> np.ndarray:
+    """(n, 6) zeros and ones of which some go together, from every second row to one in fifty."""
+    rng = np.random.default_rng(seed)
+    found = (rng.random((n, 6)) < [0.5, 0.3, 0.15, 0.08, 0.04, 0.02]).astype(np.int64)
+    found[:, 2] |= found[:, 1] & (rng.random(n) < 0.3)
+    found[:6] = np.eye(6, dtype=np.int64)  # each has a row at least
+    return found
+
+
+def unevenness(labels: np.ndarray, parts: np.ndarray) -> float:
+    """How far the labels' and the rows' shares of the parts are from equal: the mean over both, in parts."""
+    n = parts.max() + 1
+    whole = np.column_stack([labels, np.ones(len(labels))])
+    held = np.stack([whole[parts == p].sum(0) for p in range(n)]) / whole.sum(0)  # (parts, labels + 1)
+    return float(np.abs(held * n - 1).mean())
+
+
+def at_random(labels: np.ndarray, groups: np.ndarray, n: int, tries: int = 20) -> list[float]:
+    """The unevenness of parts drawn group by group, without a look at the labels."""
+    rng, keys = np.random.default_rng(5), np.unique(groups, return_inverse=True)[1]
+    return [unevenness(labels, rng.permutation(np.arange(keys.max() + 1) % n)[keys]) for _ in range(tries)]
+
+
+@pytest.mark.parametrize("n", [2, 5, 10])
+def test_every_label_is_shared_out_evenly_also_a_rare_one(n):
+    strata = many_labels(603)
+    parts = assign("stratified", strata, np.arange(603), n, seed=1)
+    assert np.array_equal(np.unique(parts), np.arange(n))
+    for label in strata.T:
+        assert np.ptp(np.bincount(parts[label == 1], minlength=n)) <= max(2, 0.1 * label.sum() / n)
+    assert np.ptp(np.bincount(parts)) <= 6
+    assert unevenness(strata, parts) < 0.5 * min(at_random(strata, np.arange(603), n))
+
+
+@pytest.mark.parametrize("kind", ["stratified", "stratified_group"])
+@pytest.mark.parametrize("largest", [2, 6])
+def test_labels_are_shared_out_evenly_with_their_groups_intact(kind, largest):
+    strata, groups = many_labels(600), groups_of_sizes(600, largest)
+    parts = assign(kind, strata, groups, 5, seed=1)
+    assert crossing(groups, parts) == 0
+    assert np.array_equal(np.unique(parts), np.arange(5))
+    assert np.ptp(np.bincount(parts)) <= 0.05 * 600
+    for label in strata.T:
+        assert np.ptp(np.bincount(parts[label == 1], minlength=5)) <= max(3, 0.25 * label.sum() / 5)
+    drawn = at_random(strata, groups, 5)
+    assert unevenness(strata, parts) < 0.6 * min(drawn)
+    assert unevenness(strata, parts) < 0.4 * np.mean(drawn)
+
+
+def test_one_group_far_larger_than_the_others_has_a_fold_of_its_own_size():
+    groups = np.r_[np.zeros(100, dtype=int), np.repeat(np.arange(1, 51), 2)]
+    parts = share_out_groups(many_labels(200), groups, 3, seed=0)
+    assert crossing(groups, parts) == 0
+    sizes = sorted(np.bincount(parts))
+    assert sizes[-1] == 100
+    assert sizes[1] - sizes[0] <= 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_folds_of_labels_and_another_seed_others(kind):
+    strata = many_labels(300)
+    for groups in (np.arange(300), groups_of_sizes(300, 3)):
+        first, again, other = (assign(kind, strata, groups, 5, seed) for seed in (1, 1, 2))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert crossing(groups, first) == 0
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_labels_with_fewer_rows_than_parts_are_shared_out_all_the_same(grouped):
+    strata = np.zeros((60, 3), dtype=np.int64)
+    strata[:30, 0], strata[30:33, 1], strata[33, 2] = 1, 1, 1
+    groups = np.repeat(np.arange(30), 2) if grouped else np.arange(60)
+    parts = assign("stratified", strata, groups, 10, seed=1)
+    assert np.array_equal(np.unique(parts), np.arange(10))
+    assert crossing(groups, parts) == 0
+    assert np.ptp(np.bincount(parts[:30])) <= (2 if grouped else 1)
+
+
+def tenths(targets: pd.DataFrame) -> np.ndarray:
+    """What stratified folds of numbers balance."""
+    return create_task(Config(task={"name": "regression"})).strata(targets.astype(str))
+
+
+def heavy_tailed(n: int, seed: int = 0) -> pd.DataFrame:
+    return pd.DataFrame({"price": np.random.default_rng(seed).lognormal(3, 1, n).round(4)})
+
+
+def test_folds_of_numbers_hold_as_many_rows_of_each_tenth_give_or_take_one():
+    prices = heavy_tailed(503)
+    decile = pd.qcut(prices["price"], 10, labels=False).to_numpy()  # pandas' own tenths
+    parts = assign("stratified", tenths(prices), np.arange(503), 5, seed=1)
+    assert np.ptp(by_class(decile, parts), axis=1).max() <= 2
+    means = prices.groupby(parts)["price"].mean()
+    rng = np.random.default_rng(3)
+    drawn = [np.ptp(prices.groupby(rng.permutation(parts))["price"].mean()) for _ in range(20)]
+    assert np.ptp(means) < np.median(drawn)
+
+
+def test_folds_of_numbers_keep_groups_intact_and_balance_the_tenths_far_better_than_chance():
+    prices, groups = heavy_tailed(600), groups_of_sizes(600, 4)
+    strata = tenths(prices)
+    parts = assign("stratified_group", strata, groups, 5, seed=1)
+    assert crossing(groups, parts) == 0
+    one_hot = np.eye(10, dtype=np.int64)[strata]
+    assert unevenness(one_hot, parts) < 0.6 * min(at_random(one_hot, groups, 5))
+
+
+def test_grades_are_balanced_as_classes_are():
+    grades = pd.DataFrame({"grade": np.random.default_rng(0).choice(5, 400, p=[0.5, 0.1, 0.25, 0.05, 0.1])})
+    assert np.array_equal(tenths(grades), grades["grade"])
+    parts = assign("stratified", tenths(grades), np.arange(400), 5, seed=1)
+    assert np.ptp(by_class(grades["grade"].to_numpy(), parts), axis=1).max() <= 1
+
+
+def test_a_number_that_most_rows_share_is_one_stratum():
+    targets = pd.DataFrame({"count": [0] * 350 + list(range(1, 51))})
+    strata = tenths(targets)
+    assert len(np.unique(strata[:350])) == 1
+    assert strata[0] not in strata[350:]
+    parts = assign("stratified", strata, np.arange(400), 5, seed=1)
+    assert np.bincount(parts[:350]).tolist() == [70] * 5
+
+
+def test_folds_of_several_numbers_balance_their_mean_rank():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=400)
+    targets = pd.DataFrame({"x": first, "y": 1000 + 300 * (first + 0.3 * rng.normal(size=400))})
+    parts = assign("stratified", tenths(targets), np.arange(400), 5, seed=1)
+    rank = targets.rank(pct=True).mean(axis=1)
+    drawn = [np.ptp(rank.groupby(rng.permutation(parts)).mean()) for _ in range(50)]
+    assert np.ptp(rank.groupby(parts).mean()) < np.quantile(drawn, 0.05)
 
 
 # --- what belongs together ----------------------------------------------------------------------------------
@@ -245,8 +394,15 @@ def test_minus_one_looks_for_no_duplicates_at_all(tmp_path):
     assert len(np.unique(duplicate_groups(index_of(tmp_path, contents), 0))) == 1
 
 
-def test_a_thousand_almost_black_frames_are_one_group_and_need_little_memory(tmp_path):
-    index = index_of(tmp_path, [saved(Image.new("RGB", (32, 32), (1, 1, 1)), "PNG")])
+def test_blank_images_tie_nothing_together_not_even_copies(tmp_path):
+    """One black tile in the scan of every patient would make all patients one group."""
+    black = saved(Image.new("RGB", (32, 32), (1, 1, 1)), "PNG")
+    index = index_of(tmp_path, [black, black, saved(Image.new("RGB", (32, 32), (2, 2, 2)), "PNG")])
+    assert duplicate_groups(index, 4).tolist() == [0, 1, 2]
+
+
+def test_a_thousand_frames_that_look_alike_are_one_group_and_need_little_memory(tmp_path):
+    index = index_of(tmp_path, [saved(photographs()[0], "PNG")])
     frames = pd.concat([index] * 1000, ignore_index=True)
     frames["content"] = [f"{i:016x}" for i in range(1000)]
     assert len(np.unique(duplicate_groups(frames, 4))) == 1
@@ -364,7 +520,7 @@ def cache_files(size: int) -> set[str]:
         (["data.near_duplicates=2"], FOLDS),
         (["--force"], FOLDS | cache_files(16)),
     ],
-    ids=" ".join,
+    ids=lambda names: " ".join(sorted(names)) or "nothing",
 )
 def test_a_changed_knob_makes_again_what_depends_on_it_and_nothing_else(
     prepared, stage_here, arguments, expected

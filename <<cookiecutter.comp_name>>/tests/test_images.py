@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from src.config import Data, UserError
 from src.configfile import load_config
-from src.data.images import decode, open_images
+from src.data.decode import decode
+from src.data.images import open_images
 from src.data.prepare import prepare
 from src.data.tables import read_table
 from src.steps import images_step
@@ -394,3 +395,70 @@ def test_the_summary_counts_the_kinds_of_files(project, stage_here):
         "JPEG CMYK": 1,
         "JPEG RGB, turned by EXIF": 1,
     }
+
+
+# --- arrays and slices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 10])
+@pytest.mark.parametrize("first", [True, False])
+def test_an_array_keeps_its_channels_wherever_their_axis_stands(tmp_path, channels, first):
+    array = np.random.default_rng(0).integers(0, 256, (24, 20, channels), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array.transpose(2, 0, 1) if first else array)
+    decoded = decode(tmp_path / "a.npy", Data(image_size=12))
+    assert decoded.pixels.shape == (12, 12, channels)
+    for c in range(channels):
+        expected = cv2.resize(array[:, :, c], (12, 12), interpolation=cv2.INTER_AREA)
+        assert np.abs(decoded.pixels[:, :, c].astype(int) - expected).max() <= 1
+
+
+def test_an_array_of_two_axes_is_one_channel_and_max_value_is_white(tmp_path):
+    array = np.linspace(0, 2.0, 16 * 16, dtype=np.float32).reshape(16, 16)
+    np.save(tmp_path / "a.npy", array)
+    decoded = decode(tmp_path / "a.npy", Data(image_size=16, max_value=2.0))
+    np.testing.assert_array_equal(
+        decoded.pixels[:, :, 0], np.clip(array * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.zeros((24, 20, 11), np.uint8), "has 11 channels; an image has 10 at most"),
+        (np.zeros((8,), np.uint8), r"shape \(8,\)"),
+        (np.zeros((8, 8), np.float32), "set data.max_value"),
+        (np.full((8, 8), np.nan, np.float32), "no finite numbers"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused_with_the_reason(tmp_path, array, says):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(UserError, match=says):
+        decode(tmp_path / "a.npy", Data(image_size=8))
+
+
+def test_an_array_with_code_inside_is_refused_and_does_not_run(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[{"code": 1}]], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"no \.npy array of numbers"):
+        decode(tmp_path / "a.npy", Data(image_size=8))
+
+
+def test_a_dicom_file_without_pydicom_names_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    (tmp_path / "a.dcm").write_bytes(b"DICM")
+    with pytest.raises(UserError, match="pip install pydicom"):
+        decode(tmp_path / "a.dcm", Data())
+
+
+@pytest.mark.parametrize("white_is_low", [True, False])
+def test_a_dicom_slice_is_stretched_and_turned_bright_side_up(tmp_path, monkeypatch, white_is_low):
+    from types import ModuleType, SimpleNamespace
+
+    pixels = np.arange(64, dtype=np.int16).reshape(8, 8) * 10 - 300
+    kind = "MONOCHROME1" if white_is_low else "MONOCHROME2"
+    fake = ModuleType("pydicom")
+    fake.dcmread = lambda _: SimpleNamespace(pixel_array=pixels, PhotometricInterpretation=kind)
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", fake)
+    (tmp_path / "a.dcm").write_bytes(b"DICM")
+    decoded = decode(tmp_path / "a.dcm", Data(image_size=8)).pixels[:, :, 0].astype(int)
+    rising = np.round((pixels + 300) / 630 * 255)
+    assert np.abs(decoded - (255 - rising if white_is_low else rising)).max() <= 1

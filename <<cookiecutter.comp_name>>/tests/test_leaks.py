@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from src.artifacts import write_json, write_parquet
 from src.config import Config, Stack
 from src.configfile import load_config
-from src.ensemble.stack import stack_oof
+from src.ensemble.boosting import stack_oof
 from src.pseudo.rounds import label_round
 from src.steps import folds_step, round_of
 from src.tasks import create_task
@@ -138,11 +138,19 @@ def level_two(seed: int, stack) -> float:
         x = random.normal(size=(len(y), 60))
         for k in range(5):
             oof[member, fold == k] = learn(x[fold != k], y[fold != k]).predict_proba(x[fold == k])
-    return roc_auc_score(y, stack(oof, y, fold)[:, 1])
+    return roc_auc_score(y, stack(oof, y, fold)[:, -1])
 
 
-def ours(oof, y, fold):
-    return stack_oof(oof, y, fold, Stack(), 0)[0]
+def of_classes(oof, y, fold):
+    return stack_oof(oof, np.eye(2)[y], fold, "classes", Stack(), 0)[0]
+
+
+def of_labels(oof, y, fold):
+    return stack_oof(oof[:, :, 1:], y[:, None].astype(float), fold, "labels", Stack(), 0)[0]
+
+
+def of_numbers(oof, y, fold):
+    return stack_oof(oof[:, :, 1:], y[:, None].astype(float), fold, "values", Stack(), 0)[0]
 
 
 def free_logistic(oof, y, fold):
@@ -154,7 +162,8 @@ def free_logistic(oof, y, fold):
     return result
 
 
-def test_our_stack_stays_at_chance_on_members_that_know_nothing():
+@pytest.mark.parametrize("ours", [of_classes, of_labels, of_numbers])
+def test_our_stack_stays_at_chance_on_members_that_know_nothing(ours):
     assert beyond_chance([level_two(seed, ours) for seed in range(36)]) < 2.5
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from src.losses.build import create_loss, reduce
-from src.losses.classification import cross_entropy, distillation
-from src.models.build import Output
+from src.losses.classification import binary_cross_entropy, cross_entropy
+from src.losses.distillation import distillation
+from src.models.output import Output
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -73,6 +74,90 @@ def test_a_loss_that_nobody_knows_is_refused():
         create_loss("hinge")
 
 
+# --- one value a cell: labels on their own, and numbers -----------------------------------------------------
+
+CELLS = {
+    "bce": lambda smoothing, delta: torch.nn.BCEWithLogitsLoss(reduction="none"),
+    "mse": lambda smoothing, delta: torch.nn.MSELoss(reduction="none"),
+    "mae": lambda smoothing, delta: torch.nn.L1Loss(reduction="none"),
+    "huber": lambda smoothing, delta: torch.nn.HuberLoss(reduction="none", delta=delta),
+}
+
+
+def said(logits: torch.Tensor) -> Output:
+    """An output whose embedding no loss should look at."""
+    return Output(logits, torch.full((len(logits), 4), torch.nan))
+
+
+def cell_targets(name: str, *shape: int, seed: int = 1) -> torch.Tensor:
+    """Soft labels for `bce`, numbers for the others."""
+    values = normal(*shape, seed=seed)
+    return values.sigmoid() if name == "bce" else values
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_rows_loss_is_the_mean_of_torchs_over_its_cells(name, outputs):
+    logits, targets = normal(20, outputs), cell_targets(name, 20, outputs)
+    found = create_loss(name, label_smoothing=0.0, huber_delta=0.7)(said(logits), targets)
+    assert found.shape == (20,)
+    torch.testing.assert_close(found, CELLS[name](0.0, 0.7)(logits, targets).mean(1), rtol=1e-6, atol=1e-6)
+
+
+def test_binary_cross_entropy_is_the_closed_form_with_targets_smoothed_towards_one_half():
+    logits, targets = normal(20, 3), cell_targets("bce", 20, 3)
+    for smoothing in (0.0, 0.1, 0.5):
+        p = 1 / (1 + np.exp(-logits.double().numpy()))
+        smooth = targets.double().numpy() * (1 - smoothing) + smoothing / 2
+        expected = -(smooth * np.log(p) + (1 - smooth) * np.log(1 - p))
+        found = create_loss("bce", label_smoothing=smoothing)(said(logits), targets)
+        np.testing.assert_allclose(found.numpy(), expected.mean(1), rtol=1e-5, atol=1e-6)
+        cells = binary_cross_entropy(logits, targets, smoothing)
+        np.testing.assert_allclose(cells.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_numbers_are_not_smoothed(name):
+    logits, targets = normal(6, 2), normal(6, 2, seed=1)
+    plain, smoothed = (create_loss(name, smoothing)(said(logits), targets) for smoothing in (0.0, 0.3))
+    assert torch.equal(plain, smoothed)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_target_that_is_not_known_is_left_out_of_the_mean_and_of_the_gradient(name):
+    logits, targets = normal(30, 5).requires_grad_(), cell_targets(name, 30, 5)
+    unknown = torch.rand(30, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    unknown[0], unknown[1] = True, False  # a row of which nothing is known, and one of which all is
+    found = create_loss(name, huber_delta=0.7)(said(logits), targets.masked_fill(unknown, torch.nan))
+    cells = CELLS[name](0.0, 0.7)(logits.detach(), targets)
+    for row in range(30):
+        known = [float(cells[row, c]) for c in range(5) if not unknown[row, c]]
+        expected = sum(known) / len(known) if known else 0.0
+        assert found[row].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    found.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[unknown] == 0).all()
+    assert (logits.grad[~unknown] != 0).all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_row_of_which_nothing_is_known_costs_nothing(name):
+    logits = normal(3, 4).requires_grad_()
+    found = create_loss(name)(said(logits), torch.full((3, 4), torch.nan))
+    assert found.tolist() == [0.0, 0.0, 0.0]
+    found.sum().backward()
+    assert logits.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_cells_are_reckoned_in_float32(name, dtype):
+    logits, targets = normal(6, 5, scale=20.0).to(dtype), cell_targets(name, 6, 5)
+    found = create_loss(name)(said(logits), targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, create_loss(name)(said(logits.float()), targets))
+
+
 # --- distillation -------------------------------------------------------------------------------------------
 
 
@@ -82,7 +167,7 @@ def test_distillation_averages_to_torchs_divergence_times_the_temperature_square
     reference = torch.nn.KLDivLoss(reduction="batchmean")(
         (pupil / temperature).log_softmax(1), (teacher / temperature).softmax(1)
     )
-    found = distillation(pupil, teacher, temperature)
+    found = distillation("kl", pupil, teacher, temperature)
     assert found.shape == (20,)
     torch.testing.assert_close(found.mean(), reference * temperature**2, rtol=1e-5, atol=1e-6)
 
@@ -92,7 +177,7 @@ def test_the_gradient_of_distillation_is_the_difference_of_the_two_softmaxes_tim
     temperature,
 ):
     pupil, teacher = normal(6, 5).requires_grad_(), normal(6, 5, seed=1)
-    distillation(pupil, teacher, temperature).sum().backward()
+    distillation("kl", pupil, teacher, temperature).sum().backward()
     difference = (pupil.detach() / temperature).softmax(1) - (teacher / temperature).softmax(1)
     torch.testing.assert_close(pupil.grad, temperature * difference, rtol=1e-5, atol=1e-6)
 
@@ -102,20 +187,61 @@ def test_gradients_keep_their_scale_at_a_high_temperature():
     norms = []
     for temperature in (50.0, 100.0):
         pupil = normal(6, 5).requires_grad_()
-        distillation(pupil, normal(6, 5, seed=1), temperature).sum().backward()
+        distillation("kl", pupil, normal(6, 5, seed=1), temperature).sum().backward()
         norms.append(pupil.grad.norm().item())
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
 def test_a_pupil_that_agrees_loses_nothing_and_no_row_is_ever_below_zero():
     logits = normal(20, 5)
-    assert distillation(logits, logits + 7.0, 2.0).abs().max() < 1e-5  # logits are equal up to a shift
-    assert distillation(logits, normal(20, 5, seed=1), 2.0).min() > 0
+    assert distillation("kl", logits, logits + 7.0, 2.0).abs().max() < 1e-5  # logits are equal up to a shift
+    assert distillation("kl", logits, normal(20, 5, seed=1), 2.0).min() > 0
 
 
 def test_a_teacher_who_is_certain_does_not_make_it_infinite():
     certain = torch.tensor([[400.0, 0.0, -400.0]])
-    assert torch.isfinite(distillation(torch.zeros(1, 3), certain, 1.0)).all()
+    assert torch.isfinite(distillation("kl", torch.zeros(1, 3), certain, 1.0)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_distillation_of_labels_is_their_cross_entropy_times_the_temperature_squared(temperature):
+    pupil, teacher = normal(20, 5), normal(20, 5, seed=1)
+    p, q = (1 / (1 + np.exp(-x.double().numpy() / temperature)) for x in (pupil, teacher))
+    expected = -(q * np.log(p) + (1 - q) * np.log(1 - p)).mean(1) * temperature**2
+    found = distillation("bce", pupil, teacher, temperature)
+    assert found.shape == (20,)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_gradient_of_distilled_labels_is_the_difference_of_the_two_sigmoids_times_the_temperature(
+    temperature,
+):
+    pupil, teacher = normal(6, 5).requires_grad_(), normal(6, 5, seed=1)
+    distillation("bce", pupil, teacher, temperature).sum().backward()
+    difference = (pupil.detach() / temperature).sigmoid() - (teacher / temperature).sigmoid()
+    torch.testing.assert_close(pupil.grad, temperature * difference / 5, rtol=1e-5, atol=1e-6)
+
+
+def test_distillation_of_numbers_is_the_squared_distance_at_any_temperature():
+    pupil, teacher = normal(20, 3), normal(20, 3, seed=1)
+    expected = torch.nn.MSELoss(reduction="none")(pupil, teacher).mean(1)
+    for temperature in (1.0, 4.0):
+        torch.testing.assert_close(distillation("mse", pupil, teacher, temperature), expected)
+
+
+@pytest.mark.parametrize("kind", ["kl", "bce", "mse"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distillation_is_reckoned_in_float32(kind, dtype):
+    pupil, teacher = normal(6, 5, scale=20.0).to(dtype), normal(6, 5, seed=1).to(dtype)
+    found = distillation(kind, pupil, teacher, 2.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, distillation(kind, pupil.float(), teacher.float(), 2.0))
+
+
+def test_a_kind_of_distillation_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="no distillation is called 'cosine'"):
+        distillation("cosine", normal(2, 3), normal(2, 3), 1.0)
 
 
 # --- reduction ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from src.artifacts import write_json, write_parquet
 from src.config import Config, Pseudo
 from src.pseudo.rounds import best_run, label_round
-from src.pseudo.select import agreement, select
+from src.pseudo.select import agreement, same, select, shares
 from src.steps import round_of
 from src.tasks import create_task
 
@@ -44,9 +44,97 @@ def test_selection_equals_a_loop_over_the_rows(threshold, labels):
 def test_agreement_counts_the_rows_selected_both_times():
     now = pd.DataFrame({"id": ["a", "b", "c"], "cat": [1, 0, 1], "dog": [0, 1, 0], "cow": [0, 0, 0]})
     then = pd.DataFrame({"id": ["b", "c", "d"], "cat": [0, 0, 1], "dog": [1, 0, 0], "cow": [0, 1, 0]})
-    assert agreement(now, then, OUTPUTS) == pytest.approx(1 / 2)  # b kept its label, c did not
-    assert agreement(now, None, OUTPUTS) is None
-    assert agreement(now, then[:0], OUTPUTS) is None
+    assert agreement(now, then, TASK, OUTPUTS) == pytest.approx(1 / 2)  # b kept its label, c did not
+    assert agreement(now, None, TASK, OUTPUTS) is None
+    assert agreement(now, then[:0], TASK, OUTPUTS) is None
+
+
+def task_of(name: str):
+    return create_task(Config(task={"name": name}))
+
+
+def told(ids: str, **columns: list[float]) -> pd.DataFrame:
+    """A selection table."""
+    return pd.DataFrame({"id": list(ids), "confidence": 0.95} | columns)
+
+
+def test_labels_are_selected_one_by_one_and_the_unsure_ones_are_written_as_unknown():
+    values = np.random.default_rng(0).random((300, 3)).astype(np.float32)
+    values[0], values[1] = [0.9, 0.1, 0.5], [0.89, 0.11, 0.5]
+    table = pd.DataFrame(values, columns=OUTPUTS)
+    table.insert(0, "id", [f"{i:05d}" for i in range(300)])
+    for labels in ("soft", "hard"):
+        found = select(table, task_of("multilabel"), OUTPUTS, Pseudo(labels=labels))
+        wanted = []
+        for _, row in table.iterrows():
+            cells, sure = [], []
+            for name in OUTPUTS:
+                p = row[name]
+                if p >= np.float32(0.9) or p <= np.float32(0.1):
+                    cells.append(float(p >= 0.5) if labels == "hard" else p)
+                    sure.append(max(p, 1 - p))
+                else:
+                    cells.append(np.nan)
+            if sure:
+                wanted.append([row["id"], np.mean(sure), *cells])
+        assert wanted[0][0] == "00000"
+        assert wanted[1][0] != "00001"
+        expected = pd.DataFrame(wanted, columns=["id", "confidence", *OUTPUTS])
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
+def test_numbers_are_selected_by_the_spread_that_stands_beside_them():
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"id": [f"{i}" for i in range(41)], "age": random.normal(40, 10, 41)})
+    table["spread"] = random.permutation(41) / 10
+    found = select(table, task_of("regression"), ["age"], Pseudo(quantile=0.25))
+    expected = table[table["spread"] <= np.quantile(table["spread"], 0.25)]
+    assert found["id"].tolist() == expected["id"].tolist()
+    assert list(found.columns) == ["id", "confidence", "age"]
+    np.testing.assert_allclose(found["age"], expected["age"], rtol=1e-6)
+    larger = [(table["spread"] > spread).sum() / 40 for spread in expected["spread"]]
+    np.testing.assert_allclose(found["confidence"], larger)
+
+
+def test_labels_agree_where_both_rounds_were_sure_and_said_the_same():
+    task, names, unknown = task_of("multilabel"), ["cat", "dog"], np.nan
+    now = told("abcd", cat=[0.95, 0.05, unknown, 0.97], dog=[unknown, 0.02, 0.96, 0.04])
+    then = told("abce", cat=[0.99, 0.98, 0.01, 0.97], dog=[0.03, 0.01, 0.92, 0.04])
+    # a: its cat the same, its dog not known now; b: its cat changed; c: its dog the same; d and e: once only
+    assert agreement(now, then, task, names) == pytest.approx(2 / 3)
+
+
+def test_of_one_probability_both_sides_of_a_half_are_what_was_told():
+    task = task_of("binary")
+    now, then = told("abc", yes=[0.95, 0.04, 0.93]), told("abc", yes=[0.91, 0.97, 0.99])
+    assert agreement(now, then, task, ["yes"]) == pytest.approx(2 / 3)
+    assert shares([now, then], task, ["yes"]) == {"yes": pytest.approx(5 / 6, abs=1e-4)}
+
+
+def test_numbers_never_agree_exactly_so_nothing_is_told_of_it():
+    task, now = task_of("regression"), told("ab", age=[1.0, 2.0])
+    assert agreement(now, now, task, ["age"]) is None
+    assert shares([now, told("c", age=[6.0])], task, ["age"]) == {"age": 3.0}
+
+
+def test_two_selections_are_the_same_with_the_same_rows_told_the_same():
+    task, names, unknown = task_of("multilabel"), ["cat", "dog"], np.nan
+    first = told("ab", cat=[0.95, unknown], dog=[0.02, 0.97])
+    assert same(first, told("ab", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
+    assert not same(first, None, task, names)
+    assert not same(first, told("ab", cat=[0.99, 0.95], dog=[0.08, 0.91]), task, names)
+    assert not same(first, told("ab", cat=[0.05, unknown], dog=[0.08, 0.91]), task, names)
+    assert not same(first, told("ac", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
+    numbers = told("ab", age=[1.0, 2.0])
+    assert same(numbers, numbers.copy(), task_of("regression"), ["age"])
+    assert not same(numbers, told("ab", age=[1.0, 2.01]), task_of("regression"), ["age"])
+
+
+def test_the_share_of_a_label_is_over_the_rows_that_were_told_it():
+    task, unknown = task_of("multilabel"), np.nan
+    tables = [told("abc", cat=[0.95, unknown, 0.05], dog=[unknown] * 3), told("d", cat=[0.02], dog=[unknown])]
+    assert shares(tables, task, ["cat", "dog"]) == {"cat": pytest.approx(1 / 3, abs=1e-4), "dog": 0.0}
+    assert shares([tables[0][:0]], task, ["cat", "dog"]) == {"cat": 0.0, "dog": 0.0}
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from src.artifacts import write_json, write_parquet
-from src.config import UserError
+from src.config import Config, UserError
 from src.configfile import load_config
+from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
+from src.decisions import Rule
 from src.steps import submission_source, submit_step
 from src.submission import table as submission
 from src.submission.table import build, check
@@ -23,6 +25,13 @@ from src.tasks import create_task
 CLASSES = ["cat", "dog", "eel"]
 IDS = ["00123", "7", "00007", "x/1.png", "1e5"]  # text that a number would spoil
 RAW = Path("data") / "raw"
+DATASET = {"outputs": CLASSES}
+PLAIN = Rule(None)  # a metric that needs no decisions
+
+
+def form_of(sample: pd.DataFrame) -> SampleForm:
+    """The form of a sample of ours, by its own ids."""
+    return describe_sample(sample, Config(), CLASSES, Path("sample.csv"), sample["id"].tolist())
 
 
 @pytest.fixture
@@ -65,7 +74,7 @@ def predictions(seed: int = 0) -> pd.DataFrame:
 def write_run(root: Path, name: str, table: pd.DataFrame, folder: str = "runs", **more) -> Path:
     source = root / folder / name
     write_parquet(source / "test.parquet", table)
-    write_json(source / "metrics.json", {"metric": "accuracy", "cv": 0.875} | more)
+    write_json(source / "metrics.json", {"metric": "accuracy", "cv": 0.875, "rule": PLAIN.as_json()} | more)
     return source
 
 
@@ -105,6 +114,16 @@ def test_a_single_column_named_like_a_class_is_that_classs_probability(competiti
     np.testing.assert_array_equal(found["dog"].to_numpy(np.float32), predictions()["dog"].to_numpy())
 
 
+def test_the_samples_ids_may_stand_first_under_another_name(competition, stage_here):
+    write_lines(competition, "sample_submission.csv", ["image,label", *(f"{name},cat" for name in IDS)])
+    done = submit(stage_here, competition)
+    assert done.returncode == 0, done.stderr
+    found = read_table(competition / "submissions" / "mine.csv")
+    assert list(found.columns) == ["image", "label"]
+    assert found["image"].tolist() == IDS
+    assert found["label"].tolist() == [CLASSES[i] for i in predictions()[CLASSES].to_numpy().argmax(1)]
+
+
 def test_ids_stay_text(competition, stage_here):
     assert submit(stage_here, competition).returncode == 0
     lines = (competition / "submissions" / "mine.csv").read_text().splitlines()[1:]
@@ -121,12 +140,15 @@ def test_classes_that_look_like_numbers_stay_text(competition, stage_here):
 
 
 def test_what_was_written_is_what_was_built(competition, stage_here):
-    for form in (label_form, probability_form):
-        form(competition)
+    for write_form in (label_form, probability_form):
+        write_form(competition)
         assert submit(stage_here, competition).returncode == 0
         config = load_config(competition / "configs" / "baseline.yaml")
         sample = read_table(competition / RAW / "sample_submission.csv")
-        built = build(create_task(config), predictions(), sample, "id", CLASSES, Path("sample"))
+        form = describe_sample(
+            sample, config, DATASET["outputs"], Path("sample"), predictions()["id"].tolist()
+        )
+        built = build(form, create_task(config), predictions(), sample, DATASET, PLAIN, Path("sample"))
         written = read_table(competition / "submissions" / "mine.csv")
         for name in built:
             numbers = name in CLASSES
@@ -250,7 +272,7 @@ def sample_with_columns_of_another_competition(root):
 
 
 def sample_without_the_id_column(root):
-    write_lines(root, "sample_submission.csv", ["image,label", *(f"{name},cat" for name in IDS)])
+    write_lines(root, "sample_submission.csv", ["image,label", *(f"no{name},cat" for name in IDS)])
     return "sample_submission.csv: there is no column 'id'; it has image, label"
 
 
@@ -290,7 +312,6 @@ def prediction_below_zero(root):
         sample_with_an_id_that_was_not_predicted,
         sample_that_holds_an_id_twice,
         sample_with_columns_of_another_competition,
-        sample_without_the_id_column,
         prediction_that_is_not_a_number,
         prediction_that_is_infinite,
         prediction_that_is_no_probability,
@@ -319,12 +340,13 @@ def good(columns=("id", "label")) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 FULL = ("id", *CLASSES)
+TASK = create_task(Config())
 
 
 def test_a_good_table_passes():
     for columns in (("id", "label"), FULL):
         table, sample = good(columns)
-        check(table, sample, "id", CLASSES, Path("sample.csv"))
+        check(form_of(sample), TASK, table, sample, DATASET, Path("sample.csv"))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +378,7 @@ def test_a_good_table_passes():
 def test_every_check_says_what_is_wrong_and_where(columns, spoil, what):
     table, sample = good(columns)
     with pytest.raises(UserError, match=what):
-        check(spoil(table), sample, "id", CLASSES, Path("sample.csv"))
+        check(form_of(sample), TASK, spoil(table), sample, DATASET, Path("sample.csv"))
 
 
 def test_a_file_that_reads_back_otherwise_does_not_take_the_earlier_ones_place(
@@ -378,41 +400,97 @@ def test_a_file_that_reads_back_otherwise_does_not_take_the_earlier_ones_place(
     assert snapshot(competition / "submissions") == before
 
 
-# --- the task's part ----------------------------------------------------------------------------------------
+# --- a metric about decisions: the rule that was fitted on OOF decides --------------------------------------
 
 
-@pytest.mark.parametrize("name", ["id", "fold", "target", "confidence"])
-def test_a_class_called_as_a_column_of_the_prediction_tables_is_refused_before_training(project, name):
-    path = project / RAW / "train.csv"
-    lines = path.read_text().splitlines()
-    lines[3] = f"{lines[3].split(',')[0]},{name}"
-    path.write_text("\n".join(lines) + "\n")
-    task = create_task(load_config(project / "configs" / "baseline.yaml"))
-    with pytest.raises(UserError, match=rf"train.csv, row 4: a class is called '{name}', as a column of"):
-        task.check_targets(read_table(path), "label", path)
+def test_the_rule_beside_the_predictions_decides_the_submission(competition, stage_here):
+    """Thresholds of .8 and .2 instead of one half: what the printed CV was told with."""
+    write_lines(competition, "sample_submission.csv", ["id,dog,cat", *(f"{name},0,0" for name in IDS)])
+    write_json(competition / "data" / "dataset.json", {"outputs": ["cat", "dog"]})
+    values = pd.DataFrame({"id": IDS, "cat": [0.81, 0.79, 0.5, 0.1, 0.9], "dog": [0.19, 0.21, 0.5, 0.1, 0.9]})
+    rule = Rule("threshold", ((0.8,), (0.2,)))
+    write_run(competition, "mine", values, metric="f1_macro", rule=rule.as_json())
+    done = submit(stage_here, competition, "task={name: multilabel, metric: f1_macro}")
+    assert done.returncode == 0, done.stderr
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()
+    assert lines == [
+        "id,dog,cat",
+        *(f"{name},{said}" for name, said in zip(IDS, ("0,1", "1,0", "1,0", "0,0", "1,1"), strict=True)),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("labels", "outputs"),
-    [
-        (["b", "a", "C", "b"], ["C", "a", "b"]),
-        (["10", "9", "-1", "9"], ["-1", "9", "10"]),
-        (["10.0", "2.0", "2.5"], ["2.0", "2.5", "10.0"]),
-        (["10", "9", "x"], ["10", "9", "x"]),
-    ],
-)
-def test_classes_stand_in_the_order_of_their_numbers_or_else_of_their_text(project, labels, outputs):
-    task = create_task(load_config(project / "configs" / "baseline.yaml"))
-    found = task.describe(pd.Series(labels))
-    assert found["outputs"] == outputs
-    assert found["counts"] == {name: labels.count(name) for name in outputs}
+def test_cut_points_make_grades_of_numbers(competition, stage_here):
+    write_lines(competition, "sample_submission.csv", ["id,grade", *(f"{name},0" for name in IDS)])
+    write_json(competition / "data" / "dataset.json", {"outputs": ["diagnosis"]})
+    values = pd.DataFrame({"id": IDS, "diagnosis": [0.2, 0.8, 1.4, 2.2, 9.0]})
+    rule = Rule("cuts", ((0.7, 2.0),), ((0.0, 1.0, 2.0),))
+    write_run(competition, "mine", values, metric="qwk", rule=rule.as_json())
+    done = submit(stage_here, competition, "task={name: regression, metric: qwk}")
+    assert done.returncode == 0, done.stderr
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["grade", "0", "1", "1", "2", "2"]
 
 
-def test_labels_become_indices_and_one_hot_rows_and_back(project):
-    task = create_task(load_config(project / "configs" / "baseline.yaml"))
-    labels = pd.Series(["dog", "cat", "eel", "dog"])
-    assert task.truth(labels, CLASSES).tolist() == [1, 0, 2, 1]
-    assert task.encode(labels, CLASSES).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
-    values = predictions()[CLASSES].to_numpy()
-    assert np.array_equal(task.confidence(values), values.max(1))
-    assert np.array_equal(task.harden(values), np.eye(3)[values.argmax(1)])
+# --- samples of other forms ---------------------------------------------------------------------------------
+
+VALUES = np.array([[0.7, 0.1, 0.2], [0.2, 0.3, 0.5]])
+
+
+def written(config: Config, sample: pd.DataFrame, outputs: list[str], rule: Rule = PLAIN) -> pd.DataFrame:
+    """What is submitted of two images' predictions for this sample, checked as stage 06 does."""
+    task, dataset = create_task(config), {"outputs": outputs, "classes": outputs}
+    said = pd.DataFrame(VALUES, columns=outputs)
+    said.insert(0, "id", ["one", "two"])
+    form = describe_sample(sample, config, outputs, Path("sample.csv"), ["one", "two"])
+    table = build(form, task, said, sample, dataset, rule, Path("sample.csv"))
+    check(form, task, table, sample, dataset, Path("sample.csv"))
+    return table
+
+
+MULTILABEL = Config(task={"name": "multilabel", "metric": "f1_macro"}, data={"target": CLASSES})
+
+
+def test_several_answers_a_cell_are_the_likeliest_classes_in_order():
+    sample = pd.DataFrame({"id": ["two", "one"], "label": ["cat dog", "cat dog"]})
+    table = written(Config(task={"metric": "map3"}), sample, CLASSES)
+    assert table["label"].tolist() == ["eel dog", "cat eel"]
+
+
+def test_labels_in_one_cell_are_those_decided_on_the_likeliest_first():
+    sample = pd.DataFrame({"id": ["one", "two"], "labels": ["cat dog", "eel"]})
+    rule = Rule("threshold", ((0.5,), (0.25,), (0.3,)))
+    table = written(MULTILABEL, sample, CLASSES, rule)
+    assert table["labels"].tolist() == ["cat", "eel dog"]
+
+
+@pytest.mark.parametrize("joint", ["_", "-", " "])
+def test_a_row_a_pair_holds_the_value_of_that_image_and_class(joint):
+    pairs = [("two", "dog"), ("one", "eel"), ("one", "cat"), ("two", "cat"), ("one", "dog"), ("two", "eel")]
+    sample = pd.DataFrame({"id": [joint.join(pair) for pair in pairs], "value": ["0"] * 6})
+    table = written(Config(task={"name": "multilabel"}, data={"target": CLASSES}), sample, CLASSES)
+    place = {"one": 0, "two": 1}
+    expected = [VALUES[place[image], CLASSES.index(kind)] for image, kind in pairs]
+    assert table["value"].tolist() == expected
+    assert table["id"].tolist() == sample["id"].tolist()
+
+
+def test_a_row_a_pair_with_its_class_in_a_column_of_its_own():
+    sample = pd.DataFrame({"id": ["one"] * 3 + ["two"] * 3, "kind": CLASSES * 2, "value": ["0"] * 6})
+    config = Config(task={"name": "multilabel"}, data={"target": "value", "long": "kind"})
+    assert written(config, sample, CLASSES)["value"].tolist() == VALUES.ravel().tolist()
+
+
+def test_an_answer_that_is_no_class_is_refused():
+    sample = pd.DataFrame({"id": ["one", "two"], "labels": ["cat dog", "eel"]})
+    form = describe_sample(sample, MULTILABEL, CLASSES, Path("sample.csv"), ["one", "two"])
+    table = sample.assign(labels=["cat", "eal dog"])
+    with pytest.raises(UserError, match=r"`labels` holds 'eal', no class of train\.csv"):
+        check(form, create_task(MULTILABEL), table, sample, {"outputs": CLASSES}, Path("sample.csv"))
+
+
+def test_a_sample_whose_ids_stand_under_another_name_is_filled_all_the_same(competition, stage_here):
+    write_lines(competition, "sample_submission.csv", ["image,label", *(f"{name},cat" for name in IDS)])
+    assert submit(stage_here, competition).returncode == 0
+    table = read_table(competition / "submissions" / "mine.csv")
+    assert list(table.columns) == ["image", "label"]
+    assert table["image"].tolist() == IDS

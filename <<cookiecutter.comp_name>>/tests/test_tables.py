@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.config import UserError
+from src.config import Config, UserError
 from src.configfile import load_config
+from src.data.sample import describe_sample
 from src.data.tables import find_images, load_tables, read_table
+from src.data.targets import read_targets, target_columns
 from src.tasks import create_task
 
 
@@ -167,7 +169,7 @@ def sample_columns_are_not_the_classes(project):
 def class_of_one_row(project):
     path = raw(project) / "train.csv"
     set_line(path, 20, lines(path)[19].split(",")[0] + ",unicorn")
-    return "train.csv, row 20: class 'unicorn' has 1 row(s), fewer than cv.n_folds=2", "cv.allow_rare=true"
+    return "train.csv: class 'unicorn' has 1 row(s), fewer than cv.n_folds=2", "cv.allow_rare=true"
 
 
 MISTAKES = [
@@ -250,8 +252,7 @@ def test_a_class_of_one_row_is_refused_with_five_folds_and_spread_with_allow_rar
     done = stage_here(project, "01_folds.py", "cv.n_folds=5")
     assert done.returncode == 2
     assert (
-        "train.csv, row 20: class 'unicorn' has 1 row(s), fewer than cv.n_folds=5 (1 such class(es))"
-        in done.stderr
+        "train.csv: class 'unicorn' has 1 row(s), fewer than cv.n_folds=5 (1 such class(es))" in done.stderr
     )
     done = stage_here(project, "01_folds.py", "cv.n_folds=5", "cv.allow_rare=true")
     assert (done.returncode, done.stderr) == (0, "")
@@ -325,7 +326,10 @@ def test_classes_called_na_and_none_are_classes(project, stage_here):
 )
 def test_classes_stand_by_number_where_all_are_numbers_else_by_text(project, labels, order):
     task = create_task(load(project))
-    assert task.describe(pd.Series(labels * 2)) == {"outputs": order, "counts": dict.fromkeys(order, 2)}
+    assert task.describe(pd.DataFrame({"label": labels * 2})) == {
+        "outputs": order,
+        "counts": dict.fromkeys(order, 2),
+    }
 
 
 # --- which image a row means --------------------------------------------------------------------------------
@@ -413,3 +417,307 @@ def test_the_test_rows_may_stand_in_another_order_in_the_sample(project):
     rewrite(path, [lines(path)[0], *reversed(lines(path)[1:])])
     tables = load_tables(load(project))
     assert tables.sample["id"].tolist() == tables.test["id"].tolist()[::-1]
+
+
+# --- the ways to write labels -------------------------------------------------------------------------------
+
+
+def config_of(task: str, **data) -> Config:
+    return Config.model_validate({"task": {"name": task}, "data": data})
+
+
+def targets_of(task: str, train: dict, **data) -> tuple[list[str], dict[str, list[str]]]:
+    """The ids of the rows, and the targets a column."""
+    table = pd.DataFrame(train).astype(str)
+    rows, targets = read_targets(table, config_of(task, **data), Path("train.csv"))
+    assert list(rows.index) == list(targets.index) == list(range(len(rows)))
+    return rows["id"].tolist(), targets.to_dict("list")
+
+
+def test_the_target_columns_are_one_or_several_and_none_of_masks():
+    assert target_columns(config_of("binary", target="x")) == ["x"]
+    assert target_columns(config_of("multilabel", target=["x", "y"])) == ["x", "y"]
+    assert target_columns(config_of("segmentation", train_masks="masks")) == []
+
+
+def test_several_target_columns_come_in_the_order_the_config_gives_them():
+    train = {"id": ["a", "b"], "x": ["1", "0"], "y": ["0", "1"]}
+    assert targets_of("multilabel", train, target=["y", "x"]) == (
+        ["a", "b"],
+        {"y": ["0", "1"], "x": ["1", "0"]},
+    )
+
+
+def test_a_cell_of_labels_is_a_column_a_label_and_an_empty_one_holds_none():
+    train = {"id": ["a", "b", "c"], "labels": ["16 0", "", "9"]}
+    expected = {"0": ["1", "0", "0"], "9": ["0", "0", "1"], "16": ["1", "0", "0"]}
+    assert targets_of("multilabel", train, target="labels", label_separator=" ")[1] == expected
+    train["labels"] = ["wet leaf, rust", "rust ,", "dry"]
+    expected = {"dry": ["0", "0", "1"], "rust": ["1", "1", "0"], "wet leaf": ["1", "0", "0"]}
+    assert targets_of("multilabel", train, target="labels", label_separator=",")[1] == expected
+
+
+def test_a_long_table_becomes_one_row_an_id_in_the_order_of_the_file():
+    train = {"id": ["b", "a", "b", "a"], "kind": ["x", "x", "y", "y"], "value": ["1", "0.0", "0", "1.0"]}
+    ids, targets = targets_of("multilabel", train, target="value", long="kind")
+    assert (ids, targets) == (["b", "a"], {"x": ["1", "0"], "y": ["0", "1"]})
+
+
+def test_a_long_table_of_true_pairs_alone_gives_zero_to_the_others():
+    train = {"id": ["b", "b", "a", "c"], "kind": ["y", "x", "y", ""]}
+    ids, targets = targets_of("multilabel", train, target="kind", long="kind")
+    assert (ids, targets) == (["b", "a", "c"], {"x": ["1", "0", "0"], "y": ["1", "1", "0"]})
+
+
+def test_a_long_table_of_numbers_keeps_them():
+    train = {"id": ["a", "a"], "what": ["height", "width"], "value": ["1.50", "-2"]}
+    assert targets_of("regression", train, target="value", long="what")[1] == {
+        "height": ["1.50"],
+        "width": ["-2"],
+    }
+
+
+def test_one_hot_columns_are_one_label_for_multiclass():
+    train = {"id": ["a", "b"], "cat": ["0", "1.0"], "wild dog": ["1", "0"]}
+    assert targets_of("multiclass", train, target=["cat", "wild dog"])[1] == {"label": ["wild dog", "cat"]}
+
+
+def test_the_runs_of_an_images_objects_stand_one_after_the_other():
+    train = {"id": ["a", "b", "a", "c"], "rle": ["1 2", "-1", "9 3", ""]}
+    assert targets_of("segmentation", train, rle="rle") == (["a", "b", "c"], {"rle": ["1 2 9 3", "", ""]})
+
+
+def test_runs_by_class_are_a_column_a_class():
+    train = {"id": ["a", "a", "b"], "kind": ["10", "9", ""], "rle": ["1 2", "9 3", ""]}
+    ids, targets = targets_of("segmentation", train, rle="rle", long="kind")
+    assert (ids, targets) == (["a", "b"], {"9": ["9 3", ""], "10": ["1 2", ""]})
+
+
+PAIR = {"id": ["a", "a"], "kind": ["x", "y"], "value": ["1", "0"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "data", "said"),
+    [
+        (
+            "multilabel",
+            {"id": ["a"], "cat": ["1"]},
+            {"target": ["cat", "cats"]},
+            "train.csv: there is no column 'cats'; did you mean 'cat'? it has id, cat; set data.target",
+        ),
+        (
+            "multilabel",
+            {"id": ["a", "b"], "labels": ["x", "y"]},
+            {"target": "labels", "label_separator": ","},
+            "train.csv: no row of `labels` holds ',' between two labels; set data.label_separator",
+        ),
+        (
+            "multilabel",
+            PAIR | {"value": ["1", "2"]},
+            {"target": "value", "long": "kind"},
+            "train.csv, row 3: `value` is '2'; with data.long it says whether the pair holds, 0 or 1",
+        ),
+        (
+            "multilabel",
+            PAIR | {"kind": ["x", "x"]},
+            {"target": "value", "long": "kind"},
+            "train.csv, row 3: id 'a' with `kind` 'x' stands there already (1 such row(s))",
+        ),
+        (
+            "multilabel",
+            PAIR | {"kind": ["x", " "]},
+            {"target": "value", "long": "kind"},
+            "train.csv, row 3: `kind` is empty",
+        ),
+        (
+            "multilabel",
+            PAIR,
+            {"target": "value", "long": "kinds"},
+            "train.csv: there is no column 'kinds'; did you mean 'kind'? it has id, kind, value",
+        ),
+        (
+            "regression",
+            {"id": ["a", "a", "b"], "kind": ["x", "y", "x"], "value": ["1", "2", "3"]},
+            {"target": "value", "long": "kind"},
+            "train.csv: id 'b' has no row with `kind` 'y'",
+        ),
+        (
+            "multiclass",
+            {"id": ["a", "b"], "x": ["1", "1"], "y": ["0", "1"]},
+            {"target": ["x", "y"]},
+            "train.csv, row 3: multiclass over 2 columns needs one 1 a row and 0 else (x 1, y 1",
+        ),
+        (
+            "segmentation",
+            {"id": ["a"], "rle": ["1 2"]},
+            {"rle": "runs"},
+            "train.csv: there is no column 'runs'; it has id, rle; set data.rle",
+        ),
+        (
+            "segmentation",
+            {"id": ["a"], "kind": [""], "rle": ["1 2"]},
+            {"rle": "rle", "long": "kind"},
+            "train.csv, row 2: there is a mask, but `kind` is empty",
+        ),
+    ],
+)
+def test_labels_written_otherwise_than_the_config_says_are_named(task, train, data, said):
+    with pytest.raises(UserError) as caught:
+        targets_of(task, train, **data)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.target=[a,a]", "must name one column or more, each once"),
+        ("data.target=[]", "must name one column or more, each once"),
+        ("data.label_separator=' '", None),
+        ("data.label_separator=''", "`data.label_separator` is ''"),
+        ("data.train_images=[a,b]", None),
+    ],
+)
+def test_the_keys_that_say_how_labels_are_written_are_checked(project, override, said):
+    if said is None:
+        load(project, override)
+        return
+    with pytest.raises(UserError) as caught:
+        load(project, override)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.target=[a,b]", "data.label_separator=','"),
+        ("data.long=kind", "data.label_separator=','"),
+        ("data.target=[a,b]", "data.long=kind"),
+        ("data.rle=rle", "data.train_masks=masks"),
+    ],
+)
+def test_two_ways_to_write_labels_at_once_are_refused(project, overrides):
+    with pytest.raises(UserError, match=r"give one|needs one data\.target"):
+        load(project, *overrides)
+
+
+# --- the forms of a sample submission -----------------------------------------------------------------------
+
+
+def form_of(task: str, sample: dict, outputs: list[str], known: list[str] | None, **data):
+    table = pd.DataFrame(sample).astype(str)
+    return describe_sample(table, config_of(task, **data), outputs, Path("sample.csv"), known)
+
+
+@pytest.mark.parametrize(
+    ("task", "sample", "outputs", "kind"),
+    [
+        ("multiclass", {"id": ["a"], "label": ["x"]}, ["x", "y"], "label"),
+        ("multiclass", {"id": ["a"], "y": [0.5], "x": [0.5]}, ["x", "y"], "columns"),
+        ("multiclass", {"id": ["a"], "label": ["x y z"]}, ["x", "y", "z"], "separated"),
+        ("multiclass", {"id": ["a"], "label": ["old cat"]}, ["old cat", "old", "cat"], "label"),
+        ("binary", {"id": ["a"], "target": [0.5]}, ["1"], "label"),
+        ("multilabel", {"id": ["a"], "x": [0], "y": [1]}, ["x", "y"], "columns"),
+        ("multilabel", {"id": ["a"], "labels": ["x y"]}, ["x", "y"], "separated"),
+        ("regression", {"id": ["a"], "price": [1]}, ["price"], "columns"),
+        ("regression", {"id": ["a"], "value": [1]}, ["price"], "label"),
+        ("segmentation", {"id": ["a"], "rle": [""]}, ["rle"], "rle"),
+        ("retrieval", {"id": ["a"], "Id": ["new_id"]}, ["x", "y"], "separated"),
+    ],
+)
+def test_the_form_of_a_sample_with_a_row_an_image_is_told(task, sample, outputs, kind):
+    form = form_of(task, sample, outputs, ["a"])
+    assert (form.kind, form.images, form.classes) == (kind, ("a",), None)
+    assert form.value_columns == tuple(c for c in sample if c != "id")
+
+
+def test_an_id_of_image_and_class_is_taken_apart():
+    sample = {"id": ["b_1_wet leaf", "b_1_rust", "a_rust", "a_wet leaf"], "p": 0.5}
+    form = form_of("multilabel", sample, ["rust", "wet leaf"], ["a.png", "b_1.png"])
+    assert (form.kind, form.class_column) == ("long", None)
+    assert form.images == ("b_1.png", "b_1.png", "a.png", "a.png")
+    assert form.classes == ("wet leaf", "rust", "rust", "wet leaf")
+
+
+def test_without_a_test_table_only_a_whole_grid_of_pairs_is_taken_apart():
+    grid = {"id": [f"{n}_{c}" for n in "ab" for c in "xy"], "p": 0.5}
+    assert form_of("multilabel", grid, ["x", "y"], None).classes == ("x", "y", "x", "y")
+    digits = {"id": ["img_1", "img_2", "img_3"], "label": 0}
+    assert form_of("multiclass", digits, ["1", "2", "3"], None).images == ("img_1", "img_2", "img_3")
+
+
+@pytest.mark.parametrize(("column", "data"), [("kind", {"long": "kind"}), ("whatever", {})])
+def test_a_class_column_in_the_sample_is_found(column, data):
+    sample = {"id": ["a", "a", "b", "b"], column: ["x", "y", "y", "x"], "p": 0.5}
+    form = form_of("multilabel", sample, ["x", "y"], ["a", "b"], **data)
+    assert (form.kind, form.class_column, form.value_columns) == ("long", column, ("p",))
+    assert form.classes == ("x", "y", "y", "x")
+
+
+def test_masks_by_class_are_pairs_of_run_lengths():
+    sample = {"ImageId_ClassId": ["a.jpg_1", "a.jpg_2", "b.jpg_1", "b.jpg_2"], "EncodedPixels": "1 1"}
+    form = form_of("segmentation", sample, ["1", "2"], ["a.jpg", "b.jpg"])
+    assert (form.kind, form.id_column, form.images[2:]) == ("rle", "ImageId_ClassId", ("b.jpg", "b.jpg"))
+    assert form.classes == ("1", "2", "1", "2")
+
+
+def test_a_pair_that_stands_twice_in_the_sample_is_named():
+    sample = {"id": ["a_x", "a_y", "a_x"], "p": 0.5}
+    with pytest.raises(UserError, match=r"sample\.csv, row 4: `id` 'a' with class 'x' stands there already"):
+        form_of("multilabel", sample, ["x", "y"], ["a"])
+
+
+# --- folders, masks and what is left ------------------------------------------------------------------------
+
+
+def test_images_of_several_folders_are_found_by_name_or_by_path(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for name in ("one/a.png", "two/b.png", "two/sub/c.png", "one/same.png", "two/same.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def find(*values: str) -> list[str]:
+        found = find_images(pd.DataFrame({"id": values}), folders, "id", None, tmp_path / "train.csv")
+        return [path.relative_to(tmp_path).as_posix() for path in found]
+
+    assert find("a", "b.png", "c") == ["one/a.png", "two/b.png", "two/sub/c.png"]
+    assert find("two/same.png", "one/same", f"{tmp_path.name}/two/b.png") == [
+        "two/same.png",
+        "one/same.png",
+        "two/b.png",
+    ]
+    with pytest.raises(UserError, match=r"row 2: `id` 'same' could be .*one/same\.png or .*two/same\.png"):
+        find("same")
+    with pytest.raises(UserError, match=r"row 2: no image for `id` 'z' in .*one or .*two"):
+        find("z")
+
+
+def test_the_mask_of_a_jpeg_is_a_png_of_its_name(tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").touch()
+    table = pd.DataFrame({"id": ["a.jpg"]})
+    found = find_images(
+        table, tmp_path / "masks", "id", None, tmp_path / "train.csv", what="mask", by_stem=True
+    )
+    assert found == [tmp_path / "masks" / "a.png"]
+    with pytest.raises(UserError, match=r"row 2: no mask for `id` 'b\.jpg' in .*masks"):
+        find_images(
+            pd.DataFrame({"id": ["b.jpg"]}), tmp_path / "masks", "id", None, tmp_path / "t", "mask", True
+        )
+
+
+def test_a_project_with_two_image_folders_and_more_columns_loads(project):
+    whole = raw(project)
+    (whole / "second").mkdir()
+    names = [line.split(",")[0] for line in lines(whole / "train.csv")[1:]]
+    for name in names[::2]:
+        (whole / "train_images" / f"{name}.png").rename(whole / "second" / f"{name}.png")
+    for table in ("train", "test"):
+        path = whole / f"{table}.csv"
+        rewrite(
+            path, [f"{lines(path)[0]},age,sex", *(f"{line},{i},f" for i, line in enumerate(lines(path)[1:]))]
+        )
+    tables = load_tables(load(project, "data.train_images=[train_images,second]", "data.group=sex"))
+    assert [path.parent.name for path in tables.images["train"]] == ["second", "train_images"] * 40
+    assert tables.extra == ("age",)
+    assert tables.targets.columns.tolist() == ["label"]
+    assert (tables.form.kind, tables.form.images) == ("label", tuple(tables.test["id"]))

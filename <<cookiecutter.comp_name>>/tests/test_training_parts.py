@@ -32,9 +32,12 @@ from src.data.loaders import (
     read_folds,
     training_loader,
 )
+from src.data.prepare import prepare
 from src.data.views import VIEWS
 from src.inference.predict import predict
-from src.models.build import Architecture, Output, create_model
+from src.models.build import Architecture, create_model
+from src.models.output import Output
+from src.models.scale import TargetScale
 from src.models.weights import save_model
 from src.tasks import create_task
 from src.training import fit
@@ -631,12 +634,20 @@ def test_without_early_stopping_or_without_a_best_epoch_nothing_runs_out():
     assert not waited(50, best=-1)
 
 
+def seen(trainer: Trainer, predictions: np.ndarray):
+    """What a look at the stopping rows would find if these were the predictions: those, and their mean
+    cross-entropy."""
+    truth = trainer.data.stop_truth
+    loss = float(-np.log(predictions[np.arange(len(truth)), truth]).mean())
+    return lambda *_: (predictions, loss)
+
+
 def looks(project: Path, monkeypatch, predictions: list[np.ndarray], *overrides: str) -> list[int]:
     """The best epoch after each of several looks at the stopping rows."""
     trainer = make_trainer(project, *overrides)
     found = []
     for epoch, given in enumerate(predictions):
-        monkeypatch.setattr(fit, "predict_rows", lambda *_, given=given: given)
+        monkeypatch.setattr(fit, "look_at", seen(trainer, given))
         trainer.look(epoch)
         found.append(trainer.best.epoch)
     return found
@@ -674,11 +685,11 @@ def test_where_the_metric_is_undefined_the_loss_decides(prepared, monkeypatch):
 
 def test_the_weights_of_the_best_epoch_are_kept_not_those_of_the_last(prepared, monkeypatch):
     trainer = make_trainer(prepared, "train.ema.enabled=false")
-    monkeypatch.setattr(fit, "predict_rows", lambda *_: sure(prepared, 3, 0.9))
+    monkeypatch.setattr(fit, "look_at", seen(trainer, sure(prepared, 3, 0.9)))
     nn.init.constant_(trainer.model.head.linear.weight, 1.0)
     trainer.look(0)
     nn.init.constant_(trainer.model.head.linear.weight, 2.0)
-    monkeypatch.setattr(fit, "predict_rows", lambda *_: sure(prepared, 1, 0.9))
+    monkeypatch.setattr(fit, "look_at", seen(trainer, sure(prepared, 1, 0.9)))
     trainer.look(1)
     assert trainer.best.state["head.linear.weight"].unique().tolist() == [1.0]
 
@@ -692,6 +703,7 @@ class Linear64(nn.Module):
     def __init__(self, features: int, outputs: int):
         super().__init__()
         self.layer = nn.Linear(features, outputs, dtype=torch.float64)
+        self.scale = TargetScale()
 
     def forward(self, x: torch.Tensor) -> Output:
         x = x.flatten(1).double() / 255
@@ -863,10 +875,16 @@ def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_a
     trainer = make_trainer(prepared, *overrides, "train.label_smoothing=0.2")
     model, teacher, shown = trainer.model, trainer.teacher, []
 
-    def watch(network):
-        return lambda images: (shown.append(images), network(images))[1]
+    class Watch(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.scale = network, model.scale
 
-    trainer.model, trainer.teacher = watch(model.eval()), watch(teacher)
+        def forward(self, images):
+            shown.append(images)
+            return self.network(images)
+
+    trainer.model, trainer.teacher = Watch(model.eval()), Watch(teacher)
     images, targets, _ = next(iter(trainer.loader))
     losses = trainer.sample_losses(images, targets)
     assert shown[0] is shown[1] is images
@@ -889,7 +907,7 @@ def test_a_prediction_is_the_average_over_the_views_in_the_rows_own_order(projec
     torch.manual_seed(0)
     model = create_model(Architecture("test_resnet", 4, 16, (0.5,) * 3, (0.05,) * 3))
     task, settings = create_task(read(project)), Inference(tta=views, average=average, batch_size=4)
-    found = predict(model, task, store_of(pixels), positions, settings, CPU)
+    found, spread = predict(model, task, store_of(pixels), positions, settings, CPU)
     images = torch.from_numpy(pixels[positions]).permute(0, 3, 1, 2)
     with torch.no_grad():
         logits = torch.stack([model.eval()(VIEWS[view](images)).logits for view in views])
@@ -897,3 +915,107 @@ def test_a_prediction_is_the_average_over_the_views_in_the_rows_own_order(projec
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     assert found.dtype == np.float32
+    if len(views) == 1:
+        assert spread is None
+    else:  # how far the views of a row are apart
+        apart = logits.softmax(2).numpy().std(axis=0).mean(axis=1)
+        np.testing.assert_allclose(spread, apart, rtol=1e-4, atol=1e-6)
+        assert apart.min() > 0
+
+
+@pytest.mark.parametrize("average", ["probability", "logit"])
+@pytest.mark.parametrize("log", [False, True])
+def test_a_predicted_number_and_its_spread_are_in_the_targets_own_units(log, average):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    scale = {"target_mean": (3.0, -1.0), "target_std": (0.5, 2.0), "target_log": log}
+    torch.manual_seed(0)
+    model = create_model(Architecture("test_resnet", 2, 16, (0.5,) * 3, (0.05,) * 3, **scale)).eval()
+    task, views = create_task(Config(task={"name": "regression"})), ("identity", "vflip", "rot90")
+    settings = Inference(tta=views, average=average, batch_size=4)
+    found, spread = predict(model, task, store_of(pixels), np.arange(7), settings, CPU)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        raw = np.stack([model(VIEWS[view](images)).logits.double().numpy() for view in views])
+    numbers = raw * np.array([0.5, 2.0]) + np.array([3.0, -1.0])
+    numbers = np.expm1(numbers) if log else numbers
+    np.testing.assert_allclose(found, numbers.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(spread, numbers.std(0).mean(1), rtol=1e-3, atol=1e-5)
+
+
+# --- numbers: standardised by the rows that train, and by no others -----------------------------------------
+
+
+@pytest.fixture
+def numbers(prepared) -> Path:
+    """The same competition with the digit's value, a hundred times over, as a number to be learned."""
+    path = prepared / "configs" / "baseline.yaml"
+    path.write_text(path.read_text() + "task: {name: regression}\n")
+    train = pd.read_csv(prepared / "data/raw/train.csv", dtype=str)
+    train["label"] = (train["label"].astype(int) * 100 + 7).astype(str)
+    train.to_csv(prepared / "data/raw/train.csv", index=False)
+    prepare(read(prepared))
+    return prepared
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_the_scale_of_a_fold_is_that_of_the_rows_that_train_it(numbers, fold):
+    trainer, table = make_trainer(numbers, fold=fold), read_folds(read(numbers))
+    mine = (table["fold"] != fold) & (table["stop"] != fold)
+    values = table.loc[mine, "target"].astype(float)
+    assert trainer.architecture.target_mean == (pytest.approx(values.mean()),)
+    assert trainer.architecture.target_std == (pytest.approx(values.std(ddof=0)),)
+    np.testing.assert_allclose(trainer.rows.targets.mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(trainer.rows.targets.std(), 1, rtol=1e-6)
+    stops = table.loc[(table["fold"] != fold) & (table["stop"] == fold), "target"].astype(float)
+    expected = (stops - values.mean()) / values.std(ddof=0)
+    np.testing.assert_allclose(trainer.stop.targets[:, 0], expected, rtol=1e-5)
+
+
+def test_a_look_at_the_stopping_rows_scores_in_their_own_units_and_their_loss_is_that_of_training(numbers):
+    trainer = make_trainer(numbers, "train.loss=mae")
+    row = trainer.look(0)
+    images = torch.from_numpy(trainer.data.store.pixels[trainer.stop.positions]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        raw = trainer.average.model.eval()(images).logits[:, 0].double().numpy()
+    (mean,), (std,) = trainer.architecture.target_mean, trainer.architecture.target_std
+    truth = trainer.data.stop_truth[:, 0]
+    assert row["stop_rmse"] == pytest.approx(np.sqrt(((raw * std + mean - truth) ** 2).mean()), rel=1e-5)
+    assert row["stop_loss"] == pytest.approx(np.abs(raw - (truth - mean) / std).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("log", ["false", "true"])
+def test_a_teacher_and_a_pupil_of_other_scales_talk_in_the_targets_units(numbers, log):
+    scale = {"target_mean": (400.0,), "target_std": (50.0,)}
+    architecture = Architecture("test_resnet", 1, 16, (0.4,) * 3, (0.3,) * 3, **scale)
+    model = create_model(architecture).eval()
+    folder = numbers / "runs" / "teacher" / "fold0"
+    save_model(folder / "model.safetensors", architecture, model.state_dict())
+    recipe = {"inputs": {"folds": digest(numbers / "data" / "folds.csv")}}
+    write_json(folder / "train.stamp.json", {"fingerprint": "", "outputs": {}, "recipe": recipe})
+    trainer = make_trainer(
+        numbers, "distill.teacher=teacher", "distill.weight=0.3", f"train.target_log={log}"
+    )
+    trainer.model.eval()
+    images, targets, _ = next(iter(trainer.loader))
+    with torch.no_grad():
+        losses = trainer.sample_losses(images, targets).numpy()
+        said = model(images).logits[:, 0].double().numpy() * 50 + 400
+        raw = trainer.model(images).logits[:, 0].double().numpy()
+    said = np.log1p(said) if log == "true" else said
+    told = (said - trainer.architecture.target_mean[0]) / trainer.architecture.target_std[0]
+    expected = 0.3 * (raw - told) ** 2 + 0.7 * (raw - targets[:, 0].double().numpy()) ** 2
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+def test_a_pseudo_labelled_number_is_put_on_the_scale_of_the_labelled_rows(numbers):
+    config = read(numbers)
+    data = fold_data(config)
+    extra = Rows(
+        data.store.test[:3], np.array([[7.0], [507.0], [5000.0]], np.float32), np.ones(3, np.float32)
+    )
+    trainer = Trainer(config, create_task(config), data, data.train + extra, 0, CPU)
+    assert trainer.architecture.target_mean == make_trainer(numbers).architecture.target_mean
+    (mean,), (std,) = trainer.architecture.target_mean, trainer.architecture.target_std
+    np.testing.assert_allclose(
+        trainer.rows.targets[-3:, 0], (np.array([7, 507, 5000]) - mean) / std, rtol=1e-5
+    )

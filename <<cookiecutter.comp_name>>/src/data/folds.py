@@ -16,31 +16,42 @@ import pandas as pd
 
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
+from src.data.summary import summarize
 from src.data.tables import Tables
-from src.tasks.base import Task
+from src.tasks.base import Task, as_targets
 
+BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
 ALIKE = 6.0  # mean difference of two thumbnails, of 255: above JPEG noise, below two different photographs
 
 
 def build_folds(step: Step, config: Config, tables: Tables, task: Task, cache: Path) -> None:
     """Write folds.csv, dataset.json and summary.md."""
-    targets = tables.train[config.data.target]
+    targets = tables.targets
     index = pd.read_parquet(cache / "index.parquet")
     alike = duplicate_groups(index, config.data.near_duplicates)
     of_train = alike[(index["set"] == "train").to_numpy()]
-    groups = merge_groups(of_train, None if config.data.group is None else tables.train[config.data.group])
+    column = None if config.data.group is None else tables.train[config.data.group]
+    groups = together(of_train, column, config.cv.n_folds)
     strata = task.strata(targets)
     folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
+    # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide when
+    # to stop.
+    enough = len(np.unique(groups)) >= config.cv.stop_parts
     stop = assign(
-        config.cv.kind, strata, groups, config.cv.stop_parts, config.cv.seed + 1, key="cv.stop_parts"
+        config.cv.kind,
+        strata,
+        groups if enough else np.arange(len(groups)),
+        config.cv.stop_parts,
+        config.cv.seed + 1,
+        key="cv.stop_parts",
     )
     table = pd.DataFrame(
-        {"id": tables.train[config.data.id], "fold": folds, "stop": stop, "group": groups, "target": targets}
-    )
+        {"id": tables.train[config.data.id], "fold": folds, "stop": stop, "group": groups}
+    ).join(as_targets(targets))
     write_csv(step.folder / "folds.csv", table)
     description = task.describe(targets)
     write_json(step.folder / "dataset.json", {"task": task.name, "n_folds": config.cv.n_folds, **description})
-    summary = summarize(table, index, alike, description, task)
+    summary = summarize(table, index, alike, task.encode(targets, description["outputs"]), description)
     write_text(step.folder / "summary.md", summary)
     step.done()
     print(summary)
@@ -49,52 +60,78 @@ def build_folds(step: Step, config: Config, tables: Tables, task: Task, cache: P
 def assign(
     kind: str, strata: np.ndarray, groups: np.ndarray, n: int, seed: int, key: str = "cv.n_folds"
 ) -> np.ndarray:
-    """(N,) part numbers 0 to n-1 by scikit-learn's splitters; rows of one group share a part whatever the
-    kind.
+    """(N,) part numbers 0 to n-1; rows of one group share a part whatever the kind.
 
-    Raises `UserError` naming `key` where there are too few groups for `n` parts.
+    `strata` is (N,) classes, shared out by scikit-learn, or (N, L) labels, shared out by iterative
+    stratification (Sechidis, Tsoumakas, Vlahavas 2011). Raises `UserError` naming `key` where there are too
+    few groups for `n` parts.
     """
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
-
-    grouped = len(np.unique(groups)) < len(groups)
     n_groups = len(np.unique(groups))
-    if n_groups < n:
-        raise UserError(f"{key}={n}: there are only {n_groups} groups of rows to share out; lower it")
-    balanced = (
-        kind in ("stratified", "stratified_group") and np.unique(strata, return_counts=True)[1].max() >= n
+    grouped = n_groups < len(groups)
+    hint = (
+        ", or look at data.near_duplicates: -1 groups nothing by its looks" if n_groups < len(groups) else ""
     )
-    if balanced:  # scikit-learn refuses to balance where no class has a row for every part
-        splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(n, shuffle=True, random_state=seed)
-    elif grouped:
-        groups = np.random.default_rng(seed).permutation(groups.max() + 1)[
-            groups
-        ]  # GroupKFold takes no seed before 1.6
-        splitter = GroupKFold(n)
+    if n_groups < n:
+        raise UserError(f"{key}={n}: there are only {n_groups} groups of rows to share out; lower it{hint}")
+    stratified = kind in ("stratified", "stratified_group")
+    if strata.ndim == 2 and stratified and grouped:
+        parts = share_out_groups(strata, groups, n, seed)
     else:
-        splitter = KFold(n, shuffle=True, random_state=seed)
-    parts = np.full(len(strata), -1)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a class with fewer rows than parts: `check_rare` has spoken
-        for part, (_, rows) in enumerate(splitter.split(np.zeros(len(strata)), strata, groups)):
-            parts[rows] = part
+        splitter = _splitter(strata, stratified, grouped, n, seed)
+        if grouped:  # GroupKFold takes no seed before scikit-learn 1.6
+            groups = np.random.default_rng(seed).permutation(groups.max() + 1)[groups]
+        parts = np.full(len(strata), -1)
+        with warnings.catch_warnings():  # a class with fewer rows than parts: `check_rare` has spoken
+            warnings.simplefilter("ignore", UserWarning)
+            for part, (_, rows) in enumerate(splitter.split(np.zeros(len(strata)), strata, groups)):
+                parts[rows] = part
     if len(np.unique(parts)) < n:
         raise UserError(f"{key}={n}: the groups are too few or too large to fill every fold; lower it")
     return parts
 
 
-def check_rare(targets: pd.Series, cv: CrossValidation, path: Path) -> None:
-    """Refuse a class that cannot stand in every fold, unless `cv.allow_rare`."""
+def _splitter(strata: np.ndarray, stratified: bool, grouped: bool, n: int, seed: int) -> Any:
+    """The library's splitter for this kind of target and groups."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    if strata.ndim == 2 and stratified:
+        return MultilabelStratifiedKFold(n, shuffle=True, random_state=seed)
+    # scikit-learn refuses to balance where no class has a row for every part
+    if stratified and np.unique(strata, return_counts=True)[1].max() >= n:
+        return (StratifiedGroupKFold if grouped else StratifiedKFold)(n, shuffle=True, random_state=seed)
+    return GroupKFold(n) if grouped else KFold(n, shuffle=True, random_state=seed)
+
+
+def share_out_groups(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """(N,) parts for (N, L) labels in groups: the largest group first, each to the part that lacks its labels
+    most.
+
+    What scikit-learn's StratifiedGroupKFold does for one class a row, for several labels and for the row
+    count.
+    """
+    keys, place = np.unique(groups, return_inverse=True)
+    wealth = np.zeros((len(keys), labels.shape[1] + 1))
+    np.add.at(wealth, place, np.column_stack([labels, np.ones(len(labels))]))
+    share = wealth / np.maximum(wealth.sum(0), 1)  # of all rows with the label
+    order = np.random.default_rng(seed).permutation(len(keys))
+    order = order[np.argsort(-wealth[order, -1], kind="stable")]
+    held, part = np.zeros((n, share.shape[1])), np.zeros(len(keys), dtype=np.int64)
+    for group in order:
+        part[group] = np.argmin(held @ share[group])
+        held[part[group]] += share[group]
+    return part[place]
+
+
+def check_rare(counts: dict[str, int], cv: CrossValidation, path: Path) -> None:
+    """Refuse a class or label that cannot stand in every fold, unless `cv.allow_rare`."""
     if cv.kind not in ("stratified", "stratified_group") or cv.allow_rare:
         return
-    counts = targets.value_counts()
-    rare = counts[counts < cv.n_folds]
-    if len(rare):
-        label, count = rare.index[-1], int(rare.iloc[-1])
-        row = int((targets == label).to_numpy().argmax())
+    rare = sorted((count, label) for label, count in counts.items() if count < cv.n_folds)
+    if rare:
+        count, label = rare[0]
         raise UserError(
-            f"{path}, row {row + 2}: class {label!r} has {count} row(s), fewer than cv.n_folds={cv.n_folds} "
+            f"{path}: class {label!r} has {count} row(s), fewer than cv.n_folds={cv.n_folds} "
             f"({len(rare)} such class(es)); lower cv.n_folds, merge the class, or set cv.allow_rare=true"
         )
 
@@ -103,7 +140,8 @@ def duplicate_groups(index: pd.DataFrame, bits: int) -> np.ndarray:
     """(N,) group numbers: rows share one when their files are byte-identical or near-duplicates, chains
     included.
 
-    Near: perceptual hashes within `bits` of 64, and thumbnails that agree; -1 looks for neither kind.
+    Near: perceptual hashes within `bits` of 64, and thumbnails that agree; -1 looks for neither kind. Blank
+    images tie nothing: a black tile in every scan would chain all scans into one group, and teaches nothing.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -111,12 +149,14 @@ def duplicate_groups(index: pd.DataFrame, bits: int) -> np.ndarray:
     n = len(index)
     if bits < 0:
         return np.arange(n)
+    whole = np.stack([np.frombuffer(t, np.uint8) for t in index["thumbnail"].to_numpy()])
+    blank = whole.std(1) < BLANK
     first = pd.Series(np.arange(n)).groupby(index["content"].to_numpy()).transform("min").to_numpy()
-    unique = np.flatnonzero(first == np.arange(n))
+    first = np.where(blank, np.arange(n), first)
+    unique = np.flatnonzero((first == np.arange(n)) & ~blank)
     hashes = index["phash"].to_numpy()[unique]
-    thumbnails = np.stack([np.frombuffer(t, np.uint8) for t in index["thumbnail"].to_numpy()[unique]])
     left, right = near_pairs(hashes, bits)
-    alike = _thumbnails_agree(thumbnails, left, right)
+    alike = _thumbnails_agree(whole[unique], left, right)
     left, right = left[alike], right[alike]
     rows = np.concatenate([np.arange(n), unique[left]])
     columns = np.concatenate([first, unique[right]])
@@ -152,6 +192,20 @@ def near_pairs(hashes: np.ndarray, bits: int, block: int = 1024) -> tuple[np.nda
     return np.concatenate(left), np.concatenate(right)
 
 
+def together(alike: np.ndarray, column: pd.Series | None, parts: int) -> np.ndarray:
+    """(N,) groups of rows that share a fold: duplicates, values of the group column, and what those two chain
+    up.
+
+    Where look-alikes would chain the column's groups into too few for the folds, the column alone decides:
+    it is the competitor's word, and a bare corner of a board looks like any other.
+    """
+    groups = merge_groups(alike, column)
+    if column is None or len(np.unique(groups)) >= min(parts, column.nunique()):
+        return groups
+    print(f"look-alikes span the groups of `{column.name}`: they are left apart, the column decides")
+    return pd.factorize(column)[0]
+
+
 def merge_groups(alike: np.ndarray, column: pd.Series | None) -> np.ndarray:
     """(N,) groups 0, 1, ...: rows that share a duplicate group or a value of the group column, chains
     included."""
@@ -170,41 +224,3 @@ def merge_groups(alike: np.ndarray, column: pd.Series | None) -> np.ndarray:
     rows, columns = np.concatenate(rows), np.concatenate(columns)
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(offset, offset))
     return pd.factorize(connected_components(graph, directed=False)[1][:n])[0]
-
-
-def summarize(
-    table: pd.DataFrame, index: pd.DataFrame, alike: np.ndarray, description: dict[str, Any], task: Task
-) -> str:
-    """A page in Markdown: rows, classes, imbalance, duplicates, sizes, kinds of files, folds."""
-    is_train = (index["set"] == "train").to_numpy()
-    counts = pd.Series(description["counts"])
-    groups = pd.Series(alike[is_train]).value_counts()
-    crossing = np.isin(alike[~is_train], alike[is_train]).sum()
-    conflicts = table.assign(alike=alike[is_train]).groupby("alike")["target"].nunique()
-    sizes = index[["width", "height"]]
-    shown = ", ".join(f"{label} {count:,}" for label, count in counts.head(12).items())
-    more = f", … ({len(counts)} in all)" if len(counts) > 12 else ""
-    modes = ", ".join(f"{mode} {count:,}" for mode, count in index["mode"].value_counts().items())
-    lines = [
-        "# The data, as stage 01 found it",
-        "",
-        f"- rows: {is_train.sum():,} to learn from, {(~is_train).sum():,} to predict",
-        f"- {task.name}, {len(counts)} classes: {shown}{more}",
-        f"- imbalance: the largest class has {counts.max() / counts.min():.1f} times the rows of "
-        f"the smallest",
-        f"- duplicates: {int((groups - 1).clip(lower=0).sum()):,} training rows repeat another "
-        f"(kept in one fold); {int(crossing):,} test rows look like a training row; "
-        f"{int((conflicts > 1).sum()):,} groups disagree on the label",
-        f"- sizes: {sizes['width'].min()}x{sizes['height'].min()} to "
-        f"{sizes['width'].max()}x{sizes['height'].max()}, "
-        f"median {sizes['width'].median():.0f}x{sizes['height'].median():.0f}",
-        f"- kinds of files: {modes}",
-        "",
-        "| fold | rows | " + " | ".join(counts.index[:12]) + " |",
-        "|--:|--:|" + "--:|" * min(12, len(counts)),
-    ]
-    by_fold = table.groupby(["fold", "target"]).size().unstack(fill_value=0)
-    for fold, row in by_fold.iterrows():
-        cells = " | ".join(str(row.get(label, 0)) for label in counts.index[:12])
-        lines.append(f"| {fold} | {row.sum()} | {cells} |")
-    return "\n".join(lines) + "\n"

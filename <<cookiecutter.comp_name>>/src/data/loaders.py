@@ -16,7 +16,7 @@ from src.artifacts import read_json
 from src.config import Config, UserError
 from src.data.images import ImageStore, open_images
 from src.steps import images_step
-from src.tasks.base import Task
+from src.tasks.base import Task, targets_in
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     if table["id"].tolist() != store.train_ids:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
     outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
-    targets, truth = task.encode(table["target"], outputs), task.truth(table["target"], outputs)
+    labels = targets_in(table)
+    targets, truth = task.encode(labels, outputs), task.truth(labels, outputs)
     held_out = (table["fold"] == fold).to_numpy()
     stops = (table["stop"] == fold % config.cv.stop_parts).to_numpy() & ~held_out
     if not config.train.early_stopping.enabled:
@@ -84,9 +85,10 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
 
 
 def read_folds(config: Config) -> pd.DataFrame:
-    """folds.csv: id and target as text, fold, stop and group as numbers."""
+    """folds.csv: ids and targets as text, fold, stop and group as numbers."""
     path = config.root / "data" / "folds.csv"
-    return pd.read_csv(path, dtype={"id": str, "target": str}, keep_default_na=False, na_filter=False)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+    return table.astype({"fold": int, "stop": int, "group": int})
 
 
 def load_pseudo_rows(path: Path, store: ImageStore, outputs: list[str], weight: float) -> Rows:

@@ -23,11 +23,13 @@ def prepare(config: Config, force: bool = False) -> None:
     from src.tasks import create_task
 
     tables = load_tables(config)
-    # before any earlier file is replaced
-    check_rare(tables.train[config.data.target], config.cv, raw_tables(config)["train"])
+    task = create_task(config)
+    description = task.describe(tables.targets)
+    if "counts" in description:  # before any earlier file is replaced
+        check_rare(description.get("rare", description["counts"]), config.cv, raw_tables(config)["train"])
     if images.begin():
         build_cache(images, tables, config.data)
-        store, targets = open_images(images), tables.train[config.data.target]
+        store, targets = open_images(images), tables.targets.iloc[:, 0]
         draw_samples(images.folder / "samples.png", store.pixels, store.train, targets, config.seed)
     folds = folds_step(config)  # only now: it depends on the contents that the cache has just recorded
     if folds.begin():
@@ -36,6 +38,6 @@ def prepare(config: Config, force: bool = False) -> None:
                 f"{folds.title}: {'; '.join(folds.why())}; "
                 f"every run trained on the old folds will train again"
             )
-        build_folds(folds, config, tables, create_task(config), images.folder)
+        build_folds(folds, config, tables, task, images.folder)
     else:
         print(folds.up_to_date_line())

@@ -3,28 +3,37 @@ row."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from src.config import Config, UserError
+from src.data.sample import SampleForm, describe_sample
+from src.data.targets import filled, present, read_targets, target_columns
 from src.steps import image_folders, raw_tables
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm", ".dicom")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The competition's tables; all values are text. `images` holds the file of each train and test row."""
+    """The competition's tables; all values are text. `images` holds the file of each train and test row.
+
+    `train` and `test` have one row an id whatever the files look like; `targets` has the rows of `train`.
+    """
 
     train: pd.DataFrame
     test: pd.DataFrame
     sample: pd.DataFrame
     images: dict[str, list[Path]]
+    targets: pd.DataFrame  # one column a target, see src/data/targets.py
+    form: SampleForm  # what a submission looks like
+    masks: list[Path] | None = None  # the mask of each train row, where masks are files
+    extra: tuple[str, ...] = ()  # columns of train and test that no key names: there for who wants them
 
 
 def load_tables(config: Config) -> Tables:
@@ -34,29 +43,57 @@ def load_tables(config: Config) -> Tables:
 
     paths, data = raw_tables(config), config.data
     task = create_task(config)
-    train = read_table(paths["train"])
-    sample = read_table(paths["sample"])
-    test = (
-        read_table(paths["test"])
-        if "test" in paths
-        else sample[[_present(sample, data.id, paths["sample"])]].copy()
-    )
-    for role, table in (("train", train), ("test", test), ("sample", sample)):
-        _check_ids(table, data.id, paths.get(role, paths["sample"]))
-    _present(train, data.target, paths["train"], key="data.target")
+    whole, sample = read_table(paths["train"]), read_table(paths["sample"])
+    _check_ids(whole, data.id, paths["train"], repeated=_repeats(config))
     if data.group is not None:
-        _present(train, data.group, paths["train"], key="data.group")
-        _check_filled(train, data.group, paths["train"])
-    task.check_targets(train, data.target, paths["train"])
-    _check_same_ids(test, sample, data.id, paths)
-    outputs = task.describe(train[data.target])["outputs"]
-    task.check_sample(sample, data.id, outputs, paths["sample"])
+        present(whole, data.group, paths["train"], key="data.group")
+        filled(whole, data.group, paths["train"])
+    train, targets = read_targets(whole, config, paths["train"])
+    task.check_targets(targets, paths["train"])
+    outputs = task.describe(targets)["outputs"]
+    test = _read_test(config, paths)
+    known = None if test is None else test[data.id].tolist()
+    form = describe_sample(sample, config, outputs, paths["sample"], known)
+    _check_ids(sample, form.id_column, paths["sample"], repeated=form.classes is not None)
+    if test is None:
+        test = pd.DataFrame({data.id: list(dict.fromkeys(form.images))})
+    _check_same_ids(test[data.id], form, paths)
+    if form.kind in ("label", "columns"):  # the others hold what the outputs are, whatever the task
+        task.check_sample(sample, form.id_column, outputs, paths["sample"])
     folders = image_folders(config)
     images = {
         "train": find_images(train, folders["train"], data.id, data.image, paths["train"]),
         "test": find_images(test, folders["test"], data.id, data.image, paths.get("test", paths["sample"])),
     }
-    return Tables(train, test, sample, images)
+    masks = None
+    if "masks" in folders and config.task.name == "segmentation":
+        column = data.mask if data.mask is not None else data.image
+        masks = find_images(
+            train, folders["masks"], data.id, column, paths["train"], what="mask", by_stem=True
+        )
+    return Tables(train, test, sample, images, targets, form, masks, _extra(train, test, config))
+
+
+def _repeats(config: Config) -> bool:
+    """Whether an id may stand in several rows of train.csv."""
+    return config.data.long is not None or (
+        config.task.name == "segmentation" and config.data.rle is not None
+    )
+
+
+def _read_test(config: Config, paths: dict[str, Path]) -> pd.DataFrame | None:
+    """The test table, one row an id; None where the sample lists the test rows."""
+    if "test" not in paths:
+        return None
+    test, repeated = read_table(paths["test"]), _repeats(config)
+    _check_ids(test, config.data.id, paths["test"], repeated=repeated)
+    return test.drop_duplicates(config.data.id).reset_index(drop=True) if repeated else test
+
+
+def _extra(train: pd.DataFrame, test: pd.DataFrame, config: Config) -> tuple[str, ...]:
+    data = config.data
+    used = {data.id, data.image, data.group, data.mask, data.long, data.rle, *target_columns(config)}
+    return tuple(column for column in train.columns if column in test.columns and column not in used)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -84,23 +121,38 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def find_images(
-    table: pd.DataFrame, folder: Path, id_column: str, image_column: str | None, path: Path
+    table: pd.DataFrame,
+    folders: Path | Sequence[Path],
+    id_column: str,
+    image_column: str | None,
+    path: Path,
+    what: str = "image",
+    by_stem: bool = False,
 ) -> list[Path]:
     """The image file of each row, looked up by the file name with or without its extension.
 
-    Raises `UserError` naming the first row without a file and how many there are, or a name that two files
-    answer to.
+    `by_stem` also takes a file of another extension: the mask of a.jpg is a.png. Raises `UserError` naming
+    the first row without a file and how many there are, or a name that two files answer to.
     """
-    column = id_column if image_column is None else _present(table, image_column, path, key="data.image")
-    by_name = _files_by_name(folder)
-    wanted = table[column].str.replace("\\", "/").str.removeprefix("./").str.removeprefix(f"{folder.name}/")
-    found = [next((known[name] for known in by_name if name in known), ()) for name in wanted]
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    place, key = " or ".join(str(folder) for folder in folders), f"data.{what}"
+    column = id_column if image_column is None else present(table, image_column, path, key=key)
+    by_name = _files_by_name(folders)
+    found = []
+    for value in table[column]:
+        names = _spellings(value, folders)
+        if by_stem:
+            names += [
+                str(Path(name).with_suffix("")) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+            ]
+        found.append(next((known[name] for name in names for known in by_name if name in known), ()))
     for row, several in enumerate(found):
         if len(several) > 1:
             raise UserError(
                 f"{path}, row {row + 2}: `{column}` {table[column].iloc[row]!r} could be "
                 f"{several[0]} or {several[1]}; "
-                f"give the path inside {folder.name} in a column and name that column in data.image"
+                f"give the path inside {' or '.join(f.name for f in folders)} in a column and name that "
+                f"column in {key}"
             )
     files = [several[0] if several else None for several in found]
     missing = [row for row, file in enumerate(files) if file is None]
@@ -109,49 +161,51 @@ def find_images(
         name = table[column].iloc[row]
         example = name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
         raise UserError(
-            f"{path}, row {row + 2}: no image for `{column}` {name!r} in {folder} "
+            f"{path}, row {row + 2}: no {what} for `{column}` {name!r} in {place} "
             f"({len(missing)} of {len(files)} missing); a file such as {example} should be there"
         )
     return files
 
 
-def _files_by_name(folder: Path) -> list[dict[str, list[Path]]]:
-    """Every image file below `folder` by each name it may be called, the surest kind of name first."""
-    kinds: list[dict[str, list[Path]]] = [{}, {}, {}, {}]
-    for base, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES):
+def _spellings(value: str, folders: list[Path]) -> list[str]:
+    """The name from inside the folder, where it starts with the folder's own path; then as it stands."""
+    name = value.replace("\\", "/").removeprefix("./").removeprefix("/")
+    names: list[str] = []
+    for folder in folders:
+        for start in range(1, min(4, len(folder.parts))):
+            prefix = "/".join(folder.parts[-start:]) + "/"
+            if name.startswith(prefix):
+                inside = name.removeprefix(prefix)
+                names += [f"{folder.name}/{inside}", inside] if len(folders) > 1 else [inside]
+    return [*names, name]
+
+
+def _files_by_name(folders: list[Path]) -> list[dict[str, list[Path]]]:
+    """Every image file below the folders by each name it may be called, the surest kind of name first.
+
+    Of several folders, the folder's own name before the path is surest: two may hold a file of one name.
+    """
+    kinds: list[dict[str, list[Path]]] = [{} for _ in range(6)]
+    for folder in folders:
+        for base, _, names in os.walk(folder):
+            for name in names:
+                if not name.lower().endswith(IMAGE_SUFFIXES):
+                    continue
                 file = Path(base, name)
                 inside = file.relative_to(folder)
-                keys = (inside.as_posix(), inside.with_suffix("").as_posix(), file.name, file.stem)
+                outside = folder.name / inside if len(folders) > 1 else inside
+                pairs = ((outside, outside.with_suffix("")), (inside, inside.with_suffix("")))
+                keys = [form.as_posix() for pair in pairs for form in pair] + [file.name, file.stem]
                 for known, key in zip(kinds, keys, strict=True):
                     known.setdefault(key, []).append(file)
     return kinds
 
 
-def _present(table: pd.DataFrame, column: str, path: Path, key: str = "data.id") -> str:
-    if column not in table.columns:
-        near = difflib.get_close_matches(column, list(table.columns), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(
-            f"{path}: there is no column {column!r}; {hint}it has {', '.join(table.columns)}; set {key}"
-        )
-    return column
-
-
-def _check_filled(table: pd.DataFrame, column: str, path: Path) -> None:
-    empty = (table[column].str.strip() == "").to_numpy()
-    if empty.any():
-        raise UserError(
-            f"{path}, row {int(empty.argmax()) + 2}: `{column}` is empty; every row needs a value there"
-        )
-
-
-def _check_ids(table: pd.DataFrame, column: str, path: Path) -> None:
-    _present(table, column, path)
-    _check_filled(table, column, path)
+def _check_ids(table: pd.DataFrame, column: str, path: Path, repeated: bool = False) -> None:
+    present(table, column, path)
+    filled(table, column, path)
     twice = table[column].duplicated().to_numpy()
-    if twice.any():
+    if twice.any() and not repeated:
         row = int(twice.argmax())
         name = table[column].iloc[row]
         first = int((table[column] == name).to_numpy().argmax())
@@ -161,11 +215,11 @@ def _check_ids(table: pd.DataFrame, column: str, path: Path) -> None:
         )
 
 
-def _check_same_ids(test: pd.DataFrame, sample: pd.DataFrame, column: str, paths: dict[str, Path]) -> None:
-    lost = set(sample[column]) ^ set(test[column])
+def _check_same_ids(test: pd.Series, form: SampleForm, paths: dict[str, Path]) -> None:
+    lost = set(form.images) ^ set(test)
     if lost:
         name = min(lost)
-        where, other = ("sample", "test") if name in set(sample[column]) else ("test", "sample")
+        where, other = ("sample", "test") if name in set(form.images) else ("test", "sample")
         raise UserError(
             f"{paths[where]}: id {name!r} is not in {paths.get(other, paths['sample'])} "
             f"({len(lost)} such id(s)); both files should list the same test rows"

@@ -21,11 +21,19 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 def table(metrics: dict[str, Any]) -> str:
     """Members and candidates with their CV, the gain over the mean, and which is kept."""
     lines = [f"{'':24} CV {metrics['metric']}"]
-    lines += [f"  {name:22} {score:.4f}" for name, score in metrics["members"].items()]
+    lines += [f"  {name:22} {shown(score)}" for name, score in metrics["members"].items()]
     for name, row in metrics["candidates"].items():
+        title = name + (" (kept)" if name == metrics["kept"] else "")
         gain = (
-            "" if row["gain"] is None else f"   {row['gain']:+.4f} ± {row['gain_error']:.4f} against the mean"
+            ""
+            if row["gain"] is None
+            else f"   {row['gain']:+.4f} ± {shown(row['gain_error'])} against the mean"
         )
-        lines.append(f"{name + (' (kept)' if name == metrics['kept'] else ''):24} {row['cv']:.4f}{gain}")
-    lines.append(f"{'chosen without the fold':24} {metrics['cv_of_the_choice']:.4f}")
+        lines.append(f"{title:24} {shown(row['cv'])}{gain}")
+    lines.append(f"{'chosen without the fold':24} {shown(metrics['cv_of_the_choice'])}")
     return "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    """A score with four places, or a dash where the metric is undefined."""
+    return "-" if value is None else f"{value:.4f}"

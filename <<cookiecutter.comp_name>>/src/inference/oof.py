@@ -20,9 +20,10 @@ from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.predict import predict
 from src.models.weights import load_model
+from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
 from src.tasks import create_task
-from src.tasks.base import Task
+from src.tasks.base import targets_in
 from src.training.launch import side_by_side
 
 
@@ -39,7 +40,7 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
         for fold in folds:
             table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
             task, outputs = create_task(run.config), read_outputs(run)
-            score = task.score(task.truth(table["target"], outputs), table[outputs].to_numpy())
+            score = task.score(task.truth(targets_in(table), outputs), table[outputs].to_numpy())
             print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows")
         return
     step = score_step(run)
@@ -55,12 +56,15 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     data = load_fold(config, task, fold)
     model = load_model(step.folder / "model.safetensors")
     outputs = data.outputs
-    table = read_folds(config).iloc[data.valid_index]
-    valid = predict(model, task, data.store, data.valid.positions, config.inference, device, report)
-    test = predict(model, task, data.store, data.store.test, config.inference, device, report)
-    oof = table[["id", "fold", "target"]].reset_index(drop=True).join(pd.DataFrame(valid, columns=outputs))
+    table = read_folds(config).iloc[data.valid_index].drop(columns=["stop", "group"])
+    valid, _ = predict(model, task, data.store, data.valid.positions, config.inference, device, report)
+    test, spread = predict(model, task, data.store, data.store.test, config.inference, device, report)
+    oof = table.reset_index(drop=True).join(pd.DataFrame(valid, columns=outputs))
     write_parquet(step.folder / "oof.parquet", oof)
-    write_parquet(step.folder / "test.parquet", prediction_table(data.store.test_ids, test, outputs))
+    said = prediction_table(data.store.test_ids, test, outputs)
+    if task.scaled and spread is not None:  # numbers have no probability: pseudo-labels go by the spread
+        said["spread"] = spread
+    write_parquet(step.folder / "test.parquet", said)
     step.done()
 
 
@@ -84,22 +88,6 @@ def score_run(run: Run, step: Step) -> None:
     )
     write_json(run.folder / "metrics.json", evaluate(task, oof, outputs))
     step.done()
-
-
-def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any]:
-    """CV of an OOF table: over all rows, a fold each, and the standard error of the folds' mean."""
-    truth, predictions = task.truth(oof["target"], outputs), oof[outputs].to_numpy()
-    fold = oof["fold"].to_numpy()
-    folds = [task.score(truth[fold == k], predictions[fold == k]) for k in np.unique(fold)]
-    error = float(np.nanstd(folds, ddof=1) / np.sqrt(len(folds)))
-    number = lambda value: float(value) if np.isfinite(value) else None  # noqa: E731
-    return {
-        "metric": task.metric.name,
-        "cv": number(task.score(truth, predictions)),
-        "standard_error": number(error),
-        "folds": [number(score) for score in folds],
-        "rows": len(oof),
-    }
 
 
 def describe(name: str, metrics: dict[str, Any]) -> str:

@@ -4,20 +4,34 @@ combine."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from src.losses.classification import cross_entropy
-from src.models.build import Output
+from src.losses import classification, regression
+from src.losses.known import over_known
+from src.models.output import Output
 
 Loss = Callable[[Output, torch.Tensor], torch.Tensor]
 
 
-def create_loss(name: str, label_smoothing: float = 0.0) -> Loss:
-    """The per-sample loss of that name; `label_smoothing` in [0, 1) moves targets towards uniform."""
+def create_loss(name: str, label_smoothing: float = 0.0, huber_delta: float = 1.0) -> Loss:
+    """The per-sample loss of that name.
+
+    `label_smoothing` in [0, 1) moves class targets towards uniform; targets that are NaN are left out, except
+    by cross-entropy, whose classes are known together or not at all.
+    """
     if name == "cross_entropy":
-        return lambda output, targets: cross_entropy(output.logits, targets, label_smoothing)
-    raise ValueError(f"no loss is called {name!r}")
+        return lambda output, targets: classification.cross_entropy(output.logits, targets, label_smoothing)
+    cells = {
+        "bce": partial(classification.binary_cross_entropy, label_smoothing=label_smoothing),
+        "mse": regression.squared_error,
+        "mae": regression.absolute_error,
+        "huber": partial(regression.huber, delta=huber_delta),
+    }
+    if name not in cells:
+        raise ValueError(f"no loss is called {name!r}; there are cross_entropy, {', '.join(cells)}")
+    return lambda output, targets: over_known(cells[name], output.logits, targets)
 
 
 def reduce(losses: torch.Tensor, weights: torch.Tensor, total_weight: float) -> torch.Tensor:

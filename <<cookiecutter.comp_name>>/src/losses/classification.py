@@ -1,5 +1,4 @@
-"""Losses for one label out of C classes. Shapes: logits (B, C), targets (B, C) rows adding to 1, result
-(B,)."""
+"""Losses for classes. `cross_entropy` is per sample (B,); the others are per cell (B, C)."""
 
 from __future__ import annotations
 
@@ -8,16 +7,16 @@ import torch.nn.functional as F
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy with soft targets, in float32; label smoothing by Szegedy et al. 2016, Rethinking the
-    Inception."""
+    """(B,) cross-entropy with soft targets (B, C), in float32.
+
+    Label smoothing by Szegedy et al. 2016, Rethinking the Inception Architecture.
+    """
     return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
 
-def distillation(logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL from teacher to pupil at a temperature, times its square so that gradients keep their scale.
-
-    Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network.
-    """
-    pupil = F.log_softmax(logits.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return F.kl_div(pupil, teacher, reduction="none", log_target=True).sum(1) * temperature**2
+def binary_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """(B, C) binary cross-entropy of logits with soft targets; smoothing moves targets towards one half."""
+    smooth = targets * (1 - label_smoothing) + 0.5 * label_smoothing
+    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")

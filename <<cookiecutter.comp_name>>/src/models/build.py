@@ -15,16 +15,8 @@ from torch import nn
 
 from src.config import UserError
 from src.models.heads import LinearHead
-
-
-@dataclass
-class Output:
-    """What a network says of B images: logits (B, outputs), embedding (B, features), and local parts where it
-    has them."""
-
-    logits: torch.Tensor
-    embedding: torch.Tensor
-    parts: list[torch.Tensor] | None = None
+from src.models.output import Output
+from src.models.scale import TargetScale
 
 
 @dataclass(frozen=True)
@@ -38,6 +30,9 @@ class Architecture:
     std: tuple[float, ...]
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    target_mean: tuple[float, ...] | None = None  # of targets that were standardised for training, else null
+    target_std: tuple[float, ...] | None = None
+    target_log: bool = False  # whether log(1 + target) was what was standardised
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,8 +50,9 @@ class Normalize(nn.Module):
         return (x.float() - self.mean) / self.std
 
 
-class Classifier(nn.Module):
-    """Normalisation, a timm backbone with its own pooling, a linear head."""
+class Network(nn.Module):
+    """Normalisation, a timm backbone with its own pooling, a linear head; and the way back to the targets'
+    units."""
 
     def __init__(self, architecture: Architecture, backbone: nn.Module):
         super().__init__()
@@ -68,6 +64,7 @@ class Classifier(nn.Module):
             architecture.n_outputs,
             architecture.drop_rate,
         )
+        self.scale = TargetScale(architecture.target_mean, architecture.target_std, architecture.target_log)
 
     def forward(self, x: torch.Tensor) -> Output:
         embedding = self.backbone(self.normalize(x))  # (B, features)
@@ -76,7 +73,7 @@ class Classifier(nn.Module):
 
 def create_model(
     architecture: Architecture, pretrained: bool = False, state: dict[str, torch.Tensor] | None = None
-) -> Classifier:
+) -> Network:
     """Build the network; `pretrained` fetches timm's weights, `state` gives the backbone's instead.
 
     Raises `UserError` where weights cannot be fetched or do not fit, or the image size does not suit the
@@ -98,7 +95,7 @@ def create_model(
     if state is not None:
         fill(backbone, architecture.backbone, state)
     _probe(backbone, architecture)
-    return Classifier(architecture, backbone)
+    return Network(architecture, backbone)
 
 
 def _backbone(architecture: Architecture, download: bool) -> nn.Module:
@@ -109,7 +106,13 @@ def _backbone(architecture: Architecture, download: bool) -> nn.Module:
         options["img_size"] = architecture.image_size  # transformers tie their position tables to a size
     while True:
         try:
-            return timm.create_model(architecture.backbone, pretrained=download, num_classes=0, **options)
+            return timm.create_model(
+                architecture.backbone,
+                pretrained=download,
+                num_classes=0,
+                in_chans=len(architecture.mean),  # pretrained first layers are summed or repeated by timm
+                **options,
+            )
         except TypeError as error:
             unknown = next((key for key in options if key in str(error)), None)
             if unknown is None:
@@ -149,9 +152,10 @@ def fill(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None
 def _probe(backbone: nn.Module, architecture: Architecture) -> None:
     """Show the backbone one image, so that a size it cannot take is known before a night is planned on it."""
     size, training = architecture.image_size, backbone.training
+    channels = len(architecture.mean)
     try:
         with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, size, size))
+            backbone.eval()(torch.zeros(1, channels, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise UserError(_why(architecture, error)) from error
     finally:

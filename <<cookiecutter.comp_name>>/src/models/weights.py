@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from src.artifacts import atomic
 from src.config import UserError
-from src.models.build import Architecture, Classifier, create_model
+from src.models.build import Architecture, Network, create_model
 
 WRAPPERS = (
     "module.",
@@ -35,7 +35,7 @@ def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Te
         )
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> Classifier:
+def load_model(path: Path, device: torch.device | str = "cpu") -> Network:
     """Build the network that `save_model` wrote, with its weights, in evaluation mode; nothing is
     downloaded."""
     with safe_open(path, framework="pt") as file:

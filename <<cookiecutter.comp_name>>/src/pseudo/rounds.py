@@ -17,7 +17,7 @@ import pandas as pd
 from src.artifacts import read_json, write_json, write_parquet
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
-from src.pseudo.select import agreement, select
+from src.pseudo.select import agreement, same, select, shares
 from src.steps import Run, pseudo_step, round_of, run_of, select_step
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -51,7 +51,7 @@ def label_recursively(config: Config) -> None:
         train_run(run, folds)
         predict_run(run, folds)
         metrics = read_json(run.folder / "metrics.json")
-        kept = task.metric.better(metrics["cv"], best["cv"])
+        kept = metrics["cv"] is not None and task.metric.better(metrics["cv"], best["cv"])
         best = metrics if kept else best
         row |= {"cv": metrics["cv"], "standard_error": metrics["standard_error"], "kept": kept}
         report.append(row)
@@ -79,29 +79,15 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
         tables.append(pd.read_parquet(path))
         last = before / f"fold{fold}.pseudo.parquet"
         earlier.append(pd.read_parquet(last) if last.exists() else None)
-    total = sum(len(table) for table in tables)
-    labels = (
-        np.concatenate([table[outputs].to_numpy().argmax(1) for table in tables])
-        if total
-        else np.zeros(0, int)
-    )
-    share = np.bincount(labels, minlength=len(outputs)) / max(1, total)
-    agree = [agreement(now, then, outputs) for now, then in zip(tables, earlier, strict=True)]
+    agree = [agreement(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     agree = [value for value in agree if value is not None]
-    same = [then is not None and _same(now, then, outputs) for now, then in zip(tables, earlier, strict=True)]
+    unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     return {
-        "selected": total / len(folds),
-        "class_share": dict(zip(outputs, share.round(4).tolist(), strict=True)),
+        "selected": sum(len(table) for table in tables) / len(folds),
+        "class_share": shares(tables, task, outputs),
         "agreement": float(np.mean(agree)) if agree else None,
-        "unchanged": all(same),
+        "unchanged": all(unchanged),
     }
-
-
-def _same(now: pd.DataFrame, then: pd.DataFrame, outputs: list[str]) -> bool:
-    """Whether two selections hold the same rows with the same top labels."""
-    if now["id"].tolist() != then["id"].tolist():
-        return False
-    return bool((now[outputs].to_numpy().argmax(1) == then[outputs].to_numpy().argmax(1)).all())
 
 
 def best_run(report: list[dict[str, Any]]) -> str:
@@ -111,11 +97,12 @@ def best_run(report: list[dict[str, Any]]) -> str:
 
 def sentence(row: dict[str, Any], metric: str) -> str:
     """One line about a round, with the class shares that a bare threshold tends to collapse."""
-    shares = " ".join(f"{label}:{share:.2f}" for label, share in list(row["class_share"].items())[:12])
+    told = " ".join(f"{label}:{share:.2f}" for label, share in list(row["class_share"].items())[:12])
     verdict = "kept" if row["kept"] else "not kept: it does not beat the best CV so far"
+    cv, error = ("-" if row[key] is None else f"{row[key]:.4f}" for key in ("cv", "standard_error"))
     return (
-        f"{row['run']}: {row['selected']:.0f} pseudo-labels a fold ({shares}), "
-        f"CV {metric} {row['cv']:.4f} ± {row['standard_error']:.4f}, {verdict}"
+        f"{row['run']}: {row['selected']:.0f} pseudo-labels a fold ({told}), "
+        f"CV {metric} {cv} ± {error}, {verdict}"
     )
 
 

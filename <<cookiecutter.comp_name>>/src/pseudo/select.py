@@ -1,4 +1,4 @@
-"""Which test rows one fold's model is sure enough of to learn from, and what label they get."""
+"""Which test rows one fold's model is sure enough of to learn from, and what they are told to be."""
 
 from __future__ import annotations
 
@@ -12,25 +12,57 @@ from src.tasks.base import Task
 def select(predictions: pd.DataFrame, task: Task, outputs: list[str], settings: Pseudo) -> pd.DataFrame:
     """The confident rows of a fold's test predictions: id, `confidence`, then the target a column an output.
 
-    Soft targets are the predictions themselves; hard ones what they stand for. Lee 2013, Pseudo-Label. Made
-    anew every round, so that a label can be withdrawn.
+    What is sure is the task's to say. Lee 2013, Pseudo-Label. Made anew every round, so that a label can be
+    withdrawn.
     """
-    values = predictions[outputs].to_numpy(np.float32)
-    confidence = task.confidence(values)
-    chosen = confidence >= settings.threshold
-    targets = task.harden(values[chosen]) if settings.labels == "hard" else values[chosen]
-    table = pd.DataFrame(targets, columns=outputs)
-    table.insert(0, "id", predictions["id"].to_numpy()[chosen])
-    table.insert(1, "confidence", confidence[chosen])
+    spread = predictions["spread"].to_numpy() if "spread" in predictions else None
+    found = task.select(predictions[outputs].to_numpy(np.float32), spread, settings)
+    table = pd.DataFrame(found.targets, columns=outputs)
+    table.insert(0, "id", predictions["id"].to_numpy()[found.chosen])
+    table.insert(1, "confidence", found.confidence)
     return table
 
 
-def agreement(now: pd.DataFrame, before: pd.DataFrame | None, outputs: list[str]) -> float | None:
-    """Of the rows selected in both rounds, the share that kept their label; None where there are none."""
-    if before is None:
+def decided(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
+    """(n, L) what each row was told, without shades: its class, its labels as 0, 1 or NaN, or its numbers."""
+    values = table[outputs].to_numpy(np.float64)
+    if task.stacking == "classes":
+        return values.argmax(1)[:, None].astype(np.float64)
+    if task.stacking == "labels":
+        return np.where(np.isnan(values), np.nan, values >= 0.5)
+    return values
+
+
+def agreement(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> float | None:
+    """Of the rows selected in both rounds, the share that kept what they were told; None where there are
+    none, and for numbers, which never stay exactly."""
+    if before is None or task.stacking == "values":
         return None
-    both = now.merge(before, on="id", suffixes=("", "_before"))
+    told = [table.set_index("id")[outputs] for table in (now, before)]
+    both = told[0].index.intersection(told[1].index)
     if not len(both):
         return None
-    label = both[outputs].to_numpy().argmax(1)
-    return float((label == both[[f"{name}_before" for name in outputs]].to_numpy().argmax(1)).mean())
+    first, second = (decided(table.loc[both], task, outputs) for table in told)
+    return float(((first == second) | np.isnan(first) | np.isnan(second)).all(1).mean())
+
+
+def same(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> bool:
+    """Whether two selections hold the same rows, told the same."""
+    if before is None or now["id"].tolist() != before["id"].tolist():
+        return False
+    return np.array_equal(decided(now, task, outputs), decided(before, task, outputs), equal_nan=True)
+
+
+def shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
+    """What was told, output by output: the share of rows of a class, of known cells that are positive, or the
+    mean.
+
+    A bare threshold tends to collapse the class prior: this is where it shows.
+    """
+    told = np.concatenate([decided(table, task, outputs) for table in tables])
+    if not len(told):
+        return dict.fromkeys(outputs, 0.0)
+    if task.stacking == "classes":
+        told = np.eye(len(outputs))[told[:, 0].astype(int)]
+    known = np.maximum((~np.isnan(told)).sum(0), 1)
+    return dict(zip(outputs, (np.nansum(told, 0) / known).round(4).tolist(), strict=True))

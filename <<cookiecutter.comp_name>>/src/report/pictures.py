@@ -26,7 +26,7 @@ def draw_samples(
         rows = random.permutation(np.flatnonzero((targets == label).to_numpy()))[:COLUMNS]
         for column, place in enumerate(rows):
             top, left = row * (side + gap), column * (side + gap)
-            sheet[top : top + side, left : left + side] = pixels[positions[place]]
+            sheet[top : top + side, left : left + side] = three_channels(pixels[positions[place]])
     figure = Figure(figsize=(COLUMNS * 0.9, len(counts) * 0.9))
     axis = figure.subplots()
     axis.imshow(sheet, interpolation="nearest", aspect="equal")
@@ -36,6 +36,11 @@ def draw_samples(
     axis.set_frame_on(False)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", **QUALITY)
+
+
+def three_channels(pixels: np.ndarray) -> np.ndarray:
+    """(S, S, C) as (S, S, 3): the first three channels, or the only one as grey."""
+    return pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:

@@ -12,8 +12,11 @@ import pandas as pd
 
 from src.artifacts import Step, atomic, digest, read_json, source_digest, write_json
 from src.config import Config, UserError
+from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
+from src.decisions import Rule
 from src.steps import raw_tables
+from src.submission.forms import check_cells, fill
 from src.tasks import create_task
 from src.tasks.base import Task
 
@@ -22,17 +25,18 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
     """Write the CSV in the sample's row and column order, and beside it a JSON that says where it came
     from."""
     task = create_task(config)
-    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    dataset = read_json(config.root / "data" / "dataset.json")
+    metrics = read_json(source / "metrics.json")
     sample_path = raw_tables(config)["sample"]
     sample, predictions = read_table(sample_path), pd.read_parquet(source / "test.parquet")
-    table = build(task, predictions, sample, config.data.id, outputs, sample_path)
-    check(table, sample, config.data.id, outputs, sample_path)
+    form = describe_sample(sample, config, dataset["outputs"], sample_path, predictions["id"].tolist())
+    table = build(form, task, predictions, sample, dataset, Rule.from_json(metrics["rule"]), sample_path)
+    check(form, task, table, sample, dataset, sample_path)
     path = step.folder / step.outputs[0]
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
         # What Kaggle will read, not what we meant; a file that fails takes the place of none.
-        check(read_table(temporary), sample, config.data.id, outputs, sample_path)
-    metrics = read_json(source / "metrics.json")
+        check(form, task, read_table(temporary), sample, dataset, sample_path)
     write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
     step.done()
     cv = "-" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
@@ -40,35 +44,42 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
 
 
 def build(
+    form: SampleForm,
     task: Task,
     predictions: pd.DataFrame,
     sample: pd.DataFrame,
-    id_column: str,
-    outputs: list[str],
+    dataset: dict[str, Any],
+    rule: Rule,
     path: Path,
 ) -> pd.DataFrame:
     """The submission of the predictions, rows and columns as the sample has them; raises `UserError` for an
     id without one."""
-    if id_column not in sample.columns:
-        raise UserError(f"{path}: there is no column {id_column!r}; it has {', '.join(sample.columns)}")
-    task.check_sample(sample, id_column, outputs, path)
+    outputs = dataset["outputs"]
+    if form.kind in ("label", "columns"):
+        task.check_sample(sample, form.id_column, outputs, path)
     by_id = predictions.set_index("id")
-    lost = [name for name in sample[id_column] if name not in by_id.index]
+    lost = [name for name in form.images if name not in by_id.index]
     if lost:
         raise UserError(
             f"{path}: no prediction for id {lost[0]!r} ({len(lost)} such id(s)); run `make folds oof` again"
         )
-    values = by_id.loc[sample[id_column], outputs].to_numpy(np.float64)
+    values = by_id.loc[list(form.images), outputs].to_numpy(np.float64)
     if not np.isfinite(values).all():
         row = int((~np.isfinite(values)).any(1).argmax())
         raise UserError(
-            f"the prediction for id {sample[id_column].iloc[row]!r} is not a number; "
-            f"train again with a lower train.lr"
+            f"the prediction for id {form.images[row]!r} is not a number; train again with a lower train.lr"
         )
-    return task.submission(values, sample, id_column, outputs)
+    return fill(form, sample, task, values, rule, dataset)
 
 
-def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
+def check(
+    form: SampleForm,
+    task: Task,
+    table: pd.DataFrame,
+    sample: pd.DataFrame,
+    dataset: dict[str, Any],
+    path: Path,
+) -> None:
     """Raise `UserError` unless columns, order, ids, values and ranges are what the sample and the task
     allow."""
     if list(table.columns) != list(sample.columns):
@@ -77,31 +88,18 @@ def check(table: pd.DataFrame, sample: pd.DataFrame, id_column: str, outputs: li
         )
     if len(table) != len(sample):
         raise UserError(f"the submission has {len(table)} rows, {path} has {len(sample)}")
-    if table[id_column].duplicated().any():
-        raise UserError(
-            f"the submission holds id {table[id_column][table[id_column].duplicated()].iloc[0]!r} twice"
-        )
-    differs = (table[id_column].astype(str).to_numpy() != sample[id_column].to_numpy()).nonzero()[0]
+    keys = [form.id_column, *([form.class_column] if form.class_column else [])]
+    twice = table.duplicated(keys).to_numpy()
+    if twice.any():
+        raise UserError(f"the submission holds id {table[form.id_column][twice].iloc[0]!r} twice")
+    differs = (table[form.id_column].astype(str).to_numpy() != sample[form.id_column].to_numpy()).nonzero()[0]
     if len(differs):
         row = int(differs[0])
         raise UserError(
-            f"row {row + 2} of the submission is {table[id_column].iloc[row]!r}, "
-            f"{path} has {sample[id_column].iloc[row]!r}"
+            f"row {row + 2} of the submission is {table[form.id_column].iloc[row]!r}, "
+            f"{path} has {sample[form.id_column].iloc[row]!r}"
         )
-    columns = [c for c in table.columns if c != id_column]
-    if len(columns) == 1 and columns[0] not in outputs:
-        unknown = sorted({str(label) for label in table[columns[0]]} - set(outputs))  # NaN becomes a word too
-        if unknown:
-            raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
-        return
-    values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    wrong = ~((values >= 0) & (values <= 1))  # NaN is neither
-    if wrong.any():
-        row, column = (int(i[0]) for i in wrong.nonzero())
-        raise UserError(
-            f"row {row + 2} of the submission, `{columns[column]}`: "
-            f"{table[columns[column]].tolist()[row]!r} is no probability"
-        )
+    check_cells(form, task, table, dataset)
 
 
 def provenance(

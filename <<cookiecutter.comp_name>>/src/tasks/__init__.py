@@ -1,14 +1,17 @@
-"""What differs between tasks, and nothing else. A task is one module with one class; see `base.py` for what
-it says."""
+"""What differs between tasks, and nothing else. A task is one module with one class; `base.py` says what it
+answers."""
 
 from __future__ import annotations
 
 from src.config import Config, UserError
 from src.metrics import create_metric
 from src.tasks.base import Task
+from src.tasks.binary import Binary
 from src.tasks.multiclass import Multiclass
+from src.tasks.multilabel import Multilabel
+from src.tasks.regression import Regression
 
-TASKS: dict[str, type[Task]] = {"multiclass": Multiclass}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Binary, Multilabel, Regression)}
 
 
 def create_task(config: Config) -> Task:

@@ -5,69 +5,170 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from src.config import Pseudo, UserError
 from src.metrics import Metric
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+OUR_COLUMNS = (
+    "id",
+    "fold",
+    "stop",
+    "group",
+    "target",
+    "confidence",
+    "spread",
+)  # an output is a column beside them
+PREFIX = "target."  # before the name of each target where there are several
+RENAME = (
+    "as a column of the prediction tables is; rename it in a copy of the file, "
+    "and name the copy in data.train_csv"
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Pseudo-labels: which rows are sure enough (N,), the targets (n, C) they get, and how sure each is (n,).
+
+    A NaN target is one that the model is not sure of; the loss leaves it out.
+    """
+
+    chosen: np.ndarray
+    targets: np.ndarray
+    confidence: np.ndarray
+
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One kind of competition. Everything works on numpy arrays, except `activate`, which is given a
+    """One kind of competition. Everything works on numpy arrays and text columns; `activate` gets a
     tensor."""
 
     metric: Metric
 
     name: ClassVar[str]
     default_loss: ClassVar[str]  # a name of `src/losses`
+    distillation: ClassVar[Literal["kl", "bce", "mse"]]  # what a pupil's distance from its teacher is
+    stacking: ClassVar[
+        Literal["classes", "labels", "values"]
+    ]  # outputs that add to 1, that stand alone, numbers
+    scaled: ClassVar[bool] = False  # whether targets are standardised for training
 
     @abstractmethod
-    def describe(self, targets: pd.Series) -> dict[str, Any]:
-        """What later stages must know of the labels, as JSON: at least `outputs`, the names of the C
-        outputs."""
+    def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
+        """What later stages must know of the labels, as JSON: at least `outputs`, the C outputs' names, and
+        `counts`, what the summary shows."""
 
     @abstractmethod
-    def check_targets(self, table: pd.DataFrame, column: str, path: Path) -> None:
+    def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
         """Raise `UserError`, with file and row, where a label cannot be right."""
 
     @abstractmethod
-    def strata(self, targets: pd.Series) -> np.ndarray:
-        """(N,) integers that stratified folds should balance."""
+    def strata(self, targets: pd.DataFrame) -> np.ndarray:
+        """What stratified folds balance: (N,) whole numbers, or (N, L) zeros and ones."""
 
     @abstractmethod
-    def encode(self, targets: pd.Series, outputs: list[str]) -> np.ndarray:
+    def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """Labels as (N, C) float32 training targets."""
 
     @abstractmethod
-    def truth(self, targets: pd.Series, outputs: list[str]) -> np.ndarray:
+    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """Labels as the metric wants them."""
 
     @abstractmethod
-    def activate(self, logits: Any) -> Any:
-        """(N, C) logits, a tensor, to predictions of the same shape."""
+    def activate(self, raw: Any) -> Any:
+        """(N, C) raw outputs, a tensor in the targets' own units, to predictions of the same shape."""
 
     @abstractmethod
-    def confidence(self, predictions: np.ndarray) -> np.ndarray:
-        """(N,) numbers in [0, 1]: how sure each prediction is, for the pseudo-label threshold."""
-
-    @abstractmethod
-    def harden(self, predictions: np.ndarray) -> np.ndarray:
-        """Predictions to the (N, C) targets they stand for."""
+    def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
+        """The rows whose predictions (N, C) are sure enough to learn from; `spread` (N,) is over the
+        views."""
 
     @abstractmethod
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """Raise `UserError` where the sample submission's columns cannot be filled from this task's
-        outputs."""
+        """Raise `UserError` where the sample's columns cannot be filled from this task's outputs."""
 
     @abstractmethod
     def submission(
-        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, outputs: list[str]
+        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """Predictions (N, C), in the sample's row order, as a table with the sample's columns."""
+        """Predictions (N, C) in the sample's row order, or decisions where the metric asks for them (whole
+        numbers), as a table with the sample's columns; `dataset` is what `describe` gave."""
+
+    @abstractmethod
+    def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
+        """Raise `UserError` where a value of a submission cannot be right: a class nobody knows, no number;
+        `dataset` is what `describe` gave."""
 
     def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
         """The competition's metric."""
         return self.metric(targets, predictions)
+
+
+def targets_in(table: pd.DataFrame) -> pd.DataFrame:
+    """The target columns of folds.csv or of an OOF table, under their own names."""
+    names = [c for c in table.columns if c == "target" or c.startswith(PREFIX)]
+    return table[names].rename(columns=lambda name: name.removeprefix(PREFIX))
+
+
+def as_targets(table: pd.DataFrame) -> pd.DataFrame:
+    """The same the other way: one target is called `target`, several keep their names behind a prefix."""
+    if table.shape[1] == 1:
+        return table.set_axis(["target"], axis=1)
+    return table.rename(columns=lambda name: PREFIX + name)
+
+
+def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
+    """Raise `UserError` for the first row with an empty target."""
+    for column in targets.columns:
+        missing = targets[column].str.strip().str.lower().isin(["", "nan"])
+        if missing.any():
+            row = int(missing.to_numpy().argmax())
+            good = example if missing.all() else targets[column][~missing].iloc[0]
+            raise UserError(
+                f"{path}, row {row + 2}: `{column}` is empty in {int(missing.sum())} row(s); "
+                f"every training row needs a label, such as {good!r}"
+            )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a column of the prediction tables is called so, beside which no output can be."""
+    return name in OUR_COLUMNS or name.startswith(PREFIX)
+
+
+def check_classes(labels: pd.Series, path: Path) -> None:
+    """Raise `UserError` for the first row whose class is called as one of our own columns is."""
+    taken = labels.map(is_ours).to_numpy(dtype=bool)
+    if taken.any():
+        row = int(taken.argmax())
+        raise UserError(f"{path}, row {row + 2}: a class is called {labels.iloc[row]!r}, {RENAME}")
+
+
+def check_names(targets: pd.DataFrame, path: Path) -> None:
+    """Raise `UserError` for a target that is called as one of our own columns is."""
+    taken = [name for name in targets.columns if is_ours(name)]
+    if taken:
+        raise UserError(f"{path}: a target is called {taken[0]!r}, {RENAME}")
+
+
+def in_order(labels: list[str]) -> list[str]:
+    """Labels by number where all are numbers (10.0 comes after 2.0), else by text."""
+    import re
+
+    numbers = all(re.fullmatch(r"-?\d+(\.\d+)?", label) for label in labels)
+    return sorted(labels, key=(lambda label: (float(label), label)) if numbers else None)
+
+
+def check_probabilities(table: pd.DataFrame, columns: list[str]) -> None:
+    """Raise `UserError` for the first value of a submission that is no number from 0 to 1."""
+    import pandas as pd
+
+    values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy("float64")
+    wrong = ~((values >= 0) & (values <= 1))  # NaN is neither
+    if wrong.any():
+        row, column = (int(i[0]) for i in wrong.nonzero())
+        shown = table[columns[column]].tolist()[row]
+        raise UserError(f"row {row + 2} of the submission, `{columns[column]}`: {shown!r} is no probability")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import UserError
-from src.tasks.base import Task
+from src.config import Pseudo, UserError
+from src.tasks.base import Selection, Task, check_classes, check_filled, check_probabilities, in_order
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-OUR_COLUMNS = ("id", "fold", "target", "confidence")  # of prediction tables, where a class is a column too
 
 
 class Multiclass(Task):
@@ -21,64 +18,54 @@ class Multiclass(Task):
 
     name = "multiclass"
     default_loss = "cross_entropy"
+    distillation = "kl"
+    stacking = "classes"
 
-    def describe(self, targets: pd.Series) -> dict[str, Any]:
-        """The classes in their order: by number where all are numbers, else by text; and rows of each."""
-        counts = targets.value_counts()
-        numbers = all(re.fullmatch(r"-?\d+(\.\d+)?", label) for label in counts.index)  # 10.0 comes after 2.0
-        classes = sorted(counts.index, key=(lambda label: (float(label), label)) if numbers else None)
+    def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
+        """The classes in their order, and rows of each."""
+        counts = targets.iloc[:, 0].value_counts()
+        classes = in_order(list(counts.index))
         return {"outputs": classes, "counts": {label: int(counts[label]) for label in classes}}
 
-    def check_targets(self, table: pd.DataFrame, column: str, path: Path) -> None:
-        """A label must be there in every row, and there must be two classes at least."""
-        missing = table[column].str.strip().str.lower().isin(["", "nan"])
-        if missing.any():
-            row = int(missing.to_numpy().argmax())
-            example = "cat" if missing.all() else table[column][~missing].iloc[0]
+    def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
+        """One column, a label in every row, two classes at least."""
+        only_column(targets, path)
+        check_filled(targets, path, "cat")
+        if targets.iloc[:, 0].nunique() < 2:
             raise UserError(
-                f"{path}, row {row + 2}: `{column}` is empty in {int(missing.sum())} row(s); "
-                f"every training row needs a label, such as {example!r}"
+                f"{path}: `{targets.columns[0]}` holds one class only, {targets.iloc[0, 0]!r}; "
+                f"is data.target right?"
             )
-        if table[column].nunique() < 2:
-            raise UserError(
-                f"{path}: `{column}` holds one class only, {table[column].iloc[0]!r}; is data.target right?"
-            )
-        taken = table[column].isin(OUR_COLUMNS).to_numpy()
-        if taken.any():
-            row = int(taken.argmax())
-            raise UserError(
-                f"{path}, row {row + 2}: a class is called {table[column].iloc[row]!r}, as a column of the "
-                f"prediction tables is; rename it in a copy of the file, and name the copy in data.train_csv"
-            )
+        check_classes(targets.iloc[:, 0], path)
 
-    def strata(self, targets: pd.Series) -> np.ndarray:
+    def strata(self, targets: pd.DataFrame) -> np.ndarray:
         """The class of each row as a number."""
-        return targets.astype("category").cat.codes.to_numpy()
+        return targets.iloc[:, 0].astype("category").cat.codes.to_numpy()
 
-    def encode(self, targets: pd.Series, outputs: list[str]) -> np.ndarray:
+    def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """One-hot rows."""
         import numpy as np
 
         return np.eye(len(outputs), dtype=np.float32)[self.truth(targets, outputs)]
 
-    def truth(self, targets: pd.Series, outputs: list[str]) -> np.ndarray:
+    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """Class indices (N,)."""
         index = {label: i for i, label in enumerate(outputs)}
-        return targets.map(index).to_numpy(dtype="int64")
+        return targets.iloc[:, 0].map(index).to_numpy(dtype="int64")
 
-    def activate(self, logits: Any) -> Any:
+    def activate(self, raw: Any) -> Any:
         """Softmax, in float32 whatever the network ran in."""
-        return logits.float().softmax(1)
+        return raw.float().softmax(1)
 
-    def confidence(self, predictions: np.ndarray) -> np.ndarray:
-        """The top probability."""
-        return predictions.max(1)
-
-    def harden(self, predictions: np.ndarray) -> np.ndarray:
-        """One-hot of the top class."""
+    def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
+        """Rows whose top probability reaches the threshold; soft targets are the predictions themselves."""
         import numpy as np
 
-        return np.eye(predictions.shape[1], dtype=np.float32)[predictions.argmax(1)]
+        confidence = predictions.max(1)
+        chosen = confidence >= settings.threshold
+        sure = predictions[chosen]
+        hard = np.eye(predictions.shape[1], dtype=np.float32)[sure.argmax(1)]
+        return Selection(chosen, hard if settings.labels == "hard" else sure, confidence[chosen])
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
         """Either one column beside the id (the label), or exactly one a class (its probability)."""
@@ -91,16 +78,41 @@ class Multiclass(Task):
             )
 
     def submission(
-        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, outputs: list[str]
+        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
         """The top class, or each class's probability, in the sample's column order."""
         import numpy as np
 
+        outputs = dataset["outputs"]
         table = sample[[id_column]].copy()
         columns = [c for c in sample.columns if c != id_column]
-        if len(columns) == 1 and columns[0] not in outputs:
+        if is_label(columns, outputs):
             table[columns[0]] = np.asarray(outputs, dtype=object)[predictions.argmax(1)]
         else:
             for column in columns:
                 table[column] = predictions[:, outputs.index(column)]
         return table[list(sample.columns)]
+
+    def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
+        """A known class, or probabilities."""
+        outputs = dataset["outputs"]
+        if not is_label(columns, outputs):
+            check_probabilities(table, columns)
+            return
+        unknown = sorted({str(label) for label in table[columns[0]]} - set(outputs))
+        if unknown:
+            raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
+
+
+def is_label(columns: list[str], outputs: list[str]) -> bool:
+    """Whether a sample with these value columns wants the label, and not a probability a class."""
+    return len(columns) == 1 and columns[0] not in outputs
+
+
+def only_column(targets: pd.DataFrame, path: Path) -> None:
+    """Raise `UserError` where there are several target columns and the task has one."""
+    if targets.shape[1] != 1:
+        raise UserError(
+            f"{path}: this task has one target, data.target names {targets.shape[1]} "
+            f"({', '.join(targets.columns)}); several are multilabel or regression"
+        )

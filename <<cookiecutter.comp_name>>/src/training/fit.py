@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from src.artifacts import Step, atomic, write_csv, write_json
 from src.config import Config, UserError
 from src.data.images import ImageStore
 from src.data.loaders import FoldData, Rows, evaluation_batches, load_fold, load_pseudo_rows, training_loader
-from src.losses.build import create_loss, reduce
-from src.losses.classification import distillation
+from src.losses.build import Loss, create_loss, reduce
+from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
+from src.models.scale import TargetScale
 from src.models.weights import read_checkpoint, save_model
+from src.scoring import finite
 from src.steps import Run
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -74,8 +76,8 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
         report(line=f"{run.name} fold {fold} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
     state = trainer.best.state or copy_state(trainer.average.model)
     trainer.average.model.load_state_dict(state)
-    valid = predict_rows(
-        trainer.average.model, task, data.store, data.valid, config.inference.batch_size, device
+    valid, _ = look_at(
+        trainer.average.model, task, data.store, data.valid, config.inference.batch_size, device, trainer.loss
     )
     score = task.score(data.valid_truth, valid)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
@@ -109,6 +111,7 @@ class Trainer:
                 f"fold {fold}: only {len(rows)} row(s) left to learn from; lower cv.n_folds or cv.stop_parts"
             )
         self.config, self.task, self.data, self.device = config, task, data, device
+        scale = TargetScale.of(data.train.targets, config.train.target_log) if task.scaled else TargetScale()
         seed = int(np.random.SeedSequence([config.seed, fold]).generate_state(1)[0])
         torch.manual_seed(seed)
         self.architecture = Architecture(
@@ -119,6 +122,12 @@ class Trainer:
             std=data.store.std,
             drop_rate=config.model.drop_rate,
             drop_path_rate=config.model.drop_path_rate,
+            target_mean=scale.mean,
+            target_std=scale.std,
+            target_log=scale.log,
+        )
+        self.rows, self.stop = (
+            replace(part, targets=scale.encode(part.targets)) for part in (rows, data.stop)
         )
         weights = read_checkpoint(config.root / config.model.weights) if config.model.weights else None
         self.model = create_model(self.architecture, config.model.pretrained, weights).to(device)
@@ -127,14 +136,14 @@ class Trainer:
         self.precision = Precision(config.train.amp, device)
         workers = loader_workers(config, device)
         self.loader, self.sampler = training_loader(
-            rows, data.store, config, workers, seed, device.type == "cuda"
+            self.rows, data.store, config, workers, seed, device.type == "cuda"
         )
-        self.rows = rows
         self.steps_per_epoch = -(-len(self.sampler) // config.train.accumulate)
         self.optimizer = create_optimizer(self.model, config.train)
         self.schedule = create_schedule(self.optimizer, config.train, self.steps_per_epoch)
         self.average = Average(self.model, config.train.ema)
-        self.loss = create_loss(task.default_loss, config.train.label_smoothing)
+        name = config.train.loss or task.default_loss
+        self.loss = create_loss(name, config.train.label_smoothing, config.train.huber_delta)
         self.teacher = Teacher(config, fold, data.outputs, device) if config.distill.teacher else None
         self.best = Best()
         self.history: list[dict[str, Any]] = []
@@ -194,20 +203,20 @@ class Trainer:
         if self.teacher is None:
             return losses
         distill = self.config.distill
-        told = distillation(output.logits, self.teacher(images), distill.temperature)
+        teacher = self.model.scale.encode_tensor(self.teacher(images))
+        told = distillation(self.task.distillation, output.logits, teacher, distill.temperature)
         return distill.weight * told + (1 - distill.weight) * losses
 
     def look(self, epoch: int) -> dict[str, float]:
         """Score the averaged weights on the stopping rows, never on the fold's own; keep them if they are the
         best."""
-        if not len(self.data.stop):
+        if not len(self.stop):
             return {}
         size = self.config.inference.batch_size
-        predictions = predict_rows(
-            self.average.model, self.task, self.data.store, self.data.stop, size, self.device
+        predictions, loss = look_at(
+            self.average.model, self.task, self.data.store, self.stop, size, self.device, self.loss
         )
         score = self.task.score(self.data.stop_truth, predictions)
-        loss = float(-(self.data.stop.targets * np.log(np.clip(predictions, 1e-7, 1))).sum(1).mean())
         metric, best = self.task.metric, self.best
         tie = score == best.score or not np.isfinite(score)  # few rows tie often: the loss decides
         if metric.better(score, best.score) or (tie and loss < best.loss):
@@ -257,18 +266,24 @@ class Trainer:
 
 
 @torch.inference_mode()
-def predict_rows(
-    model: nn.Module, task: Task, store: ImageStore, rows: Rows, batch_size: int, device: torch.device
-) -> np.ndarray:
-    """Predictions (N, C) for rows in their order, one plain view each."""
+def look_at(
+    model: nn.Module,
+    task: Task,
+    store: ImageStore,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    loss: Loss,
+) -> tuple[np.ndarray, float]:
+    """Predictions (N, C) for rows in their order, one plain view each, and their mean loss."""
     model.eval()
-    batches = evaluation_batches(store, rows.positions, batch_size)
-    return torch.cat([task.activate(model(x.to(device)).logits).cpu() for x in batches]).numpy()
-
-
-def finite(value: float) -> float | None:
-    """A number for JSON; NaN (a metric that these rows leave undefined) is null."""
-    return float(value) if np.isfinite(value) else None
+    predictions, losses = [], []
+    targets = torch.from_numpy(rows.targets).split(batch_size)
+    for images, wanted in zip(evaluation_batches(store, rows.positions, batch_size), targets, strict=True):
+        output = model(images.to(device))
+        predictions.append(task.activate(model.scale.decode(output.logits)).cpu())
+        losses.append(loss(output, wanted.to(device)).cpu())
+    return torch.cat(predictions).numpy(), float(torch.cat(losses).mean())
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -48,9 +48,10 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) for the very view that the pupil is shown, resized to the teacher's own size."""
+        """What it says (B, C), logits or numbers in the target's units, of the very view that the pupil is
+        shown, resized to the teacher's own size."""
         if images.shape[-1] != self.size:
             images = F.interpolate(
                 images.float(), size=(self.size, self.size), mode="bilinear", antialias=True
             )
-        return self.model(images).logits
+        return self.model.scale.decode(self.model(images).logits)

@@ -1,0 +1,188 @@
+"""One image file of any usual kind to 8-bit pixels at the cached size."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.config import Data, UserError
+
+THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash
+CHANNELS = 10  # at most: more are a stack of slices, which wants another model
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image file: its pixels at the cached size (S, S, C) uint8, and what is known of the file."""
+
+    pixels: np.ndarray
+    height: int
+    width: int
+    mode: str
+    brightest: float
+    content: str
+    phash: int
+    thumbnail: bytes
+
+
+def decode(path: Path, data: Data) -> Decoded:
+    """Read an image of any usual kind as 8-bit RGB at the cached size.
+
+    Grey, CMYK, RGBA, 16-bit and EXIF-rotated files come out upright in RGB; alpha is dropped. Raises
+    `UserError` for a file that is empty, no image, or ends early (OpenCV would fill the rest with grey and
+    say nothing).
+    """
+    content = path.read_bytes()
+    if not content:
+        raise UserError("the file is empty (0 bytes)")
+    pixels, mode = READERS.get(path.suffix.lower(), _read_image)(content)
+    brightest = float(pixels.max())
+    height, width, channels = pixels.shape
+    if pixels.dtype != np.uint8:
+        white = data.max_value or _white(pixels.dtype)
+        pixels = np.clip(pixels.astype(np.float32) * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
+        mode = f"{mode}, 16 bits" if "16" not in mode else mode
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if channels == 3 else pixels.mean(2).astype(np.uint8)
+    grey = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    hashed = hashlib.sha256(content).hexdigest()[:16]
+    return Decoded(
+        fit(pixels, data), height, width, mode, brightest, hashed, _phash(grey), thumbnail.tobytes()
+    )
+
+
+def _white(dtype: np.dtype) -> float:
+    """What is white in a depth whose range says so; raises `UserError` for floats and signed numbers."""
+    if dtype == np.uint16:
+        return 65535.0
+    raise UserError(f"its values are {dtype}, whose white nobody knows; set data.max_value")
+
+
+def _read_image(content: bytes) -> tuple[np.ndarray, str]:
+    """(H, W, 3) RGB in the file's own depth, and its kind."""
+    mode = _header(content)
+    return _pixels(content, mode), mode
+
+
+def _read_array(content: bytes) -> tuple[np.ndarray, str]:
+    """(H, W, C) of a .npy file that holds (H, W), (H, W, C) or (C, H, W); nothing is unpickled."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"the file is no .npy array of numbers ({error})") from None
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise UserError(f"its array has shape {array.shape}; an image is (height, width, channels)")
+    if array.shape[0] <= CHANNELS < array.shape[2]:
+        array = array.transpose(1, 2, 0)  # (C, H, W) to (H, W, C)
+    if array.shape[2] > CHANNELS:
+        raise UserError(f"its array has {array.shape[2]} channels; an image has {CHANNELS} at most")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+        raise UserError("its array holds values that are no finite numbers")
+    return np.ascontiguousarray(array), f"array of {array.shape[2]} channel(s), {array.dtype}"
+
+
+def _read_dicom(content: bytes) -> tuple[np.ndarray, str]:
+    """(H, W, 1) of a DICOM file, stretched over the bits it stores, bright where the body is."""
+    try:
+        import pydicom
+    except ImportError:
+        raise UserError("DICOM files need pydicom: pip install pydicom") from None
+    file = pydicom.dcmread(io.BytesIO(content))
+    pixels = file.pixel_array.astype(np.float64)
+    if pixels.ndim != 2:
+        raise UserError(f"its pixels have shape {pixels.shape}; one grey slice a file can be read")
+    low, high = pixels.min(), pixels.max()
+    pixels = (pixels - low) / max(1.0, high - low) * 65535
+    if file.PhotometricInterpretation == "MONOCHROME1":  # white is low
+        pixels = 65535 - pixels
+    return pixels.astype(np.uint16)[:, :, None], f"DICOM {file.PhotometricInterpretation}"
+
+
+READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}
+
+
+def _pixels(content: bytes, mode: str) -> np.ndarray:
+    """(H, W, 3) RGB, upright, in the file's own depth."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:  # such as one of more than 2**30 pixels
+        raise UserError(f"the file cannot be decoded ({error.err})") from None
+    if pixels is None:
+        raise UserError("the file cannot be decoded")
+    if (
+        mode.startswith("TIFF RGBA") and pixels.dtype == np.uint8
+    ):  # OpenCV darkens by alpha here, and here alone
+        from PIL import Image, ImageOps
+
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # IMREAD_COLOR_RGB scrambles 16-bit TIFF in OpenCV 5.0.0
+
+
+def _header(content: bytes) -> str:
+    """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`; raises for a
+    cut-off file."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # a slide of 400 million pixels is data here, not an attack
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            turned = ", turned by EXIF" if image.getexif().get(0x0112, 1) != 1 else ""
+            kind = f"{image.format} {image.mode}{turned}"
+            whole = image.format in ("JPEG", "MPO") and b"\xff\xd9" in content[-64:]
+            if (
+                not whole
+            ):  # decode in full (a PNG was already, to see its EXIF): Pillow says when data is missing
+                image.load()
+            return kind
+    except UnidentifiedImageError:
+        raise UserError(
+            "the file is no image that can be read (is it a web page or a Git LFS pointer?)"
+        ) from None
+    except Exception as error:  # Pillow's readers raise errors of a dozen kinds for a damaged file
+        raise UserError(f"the file is cut off or damaged ({error})") from None
+
+
+def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
+    """(H, W, C) to (S, S, C), stretched, or kept in shape with black on both sides."""
+    side = data.image_size
+    height, width = pixels.shape[:2]
+    if data.fit == "pad":
+        scale = side / max(height, width)
+        height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        inside = _resize(pixels, height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        framed = np.zeros((side, side, pixels.shape[2]), np.uint8)
+        framed[top : top + height, left : left + width] = inside
+        return framed
+    return _resize(pixels, side, side)
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Area averaging on the way down (it does not alias), cubic on the way up."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    # OpenCV takes four channels at a time, and drops the axis of a single one
+    parts = [pixels[:, :, c : c + 4] for c in range(0, pixels.shape[2], 4)]
+    resized = [cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=way) for part in parts]
+    return np.concatenate([part.reshape(height, width, -1) for part in resized], axis=2)
+
+
+def _phash(grey: np.ndarray) -> int:
+    """64-bit perceptual hash of a grey image, by ImageHash (DCT signs about the median)."""
+    import imagehash
+    from PIL import Image
+
+    bits = imagehash.phash(Image.fromarray(grey)).hash.ravel()
+    return int(np.packbits(bits).view(">u8")[0])

@@ -1,0 +1,82 @@
+"""What was found, each with its reason; a value that the competitor chose and that works is not replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the print-out. `key` is a key of the config, or a word where no key holds the value."""
+
+    key: str
+    value: Any
+    why: str
+    unsure: str | None = None  # what else it may be, and how to tell
+    instead: Any = None  # what the look would have said, where the competitor's own value was kept
+
+    @property
+    def is_setting(self) -> bool:
+        return "." in self.key
+
+
+@dataclass
+class Findings:
+    """The lines in the order they were found. `chosen` holds the competitor's own values by key."""
+
+    chosen: dict[str, Any] = field(default_factory=dict)
+    lines: list[Finding] = field(default_factory=list)
+
+    def settle(
+        self,
+        key: str,
+        guess: Any,
+        why: str,
+        unsure: str | None = None,
+        works: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:
+        """Take the competitor's own value where it works, else the guess; note which, and why."""
+        own = self.chosen.get(key, guess)
+        if own != guess and works(own):
+            self.lines.append(Finding(key, own, "as you set it", None, guess))
+            return own
+        if own != guess:
+            why = f"{why}; {show(own)} stood there, which the files do not bear out"
+        self.lines.append(Finding(key, guess, why, unsure))
+        return guess
+
+    def note(self, key: str, value: Any, why: str, unsure: str | None = None) -> None:
+        """Something worth knowing that no key holds."""
+        self.lines.append(Finding(key, value, why, unsure))
+
+    def __getitem__(self, key: str) -> Any:
+        return next(line.value for line in reversed(self.lines) if line.key == key)
+
+    def get(self, key: str) -> Any:
+        """The value of a key, or None where nothing was found of it."""
+        return next((line.value for line in reversed(self.lines) if line.key == key), None)
+
+    def __contains__(self, key: str) -> bool:
+        return any(line.key == key for line in self.lines)
+
+    def settings(self) -> dict[str, Any]:
+        """The values that belong into the config, by dotted key."""
+        return {line.key: line.value for line in self.lines if line.is_setting}
+
+
+def show(value: Any) -> str:
+    """A value as the print-out and the config write it."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(show(item) for item in value) + "]"
+    if isinstance(value, str) and value != value.strip():
+        return repr(value)  # a blank between labels would not be seen
+    return "null" if value is None else str(value)
+
+
+def some(values: Any, most: int = 4) -> str:
+    """The first few of many, and how many there are."""
+    values = [str(value) for value in values]
+    more = f", … ({len(values)} in all)" if len(values) > most else ""
+    return ", ".join(values[:most]) + more

@@ -1,0 +1,77 @@
+"""What stage 01 found, as a page a competitor reads once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.tasks.base import targets_in
+
+SHOWN = 12  # classes in a line or a table
+
+
+def summarize(
+    table: pd.DataFrame,
+    index: pd.DataFrame,
+    alike: np.ndarray,
+    encoded: np.ndarray,
+    description: dict[str, Any],
+) -> str:
+    """A page in Markdown: rows, targets, duplicates, sizes, kinds of files, folds.
+
+    `table` is folds.csv, `index` the image index, `alike` (N,) its duplicate groups, `encoded` (N, C) the
+    targets.
+    """
+    is_train = (index["set"] == "train").to_numpy()
+    groups = pd.Series(alike[is_train]).value_counts()
+    crossing = np.isin(alike[~is_train], alike[is_train]).sum()
+    labels = targets_in(table).agg(" ".join, axis=1)
+    conflicts = labels.groupby(alike[is_train]).nunique()
+    sizes = index[["width", "height"]]
+    modes = ", ".join(f"{mode} {count:,}" for mode, count in index["mode"].value_counts().items())
+    lines = [
+        "# The data, as stage 01 found it",
+        "",
+        f"- rows: {is_train.sum():,} to learn from, {(~is_train).sum():,} to predict",
+        *_targets(description),
+        f"- duplicates: {int((groups - 1).clip(lower=0).sum()):,} training rows repeat another "
+        f"(kept in one fold); {int(crossing):,} test rows look like a training row; "
+        f"{int((conflicts > 1).sum()):,} groups disagree on the label",
+        f"- sizes: {sizes['width'].min()}x{sizes['height'].min()} to "
+        f"{sizes['width'].max()}x{sizes['height'].max()}, "
+        f"median {sizes['width'].median():.0f}x{sizes['height'].median():.0f}",
+        f"- kinds of files: {modes}",
+        "",
+        *_folds(table, encoded, description),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _targets(description: dict[str, Any]) -> list[str]:
+    """Lines about the targets: rows a class, or the spread of the numbers."""
+    if "quantiles" in description:
+        spread = ", ".join(f"{name} {value:g}" for name, value in description["quantiles"].items())
+        return [f"- targets: {', '.join(description['outputs'])}; {spread}"]
+    counts = pd.Series(description["counts"])
+    shown = ", ".join(f"{label} {count:,}" for label, count in counts.head(SHOWN).items())
+    more = f", … ({len(counts)} in all)" if len(counts) > SHOWN else ""
+    ratio = counts.max() / max(1, counts.min())
+    return [
+        f"- {len(counts)} classes: {shown}{more}",
+        f"- imbalance: the largest class has {ratio:.1f} times the rows of the smallest",
+    ]
+
+
+def _folds(table: pd.DataFrame, encoded: np.ndarray, description: dict[str, Any]) -> list[str]:
+    """A table of the folds: rows, and rows a class or the mean of each target."""
+    names = description["outputs"][:SHOWN]
+    numbers = "quantiles" in description
+    heads = [f"mean {name}" for name in names] if numbers else names
+    lines = ["| fold | rows | " + " | ".join(heads) + " |", "|--:|--:|" + "--:|" * len(heads)]
+    for fold in sorted(table["fold"].unique()):
+        rows = encoded[(table["fold"] == fold).to_numpy()][:, :SHOWN]
+        cells = [f"{v:.4g}" for v in rows.mean(0)] if numbers else [f"{v:.0f}" for v in rows.sum(0)]
+        lines.append(f"| {fold} | {len(rows)} | " + " | ".join(cells) + " |")
+    return lines

@@ -1,0 +1,195 @@
+"""The training labels however Kaggle wrote them: one row an id, one text column a target.
+
+| train.csv | keys | targets |
+|---|---|---|
+| one label column | `target: label` | that column |
+| one column a label or number | `target: [cat, dog]` | those columns; for multiclass the one that holds a 1 |
+| labels in one cell | `target: labels`, `label_separator: " "` | 0 or 1 a label |
+| one row an id-and-class pair | `long: class`, `target: value` | the value a class; a pair not listed is 0 |
+| the same, only true pairs listed | `long: class`, `target: class` | 1 where listed, else 0 |
+| run-length masks | `rle: pixels` (with `long: class`) | the runs of all rows of an id, a column a class |
+| mask files | `train_masks: masks` | none: `Tables.masks` holds the files |
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pandas as pd
+
+from src.config import Config, UserError
+
+NO_MASK = ("", "-1", "nan")  # how Kaggle's tables write that there is nothing to see
+
+
+def target_columns(config: Config) -> list[str]:
+    """The target columns as the config names them; none for segmentation, whose target is a mask."""
+    if config.task.name == "segmentation":
+        return []
+    target = config.data.target
+    return [target] if isinstance(target, str) else list(target)
+
+
+def read_targets(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training rows, one an id, and their targets in the same order, all of it text.
+
+    Raises `UserError` with column and row where the table is not written as the config says.
+    """
+    data = config.data
+    for column in target_columns(config):
+        present(train, column, path, key="data.target")
+    if data.rle is not None and config.task.name == "segmentation":
+        return _runs(train, config, path)
+    if data.long is not None and config.task.name != "segmentation":
+        return _from_pairs(train, config, path)
+    columns = target_columns(config)
+    if data.label_separator is not None and columns:
+        return train, _from_cells(train[columns[0]], data.label_separator, path)
+    if config.task.name == "multiclass" and len(columns) > 1:
+        return train, _from_one_hot(train[columns], path)
+    return train, train[columns].copy()
+
+
+def labels_of(cell: str, separator: str) -> list[str]:
+    """The labels of one cell; spaces around a label mean nothing."""
+    parts = cell.split() if separator.isspace() else cell.split(separator)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def present(table: pd.DataFrame, column: str, path: Path, key: str = "data.id") -> str:
+    """The column's name, or a `UserError` with the near ones."""
+    if column not in table.columns:
+        near = difflib.get_close_matches(column, list(table.columns), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"{path}: there is no column {column!r}; {hint}it has {', '.join(table.columns)}; "
+            f"set {key}, or let `make sniff` look"
+        )
+    return column
+
+
+def filled(table: pd.DataFrame, column: str, path: Path) -> None:
+    """Raise `UserError` for the first row where `column` is empty."""
+    empty = (table[column].str.strip() == "").to_numpy()
+    if empty.any():
+        raise UserError(
+            f"{path}, row {int(empty.argmax()) + 2}: `{column}` is empty; every row needs a value there"
+        )
+
+
+def in_natural_order(labels: set[str]) -> list[str]:
+    """By number where all are numbers (10 after 9), else by text."""
+    try:
+        return sorted(labels, key=lambda label: (float(label), label))
+    except ValueError:
+        return sorted(labels)
+
+
+def _from_cells(cells: pd.Series, separator: str, path: Path) -> pd.DataFrame:
+    """0 or 1 a label of cells that hold several; an empty cell holds none."""
+    found = [set(labels_of(cell, separator)) for cell in cells]
+    labels = in_natural_order(set().union(*found))
+    if not any(len(one) > 1 for one in found):
+        raise UserError(
+            f"{path}: no row of `{cells.name}` holds {separator!r} between two labels; "
+            f"set data.label_separator to what stands between them, or to null for one label a row"
+        )
+    return pd.DataFrame({label: ["1" if label in one else "0" for one in found] for label in labels})
+
+
+def _from_one_hot(columns: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The one label of each row whose column holds a 1."""
+    values = columns.apply(pd.to_numeric, errors="coerce")
+    wrong = ~values.isin([0, 1]).all(axis=1).to_numpy() | (values.sum(axis=1) != 1).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        shown = ", ".join(f"{name} {columns[name].iloc[row]}" for name in columns.columns[:6])
+        raise UserError(
+            f"{path}, row {row + 2}: multiclass over {columns.shape[1]} columns needs one 1 a row and 0 else "
+            f"({shown}; {int(wrong.sum())} such row(s)); is task.name multilabel?"
+        )
+    return pd.DataFrame({"label": values.idxmax(axis=1).to_numpy()})
+
+
+def _from_pairs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row an id and one column a class, from one row a pair."""
+    data = config.data
+    name, value, numbers = (
+        present(train, data.long, path, "data.long"),
+        data.target,
+        config.task.name == "regression",
+    )
+    pairs = _pairs(train, data.id, name, path, empty_is_none=value == name)
+    if value == name:
+        pairs = pairs.assign(**{"\0value": "1"})
+    else:
+        pairs = pairs.assign(**{"\0value": pairs[value].str.strip()})
+        if not numbers:
+            _check_zero_or_one(train, value, path)
+            pairs["\0value"] = pairs["\0value"].map(lambda text: str(int(float(text))))
+    ids = list(dict.fromkeys(train[data.id]))
+    classes = in_natural_order(set(pairs[name]))
+    wide = pairs.pivot(index=data.id, columns=name, values="\0value").reindex(index=ids, columns=classes)
+    if numbers and wide.isna().to_numpy().any():
+        lost = wide.isna().stack()
+        image, kind = lost[lost].index[0]
+        raise UserError(
+            f"{path}: id {image!r} has no row with `{name}` {kind!r}; a number is needed for each pair"
+        )
+    targets = wide.fillna("0").reset_index(drop=True).rename_axis(columns=None)
+    return _one_row_an_id(train, data.id), targets
+
+
+def _pairs(train: pd.DataFrame, key: str, name: str, path: Path, empty_is_none: bool) -> pd.DataFrame:
+    """The rows that name a class; raises for a pair that stands twice."""
+    if empty_is_none:  # an id with no class at all still has its row
+        train = train[train[name].str.strip() != ""]
+    else:
+        filled(train, name, path)
+    twice = train.duplicated([key, name]).to_numpy()
+    if twice.any():
+        row = train.iloc[int(twice.argmax())]
+        raise UserError(
+            f"{path}, row {row.name + 2}: id {row[key]!r} with `{name}` {row[name]!r} stands there already "
+            f"({int(twice.sum())} such row(s)); every pair should stand once"
+        )
+    return train
+
+
+def _check_zero_or_one(train: pd.DataFrame, column: str, path: Path) -> None:
+    wrong = ~pd.to_numeric(train[column], errors="coerce").isin([0, 1]).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{path}, row {row + 2}: `{column}` is {train[column].iloc[row]!r}; "
+            f"with data.long it says whether the pair holds, 0 or 1"
+        )
+
+
+def _runs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The run-length masks of each id, a column a class: the runs of several objects one after the other."""
+    data = config.data
+    present(train, data.rle, path, "data.rle")
+    runs = train[data.rle].str.strip()
+    runs = runs.mask(runs.str.lower().isin(NO_MASK), "")
+    classes = pd.Series(data.rle, index=train.index)
+    if data.long is not None:
+        classes = train[present(train, data.long, path, "data.long")].str.strip()
+        nameless = ((classes == "") & (runs != "")).to_numpy()
+        if nameless.any():
+            raise UserError(
+                f"{path}, row {int(nameless.argmax()) + 2}: there is a mask, but `{data.long}` is empty"
+            )
+    table = pd.DataFrame({"id": train[data.id], "class": classes, "runs": runs})
+    joined = (
+        table[table["class"] != ""].groupby(["id", "class"], sort=False)["runs"].agg(" ".join).str.strip()
+    )
+    ids = list(dict.fromkeys(train[data.id]))
+    names = in_natural_order(set(classes) - {""})
+    wide = joined.unstack("class").reindex(index=ids, columns=names).fillna("")
+    return _one_row_an_id(train, data.id), wide.reset_index(drop=True).rename_axis(columns=None)
+
+
+def _one_row_an_id(train: pd.DataFrame, key: str) -> pd.DataFrame:
+    return train.drop_duplicates(key).reset_index(drop=True)

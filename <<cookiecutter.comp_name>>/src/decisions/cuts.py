@@ -1,0 +1,82 @@
+"""Cut points between ordered grades, for quadratic weighted kappa."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from src.config import UserError
+from src.decisions.thresholds import ROUNDS, Steps, best_of
+from src.metrics.base import known_columns
+from src.metrics.regression import check_grades
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Cuts = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def fit_cuts(targets: Any, predictions: Any) -> list[Cuts]:
+    """Of each column, the cut points with the highest kappa that coordinate ascent finds, and the grades they
+    stand between: those that the targets hold. Raises `UserError` for grades that are no whole numbers.
+
+    It starts halfway between grades, which is rounding, and from the cuts that say each grade as often as it
+    is true; the better of the two is kept.
+    """
+    import numpy as np
+
+    found = []
+    for target, prediction in known_columns(targets, predictions):
+        if not len(target):
+            raise UserError("task.metric: qwk needs grades, here a column has none")
+        check_grades(target)
+        grades, rows = np.unique(target, return_counts=True)
+        shares = np.cumsum(rows)[:-1] / len(target)
+        starts = (grades[:-1] + grades[1:]) / 2, np.quantile(prediction, shares)
+        ascents = [Search(target, prediction, grades).ascend(start.copy()) for start in starts]
+        cuts = max(ascents, key=lambda ascent: ascent[1])[0]
+        found.append((tuple(cuts.tolist()), tuple(grades.tolist())))
+    return found
+
+
+class Search:
+    """Kappa needs but three sums over the answers g: of g, of g squared and of g times the target. Moving one
+    cut changes them by prefix sums, so all its places are scored at once."""
+
+    def __init__(self, target: np.ndarray, prediction: np.ndarray, grades: np.ndarray):
+        import numpy as np
+
+        self.steps, self.grades, self.target = Steps.of(prediction), grades, target
+        self.rising = prediction[self.steps.order]
+        self.below = np.r_[0.0, np.cumsum(target[self.steps.order])]  # (N + 1,) targets' sum under each place
+
+    def ascend(self, cuts: np.ndarray) -> tuple[np.ndarray, float]:
+        """Each cut at its best between its neighbours, until none moves; the cuts, rising, and the kappa."""
+        import numpy as np
+
+        edges = np.r_[0, np.searchsorted(self.rising, cuts, side="left"), len(self.rising)]
+        top = self.kappa(edges[None, :])[0]
+        for _ in range(ROUNDS):
+            before = top
+            for j in range(len(cuts)):
+                place = self.steps.place
+                free = (place >= edges[j]) & (place <= edges[j + 2])
+                trials = np.repeat(edges[None, :], free.sum(), 0)
+                trials[:, j + 1] = place[free]
+                value, reached = best_of(self.steps.value[free], self.kappa(trials), near=cuts[j])
+                if reached > top + 1e-12:
+                    cuts[j], top = value, reached
+                    edges[j + 1] = np.searchsorted(self.rising, value, side="left")
+            if top == before:
+                break
+        return np.maximum.accumulate(cuts), float(top)  # two in one gap may stand the wrong way round
+
+    def kappa(self, edges: np.ndarray) -> np.ndarray:
+        """(M,) kappas of M sets of edges (M, G + 1): grade g holds the rows from edge g to edge g + 1."""
+        import numpy as np
+
+        n, target = len(self.target), self.target
+        rows, sums = np.diff(edges, axis=1), np.diff(self.below[edges], axis=1)  # (M, G)
+        mean, square, cross = rows @ self.grades / n, rows @ self.grades**2 / n, sums @ self.grades / n
+        error = (target**2).mean() - 2 * cross + square
+        chance = target.var() + square - mean**2 + (target.mean() - mean) ** 2
+        return 1 - np.divide(error, chance, out=np.ones_like(error), where=chance > 0)

@@ -1,0 +1,78 @@
+"""What a metric is, and the walks over columns that several tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Counts = Callable[..., Any]  # (tp, fp, fn, tn) arrays of one shape -> scores of that shape
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`function(targets, predictions) -> float`; `sign` is 1 where higher is better and -1 where lower is.
+
+    A metric that needs hard decisions says which in `decides`. Handed probabilities it decides by the plain
+    rule (0.5, or the nearest whole number), and handed decisions it scores them as they are; `src/decisions`
+    fits better rules (cut points for kappa alone). `counts` and `average` let it do so exactly: the score
+    from true and false positives and negatives, and over what these are counted: each column, each row, all
+    cells, each image.
+    """
+
+    name: str
+    function: Callable[[Any, Any], float]
+    sign: int
+    tasks: tuple[str, ...]
+    decides: Literal["threshold", "cuts"] | None = None
+    counts: Counts | None = None
+    average: Literal["columns", "rows", "all", "images"] | None = None
+
+    def __call__(self, targets: Any, predictions: Any) -> float:
+        return float(self.function(targets, predictions))
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Whether `new` beats `old`; anything beats None, and NaN beats nothing."""
+        return new == new and (old is None or self.sign * new > self.sign * old)
+
+
+def two_columns_of(targets: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and predictions as (N, T) float64; (N,) is one column. Raises ValueError where they differ in
+    shape."""
+    import numpy as np
+
+    pair = [np.asarray(values, dtype=np.float64) for values in (targets, predictions)]
+    targets, predictions = (values[:, None] if values.ndim == 1 else values for values in pair)
+    if targets.shape != predictions.shape:
+        raise ValueError(f"targets {targets.shape} and predictions {predictions.shape} differ in shape")
+    return targets, predictions
+
+
+def known_columns(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Column by column, the rows whose target is known: a NaN target is left out."""
+    import numpy as np
+
+    for target, prediction in zip(*(a.T for a in two_columns_of(targets, predictions)), strict=True):
+        known = ~np.isnan(target)
+        yield target[known], prediction[known]
+
+
+def mean_of_columns(function: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
+    """A metric of one column as the mean over columns. A column that leaves it undefined (NaN) is left out;
+    a prediction that is not finite makes the whole score NaN."""
+
+    def mean(targets, predictions):
+        import numpy as np
+
+        if not np.isfinite(np.asarray(predictions)).all():
+            return np.nan
+        pairs = known_columns(targets, predictions)
+        scores = np.array([function(t, p) if len(t) else np.nan for t, p in pairs])
+        defined = scores[~np.isnan(scores)]
+        return defined.mean() if len(defined) else np.nan
+
+    mean.__doc__ = function.__doc__
+    return mean

@@ -1,0 +1,119 @@
+"""Multiclass: targets (N,) class indices, predictions (N, C) probabilities, rows adding to 1. A metric that
+needs a decision takes the most probable class."""
+
+from __future__ import annotations
+
+from src.metrics.base import Metric
+
+
+def accuracy(targets, probabilities):
+    """Share of rows whose most probable class is the right one."""
+    return (probabilities.argmax(1) == targets).mean()
+
+
+def balanced_accuracy(targets, probabilities):
+    """Mean over the classes present of the recall of each."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    return balanced_accuracy_score(targets, probabilities.argmax(1))
+
+
+def log_loss(targets, probabilities):
+    """Mean negative log probability of the right class, probabilities clipped at 1e-15 as Kaggle does."""
+    import numpy as np
+
+    right = np.take_along_axis(probabilities.astype(np.float64), targets[:, None], 1)[:, 0]
+    return -np.log(np.clip(right, 1e-15, 1.0)).mean()
+
+
+def brier(targets, probabilities):
+    """Mean over rows of the squared distance between probabilities and the one-hot label; 0 to 2."""
+    import numpy as np
+
+    return ((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(1).mean()
+
+
+def _f_beta(beta: float, average: str):
+    def score(targets, probabilities):
+        from sklearn.metrics import fbeta_score
+
+        return fbeta_score(targets, probabilities.argmax(1), beta=beta, average=average, zero_division=0)
+
+    return score
+
+
+def qwk(targets, probabilities):
+    """Quadratic weighted kappa of the most probable class (classes in their rising order)."""
+    import numpy as np
+    from sklearn.metrics import cohen_kappa_score
+
+    labels = np.arange(probabilities.shape[1])
+    return cohen_kappa_score(targets, probabilities.argmax(1), weights="quadratic", labels=labels)
+
+
+def mcc(targets, probabilities):
+    """Matthews correlation coefficient of the most probable class."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(targets, probabilities.argmax(1))
+
+
+def _one_against_rest(name: str):
+    def score(targets, probabilities):
+        import numpy as np
+        from sklearn import metrics
+
+        present = [c for c in range(probabilities.shape[1]) if 0 < (targets == c).sum() < len(targets)]
+        function = getattr(metrics, name)
+        return np.mean([function(targets == c, probabilities[:, c]) for c in present]) if present else np.nan
+
+    return score
+
+
+def _top(k: int):
+    def top(targets, probabilities):
+        return (_rank_of_target(targets, probabilities) < k).mean()
+
+    return top
+
+
+def _map_at(k: int):
+    def mean_average_precision(targets, probabilities):
+        import numpy as np
+
+        rank = _rank_of_target(targets, probabilities)
+        return np.where(rank < k, 1.0 / (rank + 1), 0.0).mean()
+
+    return mean_average_precision
+
+
+def _rank_of_target(targets, probabilities):
+    """How many classes stand before the right one; ties and NaN go against us, so that a constant answer
+    earns nothing."""
+    import numpy as np
+
+    right = np.take_along_axis(probabilities, targets[:, None], 1)
+    return (~(probabilities < right)).sum(1) - 1
+
+
+_TASK = ("multiclass",)
+
+METRICS = (
+    Metric("accuracy", accuracy, 1, _TASK),
+    Metric("balanced_accuracy", balanced_accuracy, 1, _TASK),
+    Metric("log_loss", log_loss, -1, _TASK),
+    Metric("f1_macro", _f_beta(1, "macro"), 1, _TASK),
+    Metric("f1_micro", _f_beta(1, "micro"), 1, _TASK),
+    Metric("f1_weighted", _f_beta(1, "weighted"), 1, _TASK),
+    Metric("f2_macro", _f_beta(2, "macro"), 1, _TASK),
+    Metric("f05_macro", _f_beta(0.5, "macro"), 1, _TASK),
+    Metric("qwk", qwk, 1, _TASK),
+    Metric("mcc", mcc, 1, _TASK),
+    Metric("roc_auc", _one_against_rest("roc_auc_score"), 1, _TASK),
+    Metric("average_precision", _one_against_rest("average_precision_score"), 1, _TASK),
+    Metric("brier", brier, -1, _TASK),
+    Metric("top3_accuracy", _top(3), 1, _TASK),
+    Metric("top5_accuracy", _top(5), 1, _TASK),
+    Metric("map3", _map_at(3), 1, _TASK),
+    Metric("map5", _map_at(5), 1, _TASK),
+)

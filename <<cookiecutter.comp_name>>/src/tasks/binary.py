@@ -1,0 +1,112 @@
+"""Binary: yes or no; one output, the probability of the positive class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import Pseudo, UserError
+from src.tasks.base import Selection, Task, check_classes, check_filled, check_probabilities, in_order
+from src.tasks.multiclass import only_column
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class Binary(Task):
+    """Sigmoid of one output. The positive class is the second in order: 1 after 0, yes after no."""
+
+    name = "binary"
+    default_loss = "bce"
+    distillation = "bce"
+    stacking = "labels"
+
+    def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
+        """The positive class as the only output; both classes with their rows."""
+        counts = targets.iloc[:, 0].value_counts()
+        classes = in_order(list(counts.index))
+        rows = {label: int(counts[label]) for label in classes}
+        return {"outputs": [classes[1]], "counts": rows, "classes": classes}
+
+    def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
+        """One column, a label in every row, exactly two of them."""
+        only_column(targets, path)
+        check_filled(targets, path, "1")
+        labels = targets.iloc[:, 0]
+        if labels.nunique() != 2:
+            shown = ", ".join(in_order(list(labels.unique()))[:5])
+            raise UserError(
+                f"{path}: `{targets.columns[0]}` holds {labels.nunique()} different labels ({shown}), a "
+                f"binary target two; is data.target right, or is task.name multiclass?"
+            )
+        check_classes(labels, path)
+
+    def strata(self, targets: pd.DataFrame) -> np.ndarray:
+        """Which of the two each row is."""
+        return targets.iloc[:, 0].astype("category").cat.codes.to_numpy()
+
+    def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+        """(N, 1) ones for the positive class."""
+        return self.truth(targets, outputs)[:, None].astype("float32")
+
+    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+        """(N,) ones for the positive class."""
+        return (targets.iloc[:, 0] == outputs[0]).to_numpy().astype("int64")
+
+    def activate(self, raw: Any) -> Any:
+        """Sigmoid, in float32."""
+        return raw.float().sigmoid()
+
+    def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
+        """Rows at or above the threshold, and those at or below its mirror: 0.9 and 0.1."""
+        import numpy as np
+
+        confidence = np.maximum(predictions, 1 - predictions)[:, 0]
+        chosen = confidence >= settings.threshold
+        sure = predictions[chosen]
+        return Selection(
+            chosen,
+            (sure >= 0.5).astype(np.float32) if settings.labels == "hard" else sure,
+            confidence[chosen],
+        )
+
+    def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
+        """One column beside the id."""
+        columns = [c for c in sample.columns if c != id_column]
+        if len(columns) != 1:
+            raise UserError(
+                f"{path}: a binary submission has one column beside `{id_column}`, this one has "
+                f"{', '.join(columns) or 'none'}; is task.name right?"
+            )
+
+    def submission(
+        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
+    ) -> pd.DataFrame:
+        """The probability of the positive class; or the class where the metric is about decisions. A column
+        that is called as a class is about that one."""
+        import numpy as np
+
+        table, classes, said = sample[[id_column]].copy(), dataset["classes"], predictions[:, 0]
+        column = next(c for c in sample.columns if c != id_column)
+        if column in classes:
+            table[column] = said if column == classes[1] else 1 - said
+        else:
+            decided = np.issubdtype(predictions.dtype, np.integer)
+            table[column] = np.asarray(classes, dtype=object)[said] if decided else said
+        return table[list(sample.columns)]
+
+    def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
+        """One of the two classes in every row, or probabilities."""
+        import pandas as pd
+
+        values, classes = table[columns[0]], dataset["classes"]
+        if columns[0] not in classes:
+            if values.astype(str).isin(classes).all():
+                return
+            if pd.to_numeric(values, errors="coerce").isna().all():
+                unknown = sorted(set(values.astype(str)) - set(classes))
+                raise UserError(
+                    f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv"
+                )
+        check_probabilities(table, columns)

@@ -1,0 +1,106 @@
+"""Multilabel: any number of labels a row; one output a label, its probability, each on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import Pseudo, UserError
+from src.tasks.base import Selection, Task, check_filled, check_names, check_probabilities
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class Multilabel(Task):
+    """Sigmoid of each output; the training table has a column of zeros and ones a label."""
+
+    name = "multilabel"
+    default_loss = "bce"
+    distillation = "bce"
+    stacking = "labels"
+
+    def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
+        """The labels in the table's order, the rows that have each, and the fewer of those and the others."""
+        counts = {label: int(targets[label].astype(float).sum()) for label in targets.columns}
+        rare = {label: min(count, len(targets) - count) for label, count in counts.items()}
+        return {"outputs": list(targets.columns), "counts": counts, "rare": rare}
+
+    def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
+        """Two columns at least, zeros and ones alone, both in every column."""
+        if targets.shape[1] < 2:
+            raise UserError(
+                f"{path}: multilabel needs a column a label, data.target names {targets.shape[1]}; "
+                f"list them all, such as data.target=[cat,dog]"
+            )
+        check_names(targets, path)
+        check_filled(targets, path, "1")
+        for column in targets.columns:
+            wrong = ~targets[column].isin(["0", "1", "0.0", "1.0"]).to_numpy()
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise UserError(
+                    f"{path}, row {row + 2}: `{column}` is {targets[column].iloc[row]!r}; a label column "
+                    f"holds 0 or 1"
+                )
+            if targets[column].astype(float).nunique() < 2:
+                raise UserError(
+                    f"{path}: `{column}` is {targets[column].iloc[0]} in every row; "
+                    f"leave it out of data.target"
+                )
+
+    def strata(self, targets: pd.DataFrame) -> np.ndarray:
+        """(N, L) zeros and ones: every label should be shared out evenly."""
+        return targets.astype(float).to_numpy().astype("int64")
+
+    def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+        """(N, L) zeros and ones."""
+        return targets[outputs].astype(float).to_numpy().astype("float32")
+
+    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+        """(N, L) zeros and ones."""
+        return targets[outputs].astype(float).to_numpy().astype("int64")
+
+    def activate(self, raw: Any) -> Any:
+        """Sigmoid, in float32."""
+        return raw.float().sigmoid()
+
+    def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
+        """Label by label: at or above the threshold, or at or below its mirror; the others are NaN.
+
+        A row is chosen when one of its labels is sure. Its confidence is the mean over the sure ones.
+        """
+        import numpy as np
+
+        confidence = np.maximum(predictions, 1 - predictions)
+        sure = confidence >= settings.threshold
+        chosen = sure.any(1)
+        values = (predictions >= 0.5).astype(np.float32) if settings.labels == "hard" else predictions
+        targets = np.where(sure, values, np.nan)[chosen].astype(np.float32)
+        weight = np.where(sure, confidence, 0.0)[chosen].sum(1) / sure[chosen].sum(1)
+        return Selection(chosen, targets, weight)
+
+    def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
+        """Exactly one column a label."""
+        columns = [c for c in sample.columns if c != id_column]
+        if sorted(columns) != sorted(outputs):
+            lost = sorted(set(outputs) ^ set(columns))
+            raise UserError(
+                f"{path}: its columns are not the labels of train.csv ({lost[0]!r} has no partner); "
+                f"is data.target right?"
+            )
+
+    def submission(
+        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
+    ) -> pd.DataFrame:
+        """A probability a label, or 0 and 1 where the metric is about decisions, in the sample's order."""
+        outputs = dataset["outputs"]
+        table = sample[[id_column]].copy()
+        for column in [c for c in sample.columns if c != id_column]:
+            table[column] = predictions[:, outputs.index(column)]
+        return table[list(sample.columns)]
+
+    def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
+        """Probabilities."""
+        check_probabilities(table, columns)
