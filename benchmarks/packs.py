@@ -5,8 +5,8 @@ truth?
 
 FOLDER holds `<name>.zip` (train.csv, test.csv, sample_submission.csv, images) and `<name>.solution.zip`
 (solution.csv with the hidden labels) of each competition in PACKS. Each is baked with cookiecutter, run
-through folds, training and prediction on this machine, and only then scored. FILE is a small pretrained
-mobilenetv2_100.
+through sniff, folds, training and prediction on this machine, and only then scored. FILE is a small
+pretrained mobilenetv2_100.
 """
 
 from __future__ import annotations
@@ -25,34 +25,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "packs"
 
-# What a competitor would write in an evening: the columns, a small network, a few epochs. Tuned on nothing
-# hidden.
+# What a competitor would add to what `make sniff` finds: a metric, a small network, a few epochs. Tuned on
+# nothing hidden.
 PRETRAINED = {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"}
 FLIPS = ["identity", "hflip", "vflip", "rot180"]
 PACKS = {
     "trashnet": {
         "floor": 0.824,
-        "task": {"name": "multiclass", "metric": "accuracy"},
-        "data": {"id": "image_id", "image_size": 112},
+        "task": {"metric": "accuracy"},
+        "data": {"image_size": 112},
         "model": PRETRAINED,
         "train": {"epochs": 6, "lr": 1e-3, "optimizer": "adamw", "batch_size": 32},
     },
     "pneumonia": {
         "floor": 0.950,
-        "task": {"name": "binary", "metric": "roc_auc"},
-        "data": {"id": "image_id", "image_size": 32},
+        "task": {"metric": "roc_auc"},
+        "data": {"image_size": 32},
         "model": {"backbone": "resnet10t", "pretrained": False},
         "train": {"epochs": 5, "lr": 2e-3, "optimizer": "adamw", "batch_size": 64},
     },
     "pcb_tiles": {
         "floor": 0.776,
-        "task": {"name": "multilabel", "metric": "roc_auc"},
-        "data": {
-            "id": "image_id",
-            "target": ["open", "short", "mousebite", "spur", "copper", "pinhole"],
-            "group": "board",
-            "image_size": 96,
-        },
+        "task": {"metric": "roc_auc"},
+        "data": {"image_size": 96},
         "model": PRETRAINED,
         "train": {"epochs": 5, "lr": 1e-3, "optimizer": "adamw", "batch_size": 32},
         "augment": {"vflip": 0.5},
@@ -60,8 +55,8 @@ PACKS = {
     },
     "dsb_count": {
         "floor": 11.7,
-        "task": {"name": "regression", "metric": "mae"},
-        "data": {"id": "image_id", "target": "n_nuclei", "image_size": 128, "fit": "pad"},
+        "task": {"metric": "mae"},
+        "data": {"image_size": 128, "fit": "pad"},
         "model": PRETRAINED,
         "train": {
             "epochs": 12,
@@ -115,7 +110,7 @@ def run(name: str, folder: Path, weights: Path) -> str:
     prepare(project, name, folder, weights)
     began = time.monotonic()
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    for target in ("folds", "train", "oof"):
+    for target in ("sniff", "folds", "train", "oof"):
         command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}"]
         subprocess.run(command, cwd=project, env={**os.environ, **threads}, check=True)
     minutes = (time.monotonic() - began) / 60
@@ -125,10 +120,10 @@ def run(name: str, folder: Path, weights: Path) -> str:
     solution = next((BUILD / "solutions").glob(f"{name}/solution.csv"))
     single, error, together = hidden(project, solution)
     apart = abs(single - metrics["cv"]) / hypot(error, metrics["standard_error"])
-    task = settings["task"]
+    task = json.loads((project / "data" / "dataset.json").read_text(encoding="utf-8"))["task"]
     cells = [
         name,
-        f"{task['name']}, {task['metric']}",
+        f"{task}, {metrics['metric']}",
         settings["floor"],
         f"{metrics['cv']:.4f} ± {metrics['standard_error']:.4f}",
         f"{single:.4f} ± {error:.4f}",
@@ -148,7 +143,7 @@ def prepare(project: Path, name: str, folder: Path, weights: Path) -> None:
     junk = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, template, ignore=junk, dirs_exist_ok=True)
     settings = {key: value for key, value in PACKS[name].items() if key != "floor"}
-    answers = {"comp_name": name.replace("_", "-"), "task": settings["task"]["name"]}
+    answers = {"comp_name": name.replace("_", "-")}
     cookiecutter(
         str(template), no_input=True, default_config=True, extra_context=answers, output_dir=str(BUILD)
     )

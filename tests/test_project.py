@@ -22,7 +22,7 @@ def make(project: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_tests_of_a_baked_project_pass(workplace):
-    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
     run = subprocess.run(pytest_run, cwd=workplace, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -213,7 +213,19 @@ def test_labels_are_the_columns_in_the_tables_order():
     targets = pd.DataFrame({"zebra": list("0110"), "a b": ["1.0", "0.0", "0.0", "1.0"], "10": list("0001")})
     MULTILABEL.check_targets(targets, PATH)
     found = MULTILABEL.describe(targets)
-    assert found == {"outputs": ["zebra", "a b", "10"], "counts": {"zebra": 2, "a b": 2, "10": 1}}
+    assert found["outputs"] == ["zebra", "a b", "10"]
+    assert found["counts"] == {"zebra": 2, "a b": 2, "10": 1}
+    assert found["rare"] == {"zebra": 2, "a b": 2, "10": 1}
+
+
+def test_a_label_that_nearly_every_row_has_counts_as_rare_too():
+    targets = pd.DataFrame({"a": list("1110"), "b": list("0101")})
+    assert MULTILABEL.describe(targets)["rare"] == {"a": 1, "b": 2}
+
+
+def test_label_columns_become_zeros_and_ones():
+    targets = pd.DataFrame({"zebra": list("0110"), "a b": ["1.0", "0.0", "0.0", "1.0"], "10": list("0001")})
+    found = MULTILABEL.describe(targets)
     wanted = [[0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 1, 1]]
     assert MULTILABEL.strata(targets).tolist() == wanted
     assert MULTILABEL.truth(targets, found["outputs"]).tolist() == wanted
