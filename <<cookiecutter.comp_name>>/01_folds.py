@@ -1,6 +1,7 @@
 """01 · Look at the data, pack the images, decide the folds.
 
-Reads   data/raw/ (train.csv, test.csv, sample_submission.csv, the image folders)
+Reads   data/raw/ (train.csv, test.csv, sample_submission.csv, the image folders); where the config has no
+        data section yet, it looks at them first and writes one
 Writes  data/cache/<size>/ (every image once, decoded), data/folds.csv, data/dataset.json, data/summary.md
 """
 
@@ -14,4 +15,4 @@ def run(config, force):
 
 
 if __name__ == "__main__":
-    main(run, __doc__)
+    main(run, __doc__, look_first=True)

@@ -113,6 +113,10 @@ def run(name: str, folder: Path, weights: Path) -> str:
     for target in ("sniff", "folds", "train", "oof"):
         command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}"]
         subprocess.run(command, cwd=project, env={**os.environ, **threads}, check=True)
+        if target == "sniff":  # what it found stands in default.yaml; the experiment builds on that
+            page = {"base": "default", **settings, "tracking": {"wandb": "disabled"}}
+            text = json.dumps({key: value for key, value in page.items() if key != "floor"})  # JSON is YAML
+            (project / "configs" / "baseline.yaml").write_text(text, encoding="utf-8")
     minutes = (time.monotonic() - began) / 60
     with zipfile.ZipFile(folder / f"{name}.solution.zip") as archive:
         archive.extractall(BUILD / "solutions")
@@ -135,14 +139,13 @@ def run(name: str, folder: Path, weights: Path) -> str:
 
 
 def prepare(project: Path, name: str, folder: Path, weights: Path) -> None:
-    """Bake the project and put the competition's files, the weights and the experiment into it."""
+    """Bake the project and put the competition's files and the weights into it."""
     from cookiecutter.main import cookiecutter
 
     shutil.rmtree(project, ignore_errors=True)
     template = BUILD / "template"
     junk = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, template, ignore=junk, dirs_exist_ok=True)
-    settings = {key: value for key, value in PACKS[name].items() if key != "floor"}
     answers = {"comp_name": name.replace("_", "-")}
     cookiecutter(
         str(template), no_input=True, default_config=True, extra_context=answers, output_dir=str(BUILD)
@@ -153,8 +156,6 @@ def prepare(project: Path, name: str, folder: Path, weights: Path) -> None:
     (project / "data" / "raw").rename(project / "data" / "empty")
     (project / "data" / name).rename(project / "data" / "raw")
     shutil.copy(weights, project / "weights.safetensors")
-    page = {"base": "default", **settings, "tracking": {"wandb": "disabled"}}
-    (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")  # JSON is YAML
 
 
 def hidden(project: Path, solution: Path) -> tuple[float, float, float]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from src.config import Config, UserError
 from src.configfile import load_config
 from src.machine import limit_threads
 
 
-def main(stage: Callable[[Config, bool], None], doc: str) -> None:
-    """Run one stage: `stage(config, force)`. `doc` is the script's docstring, shown by --help."""
+def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = False) -> None:
+    """Run one stage: `stage(config, force)`. `doc` is the script's docstring, shown by --help. With
+    `look_first` a config that says nothing of the data is filled in from the raw folder before."""
     parser = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,6 +33,12 @@ def main(stage: Callable[[Config, bool], None], doc: str) -> None:
     arguments = parser.parse_intermixed_args()
     try:
         config = load_config(arguments.config, arguments.overrides)
+        if look_first and "data" not in config.model_fields_set and not arguments.show:
+            from src.data.sniff.report import sniff
+
+            print("the config says nothing of the data yet: looking at the raw files first")
+            sniff(Path(arguments.config), arguments.overrides)
+            config = load_config(arguments.config, arguments.overrides)
         check_names(config)
         if arguments.show:
             import yaml

@@ -618,3 +618,20 @@ def test_a_value_is_written_as_yaml_reads_it():
         '[a, "b c"]',
         '[" "]',
     ]
+
+
+def test_the_first_run_of_01_without_a_data_section_looks_first_and_goes_on(project, stage):
+    import yaml
+
+    config = project / "configs" / "baseline.yaml"
+    settings = {key: value for key, value in yaml.safe_load(config.read_text()).items() if key != "data"}
+    config.write_text(yaml.safe_dump(settings))
+    first = stage(project, "01_folds.py")
+    assert first.returncode == 0, first.stderr
+    assert "looking at the raw files first" in first.stdout
+    found = yaml.safe_load(config.read_text())["data"]
+    assert (found["id"], found["target"]) == ("id", "label")
+    assert (project / "data" / "folds.csv").exists()
+    again = stage(project, "01_folds.py")
+    assert "looking at the raw files first" not in again.stdout
+    assert "up to date" in again.stdout

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from src.config import Config, UserError
+from src.tasks.base import in_order
 
 NO_MASK = ("", "-1", "nan")  # how Kaggle's tables write that there is nothing to see
 
@@ -78,18 +79,10 @@ def filled(table: pd.DataFrame, column: str, path: Path) -> None:
         )
 
 
-def in_natural_order(labels: set[str]) -> list[str]:
-    """By number where all are numbers (10 after 9), else by text."""
-    try:
-        return sorted(labels, key=lambda label: (float(label), label))
-    except ValueError:
-        return sorted(labels)
-
-
 def _from_cells(cells: pd.Series, separator: str, path: Path) -> pd.DataFrame:
     """0 or 1 a label of cells that hold several; an empty cell holds none."""
     found = [set(labels_of(cell, separator)) for cell in cells]
-    labels = in_natural_order(set().union(*found))
+    labels = in_order(list(set().union(*found)))
     if not any(len(one) > 1 for one in found):
         raise UserError(
             f"{path}: no row of `{cells.name}` holds {separator!r} between two labels; "
@@ -129,7 +122,7 @@ def _from_pairs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Dat
             _check_zero_or_one(train, value, path)
             pairs["\0value"] = pairs["\0value"].map(lambda text: str(int(float(text))))
     ids = list(dict.fromkeys(train[data.id]))
-    classes = in_natural_order(set(pairs[name]))
+    classes = in_order(list(set(pairs[name])))
     wide = pairs.pivot(index=data.id, columns=name, values="\0value").reindex(index=ids, columns=classes)
     if numbers and wide.isna().to_numpy().any():
         lost = wide.isna().stack()
@@ -186,7 +179,7 @@ def _runs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame
         table[table["class"] != ""].groupby(["id", "class"], sort=False)["runs"].agg(" ".join).str.strip()
     )
     ids = list(dict.fromkeys(train[data.id]))
-    names = in_natural_order(set(classes) - {""})
+    names = in_order(list(set(classes) - {""}))
     wide = joined.unstack("class").reindex(index=ids, columns=names).fillna("")
     return _one_row_an_id(train, data.id), wide.reset_index(drop=True).rename_axis(columns=None)
 

@@ -43,7 +43,8 @@ def label_recursively(config: Config) -> None:
         run = round_of(config, number)
         row = {"round": number, "run": run.name} | label_round(run, task, folds)
         if row["selected"] == 0:
-            print(f"{run.name}: no test row reaches {config.pseudo.threshold}; the rounds end here")
+            enough = "agrees with itself" if task.scaled else f"reaches {config.pseudo.threshold}"
+            print(f"{run.name}: no test row {enough}; the rounds end here")
             break
         if row["unchanged"]:
             print(f"{run.name}: the same rows with the same labels as the round before; the rounds end here")
