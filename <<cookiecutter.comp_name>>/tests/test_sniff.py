@@ -629,8 +629,9 @@ def test_the_first_run_of_01_without_a_data_section_looks_first_and_goes_on(proj
     first = stage(project, "01_folds.py")
     assert first.returncode == 0, first.stderr
     assert "looking at the raw files first" in first.stdout
-    found = yaml.safe_load(config.read_text())["data"]
-    assert (found["id"], found["target"]) == ("id", "label")
+    found = load_config(config)
+    assert "data" in found.model_fields_set
+    assert (found.data.id, found.data.target, found.data.image_size) == ("id", "label", 32)
     assert (project / "data" / "folds.csv").exists()
     again = stage(project, "01_folds.py")
     assert "looking at the raw files first" not in again.stdout
