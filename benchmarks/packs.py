@@ -99,8 +99,7 @@ CV speaks of, with its standard error over resampled test rows; how many standar
 the hidden score of all folds together.
 
 """
-HEAD = """| pack | task, metric | floor | CV | hidden, one fold's model | apart | hidden, all folds | minutes
-|
+HEAD = """| pack | task, metric | floor | CV | hidden, a fold | apart | hidden, all folds | minutes |
 |---|---|--:|--:|--:|--:|--:|--:|"""
 
 

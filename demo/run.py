@@ -105,7 +105,9 @@ def bake(project: Path) -> None:
 def run(command: list[str], folder: Path) -> None:
     """Run a command in the project with one thread a process; end the demo with its status if it fails."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    status = subprocess.run(command, cwd=folder, env={**os.environ, **threads}).returncode
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS", "EXP")  # what make hands on is not the project's
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    status = subprocess.run(command, cwd=folder, env={**kept, **threads}).returncode
     if status:
         sys.exit(status)
 
