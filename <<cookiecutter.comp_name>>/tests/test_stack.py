@@ -352,6 +352,18 @@ def test_a_rejected_round_is_left_out(project):
     assert names(Config(root=project))[0] == ["a", "c"]
 
 
+def test_a_round_that_its_run_no_longer_makes_is_left_out(project):
+    """Changed settings may end the rounds sooner; the later round of before is still on disk, and stale."""
+    for old, new in (("b", "a-round1"), ("c", "a-round2")):
+        (project / "runs" / old).rename(project / "runs" / new)
+        (project / "runs" / new / "round.json").write_text(json.dumps({"kept": True}))
+    report = {"rounds": [{"run": "a"}, {"run": "a-round1"}]}
+    (project / "runs/a/pseudo.json").write_text(json.dumps(report))
+    found, left_out = names(Config(root=project))
+    assert found == ["a", "a-round1"]
+    assert "a-round2 is left out: a pseudo-label round of earlier settings" in left_out[0]
+
+
 def test_a_member_that_matches_no_run_is_refused_with_the_runs_there_are(project):
     with pytest.raises(UserError, match=r"'nobody' matches no run in runs/; there are a, b, c"):
         find_members(Config(root=project, stack={"members": ("nobody",)}))

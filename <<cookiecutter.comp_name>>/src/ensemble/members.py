@@ -52,7 +52,18 @@ def why_not(config: Config, path: Path) -> str | None:
         return f"it solves another task, {recipe['task']['name']}"
     if any(not (path / name).exists() for name in outputs):
         return "its tables are gone"
+    return _why_no_round(path)
+
+
+def _why_no_round(path: Path) -> str | None:
+    """Why a pseudo-label round cannot be a member: it did not help, or 04 ran again since and made fewer."""
     verdict = path / "round.json"
-    if verdict.exists() and not read_json(verdict)["kept"]:
+    if not verdict.exists():
+        return None
+    if not read_json(verdict)["kept"]:
         return "a pseudo-label round that did not help"
+    base = path.name.rpartition("-round")[0] or path.name
+    report = path.with_name(base) / "pseudo.json"
+    if report.exists() and path.name not in [row["run"] for row in read_json(report)["rounds"]]:
+        return f"a pseudo-label round of earlier settings, which `make pseudo EXP={base}` no longer makes"
     return None
