@@ -1,0 +1,46 @@
+"""Every knob of the project: one validated tree, its defaults and why they are what they are.
+
+A config is a YAML file in `configs/`; `base:` names the file it changes; `key=value` on the command line
+changes it once more. OmegaConf reads and merges, pydantic checks types, bounds and unknown keys. Nothing else
+of ours is imported here, and nothing heavy, so that a typo is answered at once.
+
+`data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation ·
+`losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `tree.py` all
+together.
+"""
+
+from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
+from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.losses import LOSSES, Losses, Margin
+from src.config.model import Model
+from src.config.optim import Optim
+from src.config.pixels import Augment
+from src.config.section import Section, UserError
+from src.config.train import EarlyStopping, Ema, Train
+from src.config.tree import Config
+
+__all__ = [
+    "LOSSES",
+    "Augment",
+    "Competition",
+    "Config",
+    "CrossValidation",
+    "Data",
+    "Distill",
+    "EarlyStopping",
+    "Ema",
+    "Inference",
+    "Losses",
+    "Margin",
+    "Model",
+    "Optim",
+    "Pseudo",
+    "Runtime",
+    "Section",
+    "Stack",
+    "Submit",
+    "Task",
+    "Tracking",
+    "Train",
+    "UserError",
+]

@@ -1,0 +1,134 @@
+"""The whole tree, and which of its knobs exclude each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
+from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.losses import LOSSES
+from src.config.model import Model
+from src.config.pixels import Augment
+from src.config.section import Index, Name, Section
+from src.config.train import Train
+
+
+class Config(Section):
+    """The whole tree. `name`, `root` and `source` come from the file; `fold` and `folds` choose what a call
+    works on."""
+
+    name: Name = "baseline"
+    seed: int = 42
+    competition: Competition = Competition()
+    task: Task = Task()
+    data: Data = Data()
+    cv: CrossValidation = CrossValidation()
+    model: Model = Model()
+    augment: Augment = Augment()
+    train: Train = Train()
+    distill: Distill = Distill()
+    pseudo: Pseudo = Pseudo()
+    inference: Inference = Inference()
+    stack: Stack = Stack()
+    submit: Submit = Submit()
+    tracking: Tracking = Tracking()
+    runtime: Runtime = Runtime()
+    fold: Index | None = None
+    folds: tuple[Index, ...] | None = None
+    root: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def selected_folds(self) -> tuple[int, ...]:
+        """The folds this call works on: `fold=2`, `folds=[0,3]`, or all of them."""
+        if self.fold is not None:
+            return (self.fold,)
+        return self.folds if self.folds is not None else tuple(range(self.cv.n_folds))
+
+    @property
+    def partial(self) -> bool:
+        """Whether this call was asked for some folds alone."""
+        return set(self.selected_folds) != set(range(self.cv.n_folds))
+
+    def settings(self) -> dict[str, Any]:
+        """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
+        return self.model_dump(mode="json", exclude={"fold", "folds"})
+
+    @model_validator(mode="after")
+    def _combinations_make_sense(self) -> Config:
+        """Refuse what cannot mean anything, with the reason."""
+        if self.fold is not None and self.folds is not None:
+            raise ValueError("fold and folds were both given: give one, such as fold=2 or folds=[0,3]")
+        beyond = [k for k in self.selected_folds if k >= self.cv.n_folds]
+        if beyond:
+            raise ValueError(
+                f"fold {beyond[0]} does not exist: "
+                f"cv.n_folds={self.cv.n_folds} makes folds 0 to {self.cv.n_folds - 1}"
+            )
+        if self.cv.kind in ("group", "stratified_group") and self.data.group is None:
+            raise ValueError(
+                f"cv.kind={self.cv.kind} needs data.group, the column of train.csv whose rows stay together"
+            )
+        self._table_habits_make_sense()
+        if self.folds is not None and (not self.folds or len(set(self.folds)) < len(self.folds)):
+            raise ValueError(
+                f"folds={list(self.folds)} must name one fold or more, each once, such as [0, 3]"
+            )
+        low, high = self.augment.crop_scale
+        if not 0 < low <= high:
+            raise ValueError(
+                f"augment.crop_scale=[{low}, {high}] must be two rising shares, such as [0.7, 1.0]"
+            )
+        low, high = self.augment.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(
+                f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
+            )
+        if self.distill.teacher == self.name:
+            raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
+        if self.train.min_lr > self.train.lr:
+            raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
+        fits = LOSSES[self.task.name]
+        if self.train.loss is not None and self.train.loss not in fits:
+            raise ValueError(
+                f"train.loss={self.train.loss} does not suit {self.task.name}; good are {', '.join(fits)}"
+            )
+        if self.task.name == "retrieval" and self.train.batch_size < 2 * self.train.images_per_class:
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} holds fewer than two identities of "
+                f"train.images_per_class={self.train.images_per_class}; raise the one or lower the other"
+            )
+        if self.train.target_log and self.task.name != "regression":
+            raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
+        if not self.inference.tta:
+            raise ValueError("inference.tta is empty: give at least [identity]")
+        return self
+
+    def _table_habits_make_sense(self) -> None:
+        """The keys that say how train.csv writes its labels exclude each other in places."""
+        data, several = self.data, not isinstance(self.data.target, str)
+        if several and (not data.target or len(set(data.target)) < len(data.target)):
+            raise ValueError(
+                f"data.target={list(data.target)} must name one column or more, each once, such as [cat, dog]"
+            )
+        if data.label_separator is not None and (several or data.long is not None):
+            other = f"data.long={data.long}" if data.long is not None else "several columns in data.target"
+            raise ValueError(
+                f"data.label_separator={data.label_separator!r} reads many labels from one cell, "
+                f"{other} reads them from elsewhere: give one of the two"
+            )
+        if several and data.long is not None:
+            raise ValueError(
+                f"data.long={data.long} needs one data.target: the column of the values, "
+                f"or {data.long} itself where a listed pair means yes"
+            )
+        if data.mask_classes is not None and len(set(data.mask_classes)) < len(data.mask_classes):
+            raise ValueError(
+                f"data.mask_classes={list(data.mask_classes)} must name each class once, such as [cell, wall]"
+            )
+        if data.rle is not None and data.train_masks is not None:
+            raise ValueError(
+                f"data.rle={data.rle} and data.train_masks={data.train_masks} both name the masks: give one"
+            )
