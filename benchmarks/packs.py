@@ -69,6 +69,24 @@ PACKS = {
         "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         "inference": {"tta": FLIPS},
     },
+    "dsb2018": {
+        "floor": 0.856,
+        "task": {"metric": "dice"},
+        "data": {"image_size": 128},
+        "model": PRETRAINED,
+        "train": {"epochs": 12, "lr": 1e-3, "optimizer": "adamw", "batch_size": 16},
+        "augment": {"vflip": 0.5},
+        "inference": {"tta": FLIPS},
+    },
+    "omniglot_id": {
+        "floor": 0.734,
+        "task": {"metric": "map5"},
+        "data": {"image_size": 56},
+        "model": {"backbone": "resnet18", "pretrained": False, "embedding": 256},
+        "train": {"epochs": 12, "lr": 1e-3, "optimizer": "adamw", "batch_size": 64},
+        "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06, "zoom": 0.1},
+        "inference": {"tta": ["identity"]},
+    },
 }
 
 
@@ -171,20 +189,37 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from src.configfile import load_config
+from src.data.runs import decode_runs
+from src.decisions import Rule, take
 from src.tasks import create_task
 
 config = load_config("configs/baseline.yaml")
 task, data = create_task(config), config.data
-outputs = json.loads(Path("data/dataset.json").read_text())["outputs"]
-solution = pd.read_csv(sys.argv[1], dtype=str).set_index(data.id)
-truth = task.truth(solution[[data.target] if isinstance(data.target, str) else list(data.target)], outputs)
-read = lambda path: pd.read_parquet(path).set_index("id").loc[solution.index, outputs].to_numpy()
-folds = [read(path) for path in sorted(Path("runs/baseline").glob("fold?/test.parquet"))]
-mean = lambda rows: np.mean([task.score(truth[rows], fold[rows]) for fold in folds])
+dataset = json.loads(Path("data/dataset.json").read_text())
+outputs = dataset["outputs"]
+solution = pd.read_csv(sys.argv[1], dtype=str, keep_default_na=False).set_index(data.id)
+read = lambda path: task.read(pd.read_parquet(path).set_index("id").loc[solution.index], outputs)
+whole = read("runs/baseline/test.parquet")
+rule = Rule.from_json(json.loads(Path("runs/baseline/metrics.json").read_text())["rule"])
+if task.kind == "maps":
+    runs = zip(solution.drop(columns="Usage").iloc[:, 0], whole.sizes, strict=True)
+    truth = [decode_runs(text, *size)[None] for text, size in runs]
+elif task.kind == "rankings":
+    known = solution["Id"].isin(outputs)
+    truth = solution["Id"].where(known, data.new_label).to_numpy(dtype=object)
+else:
+    targets = [data.target] if isinstance(data.target, str) else list(data.target)
+    truth = task.truth(solution[targets], outputs)
+folds = [rule.apply(read(path)) for path in sorted(Path("runs/baseline").glob("fold?/test.parquet"))]
+whole = rule.apply(whole)
+if task.kind == "maps":  # a score an image, which is what resampling needs
+    each = [np.array([task.score([t], [p]) for t, p in zip(truth, fold, strict=True)]) for fold in folds]
+    mean = lambda rows: np.mean([one[rows].mean() for one in each])
+else:
+    mean = lambda rows: np.mean([task.score(truth[rows], take(fold, rows)) for fold in folds])
 random = np.random.default_rng(0)
 again = [mean(random.integers(0, len(truth), len(truth))) for _ in range(200)]
-whole = task.score(truth, read("runs/baseline/test.parquet"))
-print(json.dumps([mean(np.arange(len(truth))), float(np.std(again)), whole]))
+print(json.dumps([mean(np.arange(len(truth))), float(np.std(again)), task.score(truth, whole)]))
 """
 
 

@@ -60,7 +60,6 @@ REFUSED = [
     ("kaggle_username", "x" * 51, "quickfox"),
 ]
 
-LATER_TASKS = ["segmentation", "retrieval"]
 
 
 def refusal(bake, capfd, **answers: str) -> str:
@@ -80,13 +79,6 @@ def test_a_bad_answer_is_refused_by_name_with_a_good_one_and_leaves_nothing(
     line = next(line for line in said.splitlines() if line.startswith(f"  {name} is "))
     assert repr(value) in line
     assert good in line
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("task", LATER_TASKS)
-def test_a_task_of_a_later_release_is_refused_with_a_sentence(bake, tmp_path, capfd, task):
-    good = "multiclass, binary, multilabel or regression; the other tasks land in a later release"
-    assert f"task is '{task}'; it should be {good}" in refusal(bake, capfd, task=task)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any
     A metric that needs decisions is scored with each fold decided by a rule of the other folds; `rule`,
     fitted on all rows, is for the test rows alone.
     """
-    truth, predictions = task.truth(targets_in(oof), outputs), oof[outputs].to_numpy()
+    truth, predictions = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
     found = nested(task.metric, truth, predictions, oof["fold"].to_numpy())
     return {
         "metric": task.metric.name,

@@ -3,6 +3,7 @@
 | step | writes | depends on |
 |---|---|---|
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
+| masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
 | train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | these, `train`, ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
@@ -14,19 +15,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from src.artifacts import Step, digest
 from src.config import Config, UserError
+from src.rawfiles import image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
-LABELS = {"id", "target", "label_separator", "long", "group", "train_masks", "mask", "rle", "near_duplicates"}
+MASKS = {"train_masks", "mask", "mask_classes", "rle", "long"}
+LABELS = MASKS | {"id", "target", "label_separator", "group", "new_label", "near_duplicates"}
 
 
 @dataclass(frozen=True)
@@ -64,47 +64,12 @@ def round_of(config: Config, number: int) -> Run:
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
-def raw_tables(config: Config) -> dict[str, Path]:
-    """Kaggle's tables by role: train, test (where there is one), sample."""
-    raw = config.root / config.data.raw
-    tables = {"train": raw / config.data.train_csv, "test": None, "sample": raw / config.data.sample_csv}
-    if config.data.test_csv is not None:
-        tables["test"] = raw / config.data.test_csv
-    tables = {role: path for role, path in tables.items() if path is not None}
-    for role, path in tables.items():
-        if not path.is_file():
-            raise UserError(
-                f"{path}: the {role} table is not there; put Kaggle's files in {raw} or set data.{role}_csv"
-            )
-    return tables
-
-
-def image_folders(config: Config) -> dict[str, list[Path]]:
-    """The folders of the train and test images, and of the train masks where they are files."""
-    data = config.data
-    named = {
-        "train_images": data.train_images,
-        "test_images": data.test_images,
-        "train_masks": data.train_masks,
-    }
-    folders: dict[str, list[Path]] = {}
-    for key, names in named.items():
-        role = "masks" if key == "train_masks" else key.removesuffix("_images")
-        for name in [] if names is None else [names] if isinstance(names, str) else names:
-            path = config.root / data.raw / name
-            if not path.is_dir():
-                what = "train masks" if role == "masks" else f"{role} images"
-                raise UserError(f"{path}: the folder of {what} is not there; set data.{key}")
-            folders.setdefault(role, []).append(path)
-    return folders
-
-
 def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
     data = config.data
     settings = data.model_dump(mode="json", include={"image_size", "fit", "max_value", "id", "image"})
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
-    listings = {role: [_listing(path) for path in paths] for role, paths in image_folders(config).items()}
+    listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{data.image_size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
     return Step(
         title=f"01 images at {data.image_size} px",
@@ -114,17 +79,47 @@ def images_step(config: Config) -> Step:
     )
 
 
+def masks_step(config: Config) -> Step | None:
+    """The true masks beside the packed images; None where the task has none."""
+    if config.task.name != "segmentation":
+        return None
+    data = config.data
+    if data.rle is None and data.train_masks is None:
+        raise UserError(
+            "task.name=segmentation needs masks: set data.train_masks, the folder of mask images, or "
+            "data.rle, the column of run-length masks; `make sniff` looks for them"
+        )
+    images, folders = images_step(config), image_folders(config)
+    settings = data.model_dump(mode="json", include=MASKS | {"image_size", "fit", "id", "image"})
+    return Step(
+        title=f"01 masks at {data.image_size} px",
+        folder=images.folder,
+        outputs=("masks.npy", "masks.parquet"),
+        recipe={
+            "data": settings,
+            "train": digest(raw_tables(config)["train"]),
+            "masks": [listing(path) for path in folders.get("masks", [])],
+            "contents": _contents(images.folder / "index.parquet"),
+        },
+        stamp_name="masks",
+    )
+
+
 def folds_step(config: Config) -> Step:
     """The one decision of which fold each training row belongs to."""
-    cache = images_step(config).folder / "index.parquet"
+    cache, masks = images_step(config).folder / "index.parquet", masks_step(config)
+    cv = config.cv.model_dump(mode="json")
+    if config.task.name != "retrieval":
+        del cv["new_share"]
     return Step(
         title=f"01 folds ({config.cv.n_folds}, {config.cv.kind})",
         folder=config.root / "data",
         outputs=("folds.csv", "dataset.json", "summary.md"),
         recipe={
-            "cv": config.cv.model_dump(mode="json"),
+            "cv": cv,
             "task": config.task.name,
             "data": config.data.model_dump(mode="json", include=LABELS),
+            "masks": None if masks is None else _digest_if_there(masks.folder / "masks.parquet"),
             "tables": {role: digest(path) for role, path in raw_tables(config).items()},
             "contents": _contents(cache),
         },
@@ -135,9 +130,9 @@ def folds_step(config: Config) -> Step:
 def dataset_inputs(config: Config) -> dict[str, Any]:
     """Digests of what every later stage reads of stage 01; says which command to run where it is missing or
     stale."""
-    images, folds = images_step(config), folds_step(config)
-    for step in (images, folds):
-        if not step.fresh():
+    images, folds, masks = images_step(config), folds_step(config), masks_step(config)
+    for step in (images, masks, folds):
+        if step is not None and not step.fresh():
             changed = f" ({'; '.join(step.why())})" if step.why() else ""
             raise UserError(
                 f"{step.title}: not made for this config yet{changed}; "
@@ -147,6 +142,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
         "folds": digest(folds.folder / "folds.csv"),
         "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
         "statistics": digest(images.folder / "statistics.json"),
+        "masks": None if masks is None else digest(masks.folder / "masks.parquet"),
     }
 
 
@@ -154,7 +150,7 @@ def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
     sections = {"task", "model", "augment", "train"}
-    recipe = config.model_dump(mode="json", include=sections | {"seed"})
+    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=_of_no_use(config.task.name))
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts
     recipe["inputs"] = dataset_inputs(config)
@@ -181,6 +177,18 @@ def train_step(run: Run, fold: int) -> Step:
     )
 
 
+def _of_no_use(task: str) -> dict[str, set[str]]:
+    """The knobs that another task alone has: they make nothing of this one stale."""
+    unused: dict[str, set[str]] = {"train": set(), "model": set()}
+    if task != "segmentation":
+        unused["train"] |= {"dice_weight"}
+        unused["model"] |= {"decoder"}
+    if task != "retrieval":
+        unused["train"] |= {"margin", "images_per_class"}
+        unused["model"] |= {"embedding"}
+    return unused
+
+
 def predict_step(run: Run, fold: int) -> Step:
     """One fold model's predictions for its validation rows and for every test row."""
     trained = train_step(run, fold)
@@ -194,12 +202,14 @@ def predict_step(run: Run, fold: int) -> Step:
             f"{run.name} fold {fold}: {changed}; "
             f"run `make train EXP={run.config.name}` with the same ARGS first"
         )
+    ranks = run.config.task.name == "retrieval"
+    of_inference = {"tta", "candidates"} if ranks else {"tta", "average"}
     return Step(
         title=f"03 predict {run.name} fold {fold}",
         folder=run.fold_folder(fold),
-        outputs=("oof.parquet", "test.parquet"),
+        outputs=("oof.parquet", "test.parquet", *(("stop.parquet",) if ranks else ())),
         recipe={
-            "inference": run.config.inference.model_dump(mode="json", include={"tta", "average"}),
+            "inference": run.config.inference.model_dump(mode="json", include=of_inference),
             "model": digest(trained.folder / "model.safetensors"),
             "inputs": dataset_inputs(run.config),
         },
@@ -226,14 +236,17 @@ def score_step(run: Run) -> Step:
 
 def select_step(run: Run, fold: int) -> Step:
     """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
-    before = run.config.root / "runs" / str(run.labels_from) / f"fold{fold}" / "test.parquet"
+    before = run.config.root / "runs" / str(run.labels_from) / f"fold{fold}"
+    keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
+    keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
     return Step(
         title=f"04 select {run.name} fold {fold}",
         folder=run.folder,
         outputs=(f"fold{fold}.pseudo.parquet",),
         recipe={
-            "pseudo": run.config.pseudo.model_dump(mode="json", include={"threshold", "labels", "quantile"}),
-            "predictions": digest(before),
+            "pseudo": run.config.pseudo.model_dump(mode="json", include=keys),
+            "predictions": digest(before / "test.parquet"),
+            "calibrated_on": _digest_if_there(before / "stop.parquet"),
         },
         stamp_name=f"select{fold}",
     )
@@ -304,35 +317,15 @@ def submit_step(config: Config, source: Path, name: str) -> Step:
     )
 
 
+def _digest_if_there(path: Path) -> str | None:
+    return digest(path) if path.is_file() else None
+
+
 def _digest_of(path: Path, key: str, hint: str | None = None) -> str:
     if not path.is_file():
         more = f"; run `{hint}` first" if hint else ""
         raise UserError(f"{key}: {path} is not there{more}")
     return digest(path)
-
-
-@cache  # nothing of ours writes below the raw folder, so one look a process is enough
-def _listing(folder: Path) -> str:
-    """A digest of a folder's file names, sizes and times: cheap, and it moves when an image does."""
-    whole = hashlib.sha256()
-    entries: list[tuple[str, int, int]] = []
-    for base, _, names in os.walk(folder):
-        for name in names:
-            status = _status(os.path.join(base, name))
-            entries.append(
-                (os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns)
-            )
-    for entry in sorted(entries):
-        whole.update(json.dumps(entry).encode())
-    return whole.hexdigest()[:16]
-
-
-def _status(path: str) -> os.stat_result:
-    """Of the file, or of the link itself where it leads nowhere: what reads it will say so."""
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return os.lstat(path)
 
 
 def _contents(index: Path) -> str | None:

@@ -66,9 +66,9 @@ def write_config(project: Path, name: str, text: str) -> Path:
 
 def forget_the_listings() -> None:
     """Have the raw folder looked at again: a process does so once, and a test changes files within one."""
-    from src import steps
+    from src import rawfiles
 
-    steps._listing.cache_clear()
+    rawfiles.listing.cache_clear()
 
 
 @pytest.fixture(scope="session")

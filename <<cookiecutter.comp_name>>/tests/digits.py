@@ -33,6 +33,19 @@ def targets_of(task: str, values: np.ndarray, images: np.ndarray) -> pd.DataFram
     return pd.DataFrame(tables[task])
 
 
+def runs_of(mask: np.ndarray) -> str:
+    """Kaggle's run lengths of a mask: down the columns, from 1; written to be read, not to be fast."""
+    runs, length = [], 0
+    flat = [*mask.T.ravel().tolist(), False]
+    for place, inside in enumerate(flat):
+        if inside:
+            length += 1
+        elif length:
+            runs.append(f"{place - length + 1} {length}")
+            length = 0
+    return " ".join(runs)
+
+
 def write_competition(
     raw: Path,
     solution: Path | None = None,
@@ -41,31 +54,64 @@ def write_competition(
     seed: int = 0,
     task: str = "multiclass",
 ) -> None:
-    """Write the three tables and 32-pixel PNG files; ids are shuffled and say nothing."""
+    """Write the three tables and 32-pixel PNG files; ids are shuffled and say nothing.
+
+    `segmentation` asks for the ink, on images of three shapes, as run lengths; `masks` for the ink of digits
+    with and without a loop, as mask files with values 1 and 2 and a submission row a class. `retrieval` asks
+    whose digit it is; eights and nines are in the test rows alone.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
+    if task == "retrieval":  # the training rows first, then a mixture
+        known = order[digits.target[order] < 8][:n_train]
+        rest = np.setdiff1d(order, known)
+        order = np.concatenate([known, np.random.default_rng(seed + 2).permutation(rest)])
     order = order[: n_train + n_test] if n_test is not None else order
-    for folder in ("train_images", "test_images"):
+    pictured = task in ("segmentation", "masks")
+    for folder in ("train_images", "test_images", *(("train_masks",) if task == "masks" else ())):
         (raw / folder).mkdir(parents=True, exist_ok=True)
     ids = [
         f"{number:08x}" for number in np.random.default_rng(seed + 1).choice(2**32, len(order), replace=False)
     ]
+    inks = []
     for place, row in enumerate(order):
         pixels = np.clip(digits.images[row] * 16, 0, 255).astype(np.uint8)
-        pixels = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_CUBIC)
-        folder = "train_images" if place < n_train else "test_images"
-        cv2.imwrite(str(raw / folder / f"{ids[place]}.png"), pixels)
-    targets = targets_of(task, digits.target[order], digits.images[order])
+        size = [(32, 32), (40, 24), (28, 36)][place % 3] if pictured else (32, 32)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
+        folder = "train" if place < n_train else "test"
+        cv2.imwrite(str(raw / f"{folder}_images" / f"{ids[place]}.png"), pixels)
+        inks.append(pixels > 110)
+        if task == "masks" and place < n_train:
+            kind = 2 if digits.target[row] in (0, 6, 8, 9) else 1
+            cv2.imwrite(str(raw / "train_masks" / f"{ids[place]}.png"), inks[-1].astype(np.uint8) * kind)
+    values = digits.target[order]
+    if task == "segmentation":
+        targets = pd.DataFrame({"rle": [runs_of(ink) for ink in inks]})
+    elif task == "masks":
+        loops = np.isin(values, [0, 6, 8, 9])
+        told = [(runs_of(i), "") if not loop else ("", runs_of(i)) for i, loop in zip(inks, loops, strict=True)]
+        targets = pd.DataFrame(told, columns=["plain", "loop"])
+    elif task == "retrieval":
+        targets = pd.DataFrame({"Id": [f"w_{value}" if value < 8 else "new_id" for value in values]})
+    else:
+        targets = targets_of(task, values, digits.images[order])
     table = pd.DataFrame({"id": ids}).join(targets)
-    table[:n_train].to_csv(raw / "train.csv", index=False)
+    train, sample = table[:n_train], table[n_train:]
+    if task == "masks":
+        train, pairs = table[["id"]][:n_train], sample.melt("id", var_name="class", value_name="rle")
+        pairs["id"] = pairs["id"] + "_" + pairs["class"]
+        sample = pairs[["id", "rle"]].sort_values("id")
+    solved = sample
+    blank = {"segmentation": "", "masks": "", "retrieval": "new_id"}.get(task, 0)
+    train.to_csv(raw / "train.csv", index=False)
     table.loc[n_train:, ["id"]].to_csv(raw / "test.csv", index=False)
-    zeros = dict.fromkeys(targets.columns, 0)
-    table[n_train:].assign(**zeros).to_csv(raw / "sample_submission.csv", index=False)
+    sample = sample.assign(**{name: blank for name in sample.columns if name != "id"})
+    sample.to_csv(raw / "sample_submission.csv", index=False)
     if solution is not None:
         solution.parent.mkdir(parents=True, exist_ok=True)
-        table[n_train:].to_csv(solution, index=False)
+        solved.to_csv(solution, index=False)
 
 
 if __name__ == "__main__":
@@ -75,6 +121,6 @@ if __name__ == "__main__":
     parser.add_argument("raw", type=Path)
     parser.add_argument("--solution", type=Path)
     parser.add_argument("--train", type=int, default=600)
-    parser.add_argument("--task", default="multiclass", help="or binary, multilabel, regression, numbers")
+    parser.add_argument("--task", default="multiclass", help="or another of write_competition")
     arguments = parser.parse_args()
     write_competition(arguments.raw, arguments.solution, n_train=arguments.train, task=arguments.task)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from src.config import UserError
-from src.decisions import Rule, fit, nested, score
+from src.decisions import Rule, assemble, countable, fit, nested, score, take
+from src.maps import Maps
 from src.metrics import METRICS, Metric, create_metric
+from src.metrics.retrieval import Ranking
 
 DECIDING = {task: [m.name for m in METRICS[task].values() if m.decides == "threshold"] for task in METRICS}
 
@@ -330,3 +332,173 @@ def test_a_prediction_that_is_not_finite_is_not_hidden_by_its_decision():
     assert np.isnan([found.score, *found.folds]).tolist() == [True, False, True, False]
     known = np.flatnonzero(np.isfinite(probabilities[:, 0]))
     assert fit(metric, targets, probabilities) == fit(metric, targets[known], probabilities[known])
+
+
+# --- masks, looked at once ----------------------------------------------------------------------------------
+
+MASK_METRICS = [
+    (name, kind) for name in DECIDING["segmentation"] for kind in ("uint8", "float", "halves", "maps")
+]
+
+
+def painted(kind: str, classes: int, seed: int = 0):
+    """Blocks of several sizes, some empty: (C, H, W) masks that overlap, and predictions that are too low."""
+    rng = np.random.default_rng(seed)
+    targets, predictions = [], []
+    for number in range(9):
+        height, width = rng.integers(2, 5, 2)
+        coarse = rng.random((classes, height, width)) < (0 if number in (2, 6) else 0.4)
+        target = np.kron(coarse, np.ones((1, 3, 3), bool))
+        chance = np.clip(0.3 * target + 0.42 * rng.random(target.shape), 0, 1)
+        targets.append(target)
+        levels = np.rint(chance * 255).astype(np.uint8)  # halves lie just where the thresholds do
+        predictions.append({"float": chance, "halves": (levels + 0.5) / 255}.get(kind, levels))
+    if kind == "maps":
+        return Maps.of(target * np.uint8(255) for target in targets), Maps.of(predictions)
+    return targets, predictions
+
+
+def plain_thresholds(metric, targets, predictions):
+    """Class by class the best of all thresholds, the metric run for each; of equals the nearest to 0.5."""
+    levels = (np.arange(257) - 0.5) / 255 if metric.counts is not None else np.arange(1, 10) / 10
+    values = []
+    for c in range(len(predictions[0])):
+        masks, share = [target[c : c + 1] for target in targets], [p[c : c + 1] for p in predictions]
+        said = ([p >= level * (255 if p.dtype == np.uint8 else 1) for p in share] for level in levels)
+        scores = np.array([metric(masks, one) for one in said])
+        best = levels[scores >= scores.max() - 1e-12]
+        values.append(float(best[abs(best - 0.5).argmin()]))
+    return values
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize(("name", "kind"), MASK_METRICS)
+def test_the_quick_way_with_masks_is_the_plain_way(name, kind, classes):
+    metric, (targets, predictions) = create_metric("segmentation", name), painted(kind, classes)
+    fold, thresholds, scores = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2]), {}, []
+    for k in range(3):
+        others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        thresholds[k] = plain_thresholds(metric, take(targets, others), take(predictions, others))
+        rule = Rule("threshold", tuple((value,) for value in thresholds[k]))
+        scores.append(metric(take(targets, own), rule.apply(take(predictions, own))))
+    found = nested(metric, targets, predictions, fold)
+    assert {k: [value for (value,) in rule.values] for k, rule in found.rules.items()} == thresholds
+    assert len({tuple(values) for values in thresholds.values()}) > 1 or name == "map_iou"
+    assert found.folds == pytest.approx(scores, abs=1e-12)
+    rules = [Rule("threshold", tuple((v,) for v in thresholds[k])) for k in fold]
+    whole = [rule.apply([one])[0] for rule, one in zip(rules, predictions, strict=True)]
+    assert found.score == pytest.approx(metric(targets, whole), abs=1e-12)
+    everything = plain_thresholds(metric, targets, predictions)
+    assert [value for (value,) in fit(metric, targets, predictions).values] == everything
+
+
+class Watched(list):
+    """A list that counts how often its items are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, row):
+        self.looks += 1
+        return super().__getitem__(row)
+
+    def __iter__(self):
+        return (self[row] for row in range(len(self)))
+
+
+@pytest.mark.parametrize("name", DECIDING["segmentation"])
+def test_every_image_is_looked_at_once_whatever_the_folds(name):
+    targets, predictions = (Watched(part) for part in painted("uint8", 2))
+    nested(create_metric("segmentation", name), targets, predictions, np.arange(9) % 4)
+    assert targets.looks == 9
+    assert predictions.looks <= 9 + 1  # the first says that these are masks
+
+
+@pytest.mark.parametrize("name", DECIDING["segmentation"])
+def test_masks_counted_before_give_the_same_and_can_be_taken_apart(name):
+    metric, (targets, predictions) = create_metric("segmentation", name), painted("maps", 2)
+    counted, fold = countable(metric, targets, predictions), np.arange(9) % 3
+    assert nested(metric, None, counted, fold) == nested(metric, targets, predictions, fold)
+    assert fit(metric, None, counted) == fit(metric, targets, predictions)
+    rows = np.array([7, 2, 4, 1, 8])
+    part = nested(metric, None, take(counted, rows), fold[rows])
+    assert part == nested(metric, take(targets, rows), take(predictions, rows), fold[rows])
+    whole = assemble([(rows, take(counted, rows)), (rest := np.array([6, 0, 3, 5]), take(counted, rest))])
+    assert nested(metric, None, whole, fold) == nested(metric, targets, predictions, fold)
+
+
+def test_what_is_no_mask_or_needs_no_decision_is_not_counted():
+    probabilities = data_of("binary")[1]
+    assert countable(create_metric("binary", "f1"), None, probabilities) is probabilities
+    soft = Metric("soft", lambda targets, said: 0.0, 1, ("segmentation",), average="images")
+    predictions = masks()[1]
+    assert countable(soft, None, predictions) is predictions
+
+
+def test_a_mask_metric_of_ones_own_that_is_no_mean_over_images_is_run_for_every_tenth():
+    def pixels_right(targets, predictions):
+        said = [np.asarray(p) if np.asarray(p).dtype == bool else np.asarray(p) >= 128 for p in predictions]
+        return np.concatenate(
+            [(np.asarray(t) == s[0]).ravel() for t, s in zip(targets, said, strict=True)]
+        ).mean()
+
+    metric = Metric("right", pixels_right, 1, ("segmentation",), decides="threshold")
+    targets, predictions = masks()
+    rule = fit(metric, targets, predictions)
+    tried = [metric(targets, [p >= 25.5 * level for p in predictions]) for level in range(1, 10)]
+    assert score(metric, targets, predictions, rule) == max(tried) > metric(targets, predictions)
+    assert countable(metric, targets, predictions) is predictions
+
+
+@pytest.mark.parametrize("least", [80, 255])
+def test_a_decision_is_scored_as_it_is_whatever_the_threshold(least):
+    """Though of those that say no everywhere a yes everywhere would be better."""
+    metric, (targets, predictions) = create_metric("segmentation", "dice_global"), painted("uint8", 1)
+    decided = [p >= least for p in predictions]
+    found = nested(metric, targets, decided, np.arange(9) % 3)
+    assert found.score == pytest.approx(metric(targets, decided), abs=1e-12)
+    assert set(found.rules.values()) == {Rule("threshold", ((0.5,),))}
+
+
+@pytest.mark.parametrize("name", DECIDING["segmentation"])
+def test_a_mask_that_is_not_finite_is_not_hidden_by_its_decision(name):
+    metric, (targets, predictions) = create_metric("segmentation", name), painted("float", 1)
+    predictions[4][0, 0, 0] = np.nan
+    found = nested(metric, targets, predictions, np.arange(9) % 3)
+    assert np.isnan([found.score, *found.folds]).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("name", DECIDING["segmentation"])
+def test_masks_that_are_not_finite_do_not_move_a_threshold(name):
+    metric, (targets, predictions) = create_metric("segmentation", name), painted("float", 1)
+    rule = fit(metric, targets, predictions)
+    full = np.ones((1, 9, 9), bool)
+    faint = np.where(np.arange(81).reshape(1, 9, 9) == 40, np.nan, 0.12)  # found below 0.12 alone
+    assert fit(metric, targets + [full] * 30, predictions + [faint] * 30) == rule
+    assert fit(metric, targets + [full] * 30, predictions + [np.nan_to_num(faint, nan=0.12)] * 30) != rule
+    assert fit(metric, [full], [faint]) == Rule("threshold")
+
+
+def test_a_mask_of_another_size_or_kind_than_its_target_is_an_error():
+    metric, (targets, predictions) = create_metric("segmentation", "dice"), painted("uint8", 1)
+    with pytest.raises(ValueError, match=r"image 3: target \(1, 2, 2\) and prediction .* differ in shape"):
+        fit(metric, [*targets[:3], np.zeros((1, 2, 2), bool), *targets[4:]], predictions)
+    with pytest.raises(ValueError, match="8 targets and 9 predictions differ in number"):
+        fit(metric, targets[:8], predictions)
+    with pytest.raises(ValueError, match="a prediction is float, uint8 or bool, not int64"):
+        fit(metric, targets, [p.astype(np.int64) for p in predictions])
+
+
+# --- apart and together again -------------------------------------------------------------------------------
+
+
+def test_what_was_taken_apart_is_put_together_in_its_order():
+    rows, rest = np.array([4, 1]), np.array([3, 0, 2])
+    maps = Maps.of(np.full((1, 2, 2), level, np.uint8) for level in range(5)).resized(
+        [(2, n + 1) for n in range(5)]
+    )
+    ranking = Ranking([[n] for n in "abcde"], [[float(n)] for n in range(5)], "new")
+    for values in (np.arange(10).reshape(5, 2), list("abcde"), maps, ranking):
+        whole = assemble([(part, take(values, part)) for part in (rows, rest)])
+        assert type(whole) is type(values)
+        assert [np.array(one).tolist() for one in whole] == [np.array(one).tolist() for one in values]
+    assert (whole.scores, whole.new) == (ranking.scores, "new")

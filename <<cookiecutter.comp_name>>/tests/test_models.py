@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from src.config import UserError
 from src.models.build import Architecture, create_model
-from src.models.heads import LinearHead
+from src.models.heads import CosineHead, LinearHead
 from src.models.weights import load_model, read_checkpoint, save_model, strip
 
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
@@ -165,6 +166,78 @@ def test_dropout_of_the_head_works_in_training_alone():
     assert torch.equal(head.eval().dropout(torch.ones(2, 400)), torch.ones(2, 400))
 
 
+# --- cosines ------------------------------------------------------------------------------------------------
+
+
+def test_a_cosine_head_gives_the_cosines_between_the_embedding_and_its_weights():
+    torch.manual_seed(0)
+    head = CosineHead(7, 4)
+    embedding = 5 * torch.randn(3, 7)
+    found = head(embedding).detach()
+    for row, a in enumerate(embedding.double().numpy()):
+        for output, b in enumerate(head.weight.detach().double().numpy()):
+            cosine = (a @ b) / np.sqrt((a @ a) * (b @ b))
+            assert found[row, output].item() == pytest.approx(cosine, abs=1e-6)
+
+
+def test_cosines_ignore_lengths_and_stay_within_one():
+    torch.manual_seed(0)
+    head = CosineHead(300, 50)
+    along = torch.cat([head.weight.detach() * length for length in (1e-4, 1.0, 1e4)])  # (150, 300)
+    found = head(along).detach()
+    assert found.abs().max() <= 1
+    torch.testing.assert_close(found.diagonal(), torch.ones(50), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[:50], found[100:], rtol=0, atol=1e-5)
+
+
+def test_cosines_are_float32_under_autocast():
+    torch.manual_seed(0)
+    head, embedding = CosineHead(64, 20), torch.randn(8, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(embedding)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, head(embedding.float()))
+
+
+def test_a_cosine_network_hands_on_the_embedding_at_its_own_length():
+    torch.manual_seed(0)
+    model = create_model(architecture(outputs=4, head="cosine", drop_rate=0.5)).eval()
+    with torch.no_grad():
+        output = model(images())
+        assert torch.equal(output.embedding, model.backbone(model.normalize(images())))
+        assert torch.equal(output.logits, model.head(output.embedding))
+    assert (output.embedding.norm(dim=1) - 1).abs().min() > 1e-2
+    assert output.logits.shape == (3, 4)
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_an_embedding_is_projected_to_the_length_asked_for(head):
+    torch.manual_seed(0)
+    model = create_model(architecture(outputs=4, head=head, embedding=24))
+    with torch.no_grad():
+        features = model.backbone.eval()(model.normalize(images(n=8)))
+        output = model.eval()(images(n=8))
+        projected = features @ model.neck.linear.weight.T
+        torch.testing.assert_close(output.embedding, projected / (1 + 1e-5) ** 0.5)  # as batch norm starts
+        trained = model.neck.train()(features)
+    assert output.embedding.shape == (8, 24)
+    assert model.neck.linear.bias is None
+    assert output.logits.shape == (8, 4)
+    torch.testing.assert_close(trained.mean(0), torch.zeros(24), rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.logits, model.head(output.embedding))
+
+
+@pytest.mark.parametrize(("embedding", "dropped"), [(None, "head"), (24, "neck")])
+def test_features_are_dropped_once_before_the_first_layer_after_the_backbone(embedding, dropped):
+    model = create_model(architecture(head="cosine", embedding=embedding, drop_rate=0.25))
+    rates = {
+        name.split(".")[0]: module.p
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Dropout) and not name.startswith("backbone") and module.p
+    }
+    assert rates == {dropped: 0.25}
+
+
 # --- our own files ------------------------------------------------------------------------------------------
 
 
@@ -185,6 +258,46 @@ def test_a_saved_network_comes_back_bit_by_bit_from_its_file_alone(tmp_path, bac
     assert not loaded.training
     with torch.no_grad():
         assert torch.equal(loaded(images(size, seed=1)).logits, before)
+
+
+EVERY_FIELD = {
+    "head and embedding": {"head": "cosine", "embedding": 12, "drop_rate": 0.1},
+    "targets": {"target_mean": (1.0, 2.0), "target_std": (3.0, 4.0), "target_log": True},
+    "unet": {"decoder": "unet", "drop_rate": 0.3, "drop_path_rate": 0.1},
+    "fpn": {"decoder": "fpn"},
+}
+
+
+@pytest.mark.parametrize("more", EVERY_FIELD.values(), ids=EVERY_FIELD)
+def test_every_field_of_an_architecture_comes_back_from_the_file(tmp_path, more):
+    model = create_model(
+        architecture("test_vit" if "drop_path_rate" in more else "test_resnet", outputs=2, **more)
+    )
+    with torch.no_grad():
+        model(images())
+        before = model.eval()(images(seed=1))
+    save_model(tmp_path / "m.safetensors", model.architecture, model.state_dict())
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.architecture == model.architecture
+    with torch.no_grad():
+        after = loaded(images(seed=1))
+    assert torch.equal(after.logits, before.logits)
+    assert torch.equal(after.embedding, before.embedding)
+
+
+def test_a_file_from_before_there_were_decoders_is_a_classifier(tmp_path):
+    model = create_model(architecture())
+    old = {k: v for k, v in model.architecture.as_dict().items() if k not in ("decoder", "head", "embedding")}
+    save_file(model.state_dict(), tmp_path / "old.safetensors", {"architecture": json.dumps(old)})
+    loaded = load_model(tmp_path / "old.safetensors")
+    assert loaded.architecture == model.architecture
+    with torch.no_grad():
+        assert torch.equal(loaded(images()).logits, model.eval()(images()).logits)
+
+
+def test_a_classifiers_tensors_have_the_names_they_always_had():
+    names = {n for n in create_model(architecture()).state_dict() if not n.startswith("backbone.")}
+    assert names == {"normalize.mean", "normalize.std", "head.linear.weight", "head.linear.bias"}
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])

@@ -13,7 +13,7 @@ from src.config import Config, Stack, UserError
 from src.ensemble.boosting import Stacker, column, examples, features, fit, stack_oof
 from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
-from src.ensemble.stack import build_stack, load_members
+from src.ensemble.stack import build_stack, load_tables
 from src.steps import stack_step
 from src.tasks import create_task
 
@@ -373,14 +373,13 @@ def test_a_run_with_other_rows_is_refused(project):
     path = project / "runs/b/oof.parquet"
     pd.read_parquet(path).iloc[::-1].to_parquet(path)
     with pytest.raises(UserError, match="ids, folds or columns differ from a's"):
-        load_members([project / "runs" / name for name in "abc"], list("xyz"))
+        load_tables([project / "runs" / name for name in "abc"], list("xyz"))
 
 
 def test_the_stack_on_disk_scores_what_it_says_and_can_be_applied_again(project):
     config = Config(root=project)
     folders, _ = find_members(config)
-    loaded = load_members(folders, list("xyz"))
-    metrics = build_stack(stack_step(config, folders), config, TASK, loaded)
+    metrics = build_stack(stack_step(config, folders), config, TASK, folders, list("xyz"))
     folder = project / "stacks/stack"
     table = pd.read_parquet(folder / "oof.parquet")
     predicted = np.array(["x", "y", "z"])[table[list("xyz")].to_numpy().argmax(1)]
@@ -389,7 +388,8 @@ def test_the_stack_on_disk_scores_what_it_says_and_can_be_applied_again(project)
     assert set(metrics["candidates"]) == {"mean", "best single", "lightgbm"}
     stored = json.loads((folder / "stacker.json").read_text())
     assert stored["members"] == ["a", "b", "c"]
-    again = Stacker.from_json(stored).apply(loaded.test)
+    test = [table[list("xyz")].to_numpy(float) for table in load_tables(folders, list("xyz"))[1]]
+    again = Stacker.from_json(stored).apply(np.stack(test))
     if metrics["kept"] == "lightgbm":
         np.testing.assert_allclose(pd.read_parquet(folder / "test.parquet")[list("xyz")], again)
     np.testing.assert_allclose(again.sum(1), 1)

@@ -152,7 +152,13 @@ def test_pseudo_labelled_rows_join_with_their_own_targets_and_weight(prepared, t
     targets = np.random.default_rng(0).dirichlet(np.ones(len(data.outputs)), 2).astype(np.float32)
     table = pd.DataFrame(targets, columns=data.outputs).assign(confidence=1.0, id=chosen)
     table.to_parquet(tmp_path / "pseudo.parquet")
-    extra = load_pseudo_rows(tmp_path / "pseudo.parquet", data.store, data.outputs, 0.25)
+    extra = load_pseudo_rows(
+        tmp_path / "pseudo.parquet",
+        create_task(read(prepared)),
+        data.store,
+        data.outputs,
+        read(prepared, "pseudo.weight=0.25"),
+    )
     assert extra.positions.tolist() == data.store.test[[7, 3]].tolist()
     assert np.array_equal(extra.targets, targets)
     both = data.train + extra
@@ -647,7 +653,7 @@ def looks(project: Path, monkeypatch, predictions: list[np.ndarray], *overrides:
     trainer = make_trainer(project, *overrides)
     found = []
     for epoch, given in enumerate(predictions):
-        monkeypatch.setattr(fit, "look_at", seen(trainer, given))
+        monkeypatch.setattr(trainer, "look_at", seen(trainer, given))
         trainer.look(epoch)
         found.append(trainer.best.epoch)
     return found
@@ -685,11 +691,11 @@ def test_where_the_metric_is_undefined_the_loss_decides(prepared, monkeypatch):
 
 def test_the_weights_of_the_best_epoch_are_kept_not_those_of_the_last(prepared, monkeypatch):
     trainer = make_trainer(prepared, "train.ema.enabled=false")
-    monkeypatch.setattr(fit, "look_at", seen(trainer, sure(prepared, 3, 0.9)))
+    monkeypatch.setattr(trainer, "look_at", seen(trainer, sure(prepared, 3, 0.9)))
     nn.init.constant_(trainer.model.head.linear.weight, 1.0)
     trainer.look(0)
     nn.init.constant_(trainer.model.head.linear.weight, 2.0)
-    monkeypatch.setattr(fit, "look_at", seen(trainer, sure(prepared, 1, 0.9)))
+    monkeypatch.setattr(trainer, "look_at", seen(trainer, sure(prepared, 1, 0.9)))
     trainer.look(1)
     assert trainer.best.state["head.linear.weight"].unique().tolist() == [1.0]
 
@@ -796,7 +802,8 @@ def make_teacher(project: Path, size: int = 16, outputs: int = 10, folds: str | 
 
 
 def teacher_of(project: Path, fold: int, outputs: int = 10) -> Teacher:
-    return Teacher(read(project, "distill.teacher=teacher"), fold, [str(i) for i in range(outputs)], CPU)
+    pupil = Architecture("test_resnet", outputs, 16, (0.5,) * 3, (0.5,) * 3)
+    return Teacher(read(project, "distill.teacher=teacher"), fold, pupil, CPU)
 
 
 def some_images(size: int = 16) -> torch.Tensor:
@@ -808,8 +815,8 @@ def test_the_teacher_of_a_fold_is_the_teacher_runs_model_of_that_fold_and_of_no_
     with torch.no_grad():
         said = {fold: models[fold](images).logits for fold in (0, 1)}
     for fold in (0, 1):
-        assert torch.equal(teacher_of(prepared, fold)(images), said[fold])
-        assert not torch.equal(teacher_of(prepared, fold)(images), said[1 - fold])
+        assert torch.equal(teacher_of(prepared, fold)(images).logits, said[fold])
+        assert not torch.equal(teacher_of(prepared, fold)(images).logits, said[1 - fold])
 
 
 def test_training_asks_the_teacher_of_its_own_fold(prepared):
@@ -849,14 +856,14 @@ def test_a_teacher_of_another_size_is_shown_the_same_view_resized(prepared):
     resized = F.interpolate(images.float(), size=(32, 32), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = models[0](resized).logits
-    assert torch.equal(teacher_of(prepared, 0)(images), expected)
+    assert torch.equal(teacher_of(prepared, 0)(images).logits, expected)
 
 
 def test_a_teacher_learns_nothing(prepared):
     make_teacher(prepared)
     trainer = make_trainer(prepared, "distill.teacher=teacher")
     before = {name: tensor.clone() for name, tensor in trainer.teacher.model.state_dict().items()}
-    assert not trainer.teacher(some_images()).requires_grad
+    assert not trainer.teacher(some_images()).logits.requires_grad
     trainer.train_epoch(0, silent)
     assert all(p.grad is None for p in trainer.teacher.model.parameters())
     assert all(torch.equal(before[name], t) for name, t in trainer.teacher.model.state_dict().items())
@@ -889,7 +896,7 @@ def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_a
     losses = trainer.sample_losses(images, targets)
     assert shown[0] is shown[1] is images
     with torch.no_grad():
-        pupil, told = model(images).logits, teacher(images)
+        pupil, told = model(images).logits, teacher(images).logits
     label = F.cross_entropy(pupil, targets, reduction="none", label_smoothing=0.2)
     softened = (told / 3).softmax(1)
     word = 9 * (softened * (softened.log() - (pupil / 3).log_softmax(1))).sum(1)

@@ -1,4 +1,4 @@
-"""Training augmentation: uint8 (H, W, 3) in, uint8 (S, S, 3) out, by albumentations."""
+"""Training augmentation by albumentations: uint8 (H, W, 3) in, uint8 (S, S, 3) out, masks beside them."""
 
 from __future__ import annotations
 
@@ -63,3 +63,13 @@ def augment_batch(pipeline: A.Compose, images: np.ndarray, seed: int) -> np.ndar
     """
     pipeline.set_random_seed(seed)
     return np.stack([pipeline(image=image)["image"] for image in images])
+
+
+def augment_with_masks(
+    pipeline: A.Compose, images: np.ndarray, masks: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same with masks (B, H, W, C) uint8 that move with their images, no level between two ever made."""
+    pipeline.set_random_seed(seed)
+    done = [pipeline(image=image, mask=mask) for image, mask in zip(images, masks, strict=True)]
+    moved = [one["mask"].reshape(*one["mask"].shape[:2], -1) for one in done]  # one channel loses its axis
+    return np.stack([one["image"] for one in done]), np.stack(moved)

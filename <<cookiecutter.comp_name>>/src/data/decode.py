@@ -65,7 +65,7 @@ def _white(dtype: np.dtype) -> float:
 
 def _read_image(content: bytes) -> tuple[np.ndarray, str]:
     """(H, W, 3) RGB in the file's own depth, and its kind."""
-    mode = _header(content)
+    mode = kind_of(content)
     return _pixels(content, mode), mode
 
 
@@ -128,7 +128,7 @@ def _pixels(content: bytes, mode: str) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # IMREAD_COLOR_RGB scrambles 16-bit TIFF in OpenCV 5.0.0
 
 
-def _header(content: bytes) -> str:
+def kind_of(content: bytes) -> str:
     """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`; raises for a
     cut-off file."""
     from PIL import Image, UnidentifiedImageError
@@ -155,16 +155,23 @@ def _header(content: bytes) -> str:
 def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
     """(H, W, C) to (S, S, C), stretched, or kept in shape with black on both sides."""
     side = data.image_size
-    height, width = pixels.shape[:2]
-    if data.fit == "pad":
-        scale = side / max(height, width)
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        inside = _resize(pixels, height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        framed = np.zeros((side, side, pixels.shape[2]), np.uint8)
-        framed[top : top + height, left : left + width] = inside
-        return framed
-    return _resize(pixels, side, side)
+    top, left, height, width = inside(*pixels.shape[:2], data)
+    resized = _resize(pixels, height, width)
+    if (height, width) == (side, side):
+        return resized
+    framed = np.zeros((side, side, pixels.shape[2]), np.uint8)
+    framed[top : top + height, left : left + width] = resized
+    return framed
+
+
+def inside(height: int, width: int, data: Data) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part of the S x S square that an image of this size covers."""
+    side = data.image_size
+    if data.fit == "stretch":
+        return 0, 0, side, side
+    scale = side / max(height, width)
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    return (side - height) // 2, (side - width) // 2, height, width
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
+from src.data.identities import assign_identities
 from src.data.summary import summarize
 from src.data.tables import Tables
 from src.tasks.base import Task, as_targets
@@ -24,34 +25,43 @@ BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
 ALIKE = 6.0  # mean difference of two thumbnails, of 255: above JPEG noise, below two different photographs
 
 
-def build_folds(step: Step, config: Config, tables: Tables, task: Task, cache: Path) -> None:
+def build_folds(
+    step: Step, config: Config, tables: Tables, targets: pd.DataFrame, task: Task, cache: Path
+) -> None:
     """Write folds.csv, dataset.json and summary.md."""
-    targets = tables.targets
     index = pd.read_parquet(cache / "index.parquet")
     alike = duplicate_groups(index, config.data.near_duplicates)
     of_train = alike[(index["set"] == "train").to_numpy()]
     column = None if config.data.group is None else tables.train[config.data.group]
     groups = together(of_train, column, config.cv.n_folds)
     strata = task.strata(targets)
-    folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
-    # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide when
-    # to stop.
-    enough = len(np.unique(groups)) >= config.cv.stop_parts
-    stop = assign(
-        config.cv.kind,
-        strata,
-        groups if enough else np.arange(len(groups)),
-        config.cv.stop_parts,
-        config.cv.seed + 1,
-        key="cv.stop_parts",
-    )
+    if task.kind == "rankings":
+        new = config.cv.new_share if config.data.new_label is not None else 0.0
+        folds, stop = (
+            assign_identities(strata, groups, n, config.cv.seed + i, new)
+            for i, n in enumerate((config.cv.n_folds, config.cv.stop_parts))
+        )
+    else:
+        folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
+        # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide
+        # when to stop.
+        enough = len(np.unique(groups)) >= config.cv.stop_parts
+        stop = assign(
+            config.cv.kind,
+            strata,
+            groups if enough else np.arange(len(groups)),
+            config.cv.stop_parts,
+            config.cv.seed + 1,
+            key="cv.stop_parts",
+        )
     table = pd.DataFrame(
         {"id": tables.train[config.data.id], "fold": folds, "stop": stop, "group": groups}
     ).join(as_targets(targets))
     write_csv(step.folder / "folds.csv", table)
     description = task.describe(targets)
     write_json(step.folder / "dataset.json", {"task": task.name, "n_folds": config.cv.n_folds, **description})
-    summary = summarize(table, index, alike, task.encode(targets, description["outputs"]), description)
+    encoded = None if task.kind == "rankings" else task.encode(targets, description["outputs"])
+    summary = summarize(table, index, alike, encoded, description)
     write_text(step.folder / "summary.md", summary)
     step.done()
     print(summary)

@@ -13,7 +13,7 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,15 @@ class ImageStore:
     test_ids: list[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    train_sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of each file
+    test_sizes: list[tuple[int, int]] = field(default_factory=list)
 
 
 def open_images(step: Step) -> ImageStore:
     """Open the cache that the images step made."""
-    index = pd.read_parquet(step.folder / "index.parquet", columns=["set", "id", "position"])
+    index = pd.read_parquet(
+        step.folder / "index.parquet", columns=["set", "id", "position", "height", "width"]
+    )
     statistics = json.loads((step.folder / "statistics.json").read_text(encoding="utf-8"))
     train, test = (index[index["set"] == role] for role in ("train", "test"))
     return ImageStore(
@@ -178,4 +182,10 @@ def open_images(step: Step) -> ImageStore:
         test_ids=test["id"].tolist(),
         mean=tuple(statistics["mean"]),
         std=tuple(statistics["std"]),
+        train_sizes=_sizes(train),
+        test_sizes=_sizes(test),
     )
+
+
+def _sizes(index: pd.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(index["height"].tolist(), index["width"].tolist(), strict=True))

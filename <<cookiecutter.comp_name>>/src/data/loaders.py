@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,30 +15,33 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.artifacts import read_json
 from src.config import Config, UserError
+from src.data.batches import identity_batches, n_identity_batches
 from src.data.images import ImageStore, open_images
-from src.steps import images_step
+from src.data.levels import Levels, Told
+from src.data.masks import open_masks
+from src.steps import Run, images_step
 from src.tasks.base import Task, targets_in
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a model learns from: positions (N,) in the image store, targets (N, C) float32, loss weights
-    (N,)."""
+    """What a model learns from: positions (N,) in the image store, targets (N, C) float32 or `Levels`, loss
+    weights (N,)."""
 
     positions: np.ndarray
-    targets: np.ndarray
+    targets: np.ndarray | Levels
     weights: np.ndarray
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __add__(self, other: Rows) -> Rows:
-        return Rows(
-            *(
-                np.concatenate([getattr(self, n), getattr(other, n)])
-                for n in ("positions", "targets", "weights")
-            )
+        maps = isinstance(self.targets, Levels)
+        targets = self.targets + other.targets if maps else np.concatenate([self.targets, other.targets])
+        positions, weights = (
+            np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("positions", "weights")
         )
+        return Rows(positions, targets, weights)
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,11 @@ class FoldData:
     train: Rows
     stop: Rows  # rows of the training folds that only decide when to stop; empty when early stopping is off
     valid: Rows
-    valid_index: np.ndarray  # rows of folds.csv
-    stop_truth: np.ndarray
-    valid_truth: np.ndarray
+    train_index: np.ndarray  # rows of folds.csv
+    stop_index: np.ndarray
+    valid_index: np.ndarray
+    stop_truth: Any
+    valid_truth: Any
 
 
 def load_fold(config: Config, task: Task, fold: int) -> FoldData:
@@ -63,24 +69,36 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
     outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
     labels = targets_in(table)
-    targets, truth = task.encode(labels, outputs), task.truth(labels, outputs)
+    if task.kind == "maps":
+        targets = Levels.of(open_masks(images_step(config).folder), np.arange(len(table)))
+    else:
+        targets, truth = task.encode(labels, outputs), task.truth(labels, outputs)
     held_out = (table["fold"] == fold).to_numpy()
     stops = (table["stop"] == fold % config.cv.stop_parts).to_numpy() & ~held_out
     if not config.train.early_stopping.enabled:
         stops[:] = False
+    index = [np.flatnonzero(mask) for mask in (~held_out & ~stops, stops, held_out)]
 
-    def rows(mask: np.ndarray) -> Rows:
-        return Rows(store.train[mask], targets[mask], np.ones(mask.sum(), np.float32))
+    def rows(places: np.ndarray) -> Rows:
+        part = Levels.of(targets.sources[0], places) if task.kind == "maps" else targets[places]
+        return Rows(store.train[places], part, np.ones(len(places), np.float32))
 
+    train, stop, valid = (rows(places) for places in index)
+    if task.kind == "rankings":  # whom no image to learn from shows, a quick look cannot find
+        known = np.unique(train.targets)
+        index[1:] = [places[np.isin(targets[places, 0], known)] for places in index[1:]]
+        stop, valid = (rows(places) for places in index[1:])
     return FoldData(
         store=store,
         outputs=outputs,
-        train=rows(~held_out & ~stops),
-        stop=rows(stops),
-        valid=rows(held_out),
+        train=train,
+        stop=stop,
+        valid=valid,
+        train_index=index[0],
+        stop_index=np.flatnonzero(stops),
         valid_index=np.flatnonzero(held_out),
-        stop_truth=truth[stops],
-        valid_truth=truth[held_out],
+        stop_truth=stop.targets.masks() if task.kind == "maps" else truth[index[1]],
+        valid_truth=valid.targets.masks() if task.kind == "maps" else truth[index[2]],
     )
 
 
@@ -91,27 +109,54 @@ def read_folds(config: Config) -> pd.DataFrame:
     return table.astype({"fold": int, "stop": int, "group": int})
 
 
-def load_pseudo_rows(path: Path, store: ImageStore, outputs: list[str], weight: float) -> Rows:
+def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
+    """What fold `fold` of a run learns from: its training rows and, in a round, the pseudo-labels beside
+    them."""
+    path = run.pseudo_labels(fold)
+    if path is None:
+        return data.train
+    return data.train + load_pseudo_rows(path, task, data.store, data.outputs, run.config)
+
+
+def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config) -> Rows:
     """The test rows of a selection table as training rows, with the targets written there."""
     table = pd.read_parquet(path)
     place = dict(zip(store.test_ids, store.test, strict=True))
     positions = np.array([place[name] for name in table["id"]], dtype=np.int64)
-    return Rows(positions, table[outputs].to_numpy(np.float32), np.full(len(table), weight, np.float32))
+    if task.kind == "maps":
+        targets = Levels.of(Told(task.read(table, outputs), config.data), np.arange(len(table)))
+    elif task.kind == "rankings":
+        targets = task.told(table, outputs)
+    else:
+        targets = table[outputs].to_numpy(np.float32)
+    return Rows(positions, targets, np.full(len(table), config.pseudo.weight, np.float32))
 
 
 class Epochs(Sampler):
     """The batches of an epoch as (seed, rows); the order comes from (seed, epoch), so a resumed epoch is the
     same one.
 
-    A last batch of one row is left out: batch norm cannot take it.
+    With `labels` (N,) a batch is made of identities with `images_per_class` rows each. A last batch of one
+    row is left out: batch norm cannot take it.
     """
 
-    def __init__(self, n_rows: int, batch_size: int, seed: int):
+    def __init__(
+        self,
+        n_rows: int,
+        batch_size: int,
+        seed: int,
+        labels: np.ndarray | None = None,
+        images_per_class: int = 1,
+    ):
         self.n_rows, self.batch_size, self.seed, self.epoch = n_rows, batch_size, seed, 0
+        self.labels, self.images_per_class = labels, images_per_class
 
     def batches(self) -> list[np.ndarray]:
         """Row numbers of each batch of the current epoch."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_rows)
+        random = np.random.default_rng([self.seed, self.epoch])
+        if self.labels is not None:
+            return identity_batches(self.labels, self.batch_size, self.images_per_class, random)
+        order = random.permutation(self.n_rows)
         cut = [order[i : i + self.batch_size] for i in range(0, self.n_rows, self.batch_size)]
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
@@ -120,29 +165,39 @@ class Epochs(Sampler):
             yield int(np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)[0]), rows
 
     def __len__(self) -> int:
-        return len(self.batches())
+        if self.labels is not None:
+            return n_identity_batches(self.labels, self.batch_size, self.images_per_class)
+        whole, rest = divmod(self.n_rows, self.batch_size)
+        return whole + (rest > 1 or whole == 0)
+
+
+def create_epochs(rows: Rows, config: Config, seed: int) -> Epochs:
+    """The sampler that the task needs."""
+    identities = config.task.name == "retrieval"
+    labels = rows.targets[:, 0] if identities else None
+    return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class)
 
 
 class TrainingBatches(Dataset):
-    """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C), weights (B,)."""
+    """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C) or (B, C, H, W) uint8, weights
+    (B,)."""
 
     def __init__(self, rows: Rows, store: ImageStore, config: Config):
-        from src.data.augment import (
-            augment_batch,
-            create_augmentation,
-        )  # albumentations: prediction does without
+        from src.data.augment import create_augmentation  # albumentations: prediction does without
 
-        self.rows, self.store, self.augment = rows, store, augment_batch
+        self.rows, self.store = rows, store
         self.pipeline = create_augmentation(config.augment, config.data.image_size)
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        from src.data.augment import augment_batch, augment_with_masks
+
         seed, rows = item
-        images = self.augment(self.pipeline, self.store.pixels[self.rows.positions[rows]], seed)
-        return (
-            to_tensor(images),
-            torch.from_numpy(self.rows.targets[rows]),
-            torch.from_numpy(self.rows.weights[rows]),
-        )
+        images, targets = self.store.pixels[self.rows.positions[rows]], self.rows.targets[rows]
+        if targets.ndim == 4:
+            images, targets = augment_with_masks(self.pipeline, images, targets, seed)
+        else:
+            images = augment_batch(self.pipeline, images, seed)
+        return to_tensor(images), target_tensor(targets), torch.from_numpy(self.rows.weights[rows])
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -154,7 +209,7 @@ def training_loader(
     rows: Rows, store: ImageStore, config: Config, workers: int, seed: int, pin_memory: bool = False
 ) -> tuple[DataLoader, Epochs]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
-    sampler = Epochs(len(rows), config.train.batch_size, seed)
+    sampler = create_epochs(rows, config, seed)
     context = ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn") if workers else None
     loader = DataLoader(
         TrainingBatches(rows, store, config),
@@ -172,3 +227,14 @@ def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int
     """Images (B, C, H, W) uint8 in the order of `positions`, every row once, none padded."""
     for start in range(0, len(positions), batch_size):
         yield to_tensor(store.pixels[positions[start : start + batch_size]])
+
+
+def target_batches(rows: Rows, batch_size: int) -> Iterator[torch.Tensor]:
+    """The targets of `evaluation_batches` of the same rows."""
+    for start in range(0, len(rows), batch_size):
+        yield target_tensor(rows.targets[start : start + batch_size])
+
+
+def target_tensor(targets: np.ndarray) -> torch.Tensor:
+    """(B, C) as it is; maps (B, H, W, C) as (B, C, H, W)."""
+    return to_tensor(targets) if targets.ndim == 4 else torch.from_numpy(targets)

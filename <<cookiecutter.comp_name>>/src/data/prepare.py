@@ -1,43 +1,60 @@
-"""Stage 01: the image cache, then the folds; each only when what it depends on has changed."""
+"""Stage 01: the image cache, the masks, then the folds; each only when what it depends on has changed."""
 
 from __future__ import annotations
 
 from src.config import Config
-from src.steps import folds_step, images_step, raw_tables
+from src.rawfiles import raw_tables
+from src.steps import folds_step, images_step, masks_step
 
 
 def prepare(config: Config, force: bool = False) -> None:
-    """Bring the image cache and folds.csv up to date."""
-    images = images_step(config)
+    """Bring the image cache, the masks beside it and folds.csv up to date."""
+    images, masks = images_step(config), masks_step(config)
     if force:
-        images.drop()
-        folds_step(config).drop()
-    if images.fresh() and folds_step(config).fresh():
-        print(images.up_to_date_line())
-        print(folds_step(config).up_to_date_line())
+        for step in (images, masks, folds_step(config)):
+            if step is not None:
+                step.drop()
+    steps = [step for step in (images, masks, folds_step(config)) if step is not None]
+    if all(step.fresh() for step in steps):
+        for step in steps:
+            print(step.up_to_date_line())
         return
     from src.data.folds import build_folds, check_rare
+    from src.data.identities import check_identities
     from src.data.images import build_cache, open_images
+    from src.data.masks import build_masks, coverage, open_masks
     from src.data.tables import load_tables
-    from src.report.pictures import draw_samples
+    from src.report.pictures import draw_masks, draw_samples
     from src.tasks import create_task
 
-    tables = load_tables(config)
-    task = create_task(config)
-    description = task.describe(tables.targets)
-    if "counts" in description:  # before any earlier file is replaced
-        check_rare(description.get("rare", description["counts"]), config.cv, raw_tables(config)["train"])
+    tables, table = load_tables(config), raw_tables(config)["train"]
+    task, targets = create_task(config), tables.targets
+    if task.kind == "rankings":  # before any earlier file is replaced
+        check_identities(task.describe(targets)["counts"], config.cv, config.data.new_label, table)
+    elif task.kind == "numbers" and "counts" in (description := task.describe(targets)):
+        check_rare(description.get("rare", description["counts"]), config.cv, table)
     if images.begin():
         build_cache(images, tables, config.data)
-        store, targets = open_images(images), tables.targets.iloc[:, 0]
-        draw_samples(images.folder / "samples.png", store.pixels, store.train, targets, config.seed)
-    folds = folds_step(config)  # only now: it depends on the contents that the cache has just recorded
+        if masks is None:
+            store = open_images(images)
+            draw_samples(
+                images.folder / "samples.png", store.pixels, store.train, targets.iloc[:, 0], config.seed
+            )
+    masks = masks_step(config)  # only now: it depends on the contents that the cache has just recorded
+    if masks is not None:
+        if masks.begin():
+            store = open_images(images)
+            build_masks(masks.folder, tables, store.train_sizes, config.data, masks.title)
+            draw_masks(images.folder / "samples.png", store, open_masks(masks.folder), config.seed)
+            masks.done()
+        targets = coverage(masks.folder)
+    folds = folds_step(config)
     if folds.begin():
         if folds.why():
             print(
                 f"{folds.title}: {'; '.join(folds.why())}; "
                 f"every run trained on the old folds will train again"
             )
-        build_folds(folds, config, tables, task, images.folder)
+        build_folds(folds, config, tables, targets, task, images.folder)
     else:
         print(folds.up_to_date_line())

@@ -16,18 +16,19 @@ def summarize(
     table: pd.DataFrame,
     index: pd.DataFrame,
     alike: np.ndarray,
-    encoded: np.ndarray,
+    encoded: np.ndarray | None,
     description: dict[str, Any],
 ) -> str:
     """A page in Markdown: rows, targets, duplicates, sizes, kinds of files, folds.
 
     `table` is folds.csv, `index` the image index, `alike` (N,) its duplicate groups, `encoded` (N, C) the
-    targets.
+    targets, None for
+    identities.
     """
     is_train = (index["set"] == "train").to_numpy()
     groups = pd.Series(alike[is_train]).value_counts()
     crossing = np.isin(alike[~is_train], alike[is_train]).sum()
-    labels = targets_in(table).agg(" ".join, axis=1)
+    labels = targets_in(table).astype(str).agg(" ".join, axis=1)
     conflicts = labels.groupby(alike[is_train]).nunique()
     sizes = index[["width", "height"]]
     modes = ", ".join(f"{mode} {count:,}" for mode, count in index["mode"].value_counts().items())
@@ -55,6 +56,16 @@ def _targets(description: dict[str, Any]) -> list[str]:
         spread = ", ".join(f"{name} {value:g}" for name, value in description["quantiles"].items())
         return [f"- targets: {', '.join(description['outputs'])}; {spread}"]
     counts = pd.Series(description["counts"])
+    if "coverage" in description:
+        shares = description["coverage"]
+        shown = ", ".join(f"{n} in {counts[n]:,} images ({shares[n]:.2%} of all pixels)" for n in shares)
+        return [f"- masks: {shown}"]
+    if "new_label" in description:
+        alone = int((counts == 1).sum())
+        return [
+            f"- {len(counts):,} identities with {counts.min()} to {counts.max()} images each, "
+            f"{counts.median():g} at the median; {alone:,} with one alone"
+        ]
     shown = ", ".join(f"{label} {count:,}" for label, count in counts.head(SHOWN).items())
     more = f", … ({len(counts)} in all)" if len(counts) > SHOWN else ""
     ratio = counts.max() / max(1, counts.min())
@@ -66,12 +77,26 @@ def _targets(description: dict[str, Any]) -> list[str]:
 
 def _folds(table: pd.DataFrame, encoded: np.ndarray, description: dict[str, Any]) -> list[str]:
     """A table of the folds: rows, and rows a class or the mean of each target."""
+    if encoded is None:
+        return _identities(table)
     names = description["outputs"][:SHOWN]
-    numbers = "quantiles" in description
-    heads = [f"mean {name}" for name in names] if numbers else names
+    means = "quantiles" in description or "coverage" in description
+    heads = [f"mean {name}" for name in names] if means else names
     lines = ["| fold | rows | " + " | ".join(heads) + " |", "|--:|--:|" + "--:|" * len(heads)]
     for fold in sorted(table["fold"].unique()):
         rows = encoded[(table["fold"] == fold).to_numpy()][:, :SHOWN]
-        cells = [f"{v:.4g}" for v in rows.mean(0)] if numbers else [f"{v:.0f}" for v in rows.sum(0)]
+        cells = [f"{v:.4g}" for v in rows.mean(0)] if means else [f"{v:.0f}" for v in rows.sum(0)]
         lines.append(f"| {fold} | {len(rows)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _identities(table: pd.DataFrame) -> list[str]:
+    """A table of the folds: rows, identities, and those that are new there: held out whole."""
+    folds = table.groupby("target")["fold"].nunique()
+    whole = table["target"].map(folds) == 1
+    lines = ["| fold | rows | identities | of them new | rows of new ones |", "|--:|--:|--:|--:|--:|"]
+    for fold, part in table.assign(whole=whole).groupby("fold"):
+        new = part[part["whole"]]
+        counts = (len(part), part["target"].nunique(), new["target"].nunique(), len(new))
+        lines.append(f"| {fold} | " + " | ".join(map(str, counts)) + " |")
     return lines

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from src.config import Config, UserError
+from src.data.masks import mask_classes
 from src.data.sample import SampleForm, describe_sample
 from src.data.targets import filled, present, read_targets, target_columns
-from src.steps import image_folders, raw_tables
+from src.rawfiles import image_folders, raw_tables
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm", ".dicom")
 
@@ -50,7 +51,11 @@ def load_tables(config: Config) -> Tables:
         filled(whole, data.group, paths["train"])
     train, targets = read_targets(whole, config, paths["train"])
     task.check_targets(targets, paths["train"])
-    outputs = task.describe(targets)["outputs"]
+    outputs = (
+        mask_classes(config, targets)
+        if config.task.name == "segmentation"
+        else task.describe(targets)["outputs"]
+    )
     test = _read_test(config, paths)
     known = None if test is None else test[data.id].tolist()
     form = describe_sample(sample, config, outputs, paths["sample"], known)

@@ -1,7 +1,7 @@
 """TTA views: a batch of images (B, C, H, W) seen another way; the predictions of all views are averaged.
 
-Classification needs no way back. Written with tensor methods alone, so that a config is checked without
-importing torch.
+What is said of a whole image needs no way back; a map does, by `UNDO`. Written with tensor methods alone, so
+that a config is checked without importing torch.
 """
 
 from __future__ import annotations
@@ -64,6 +64,22 @@ VIEWS = {
     "down": _shifted(1, 0),
     "left": _shifted(0, -1),
     "right": _shifted(0, 1),
+}
+
+
+# The view that takes a map (B, C, H, W) of a view back to where the image was; a shift loses its edge.
+UNDO = {
+    "identity": _identity,
+    "hflip": _hflip,
+    "vflip": _vflip,
+    "rot90": _rot270,
+    "rot180": _rot180,
+    "rot270": _rot90,
+    "transpose": _transpose,
+    "up": VIEWS["down"],
+    "down": VIEWS["up"],
+    "left": VIEWS["right"],
+    "right": VIEWS["left"],
 }
 
 

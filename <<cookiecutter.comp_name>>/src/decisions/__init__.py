@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from src.decisions.cuts import fit_cuts
-from src.decisions.masks import fit_masks
+from src.decisions.masks import Counted, count, fit_masks
+from src.decisions.novelty import fit_new_threshold, insert_new
 from src.decisions.thresholds import fit_thresholds
 from src.metrics import Metric
+from src.metrics.retrieval import Ranking
 from src.metrics.segmentation import decide
 
 if TYPE_CHECKING:
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
 class Rule:
     """How predictions become decisions: a threshold a column or class, or rising cut points between grades.
 
+    `new` is one threshold below which a ranking's answers stand behind the one for new identities.
     Without `values` it is the plain rule, 0.5 or the nearest whole number; with `decides` None predictions
     stay what they are.
     """
 
-    decides: Literal["threshold", "cuts"] | None
+    decides: Literal["threshold", "cuts", "new"] | None
     values: tuple[tuple[float, ...], ...] = ()  # of each column: its threshold alone, or its cut points
     grades: tuple[tuple[float, ...], ...] = ()  # of each column, one more than its cut points
 
@@ -36,8 +39,10 @@ class Rule:
         """0 and 1, or grades, as int64 in the predictions' shape; of masks a list of (C, H, W) bool."""
         import numpy as np
 
-        if self.decides is None:
+        if self.decides is None or (self.decides == "new" and not self.values):
             return predictions
+        if self.decides == "new":
+            return insert_new(predictions, predictions.new, self.values[0][0])
         if is_masks(predictions):
             return [decide(one, [value for (value,) in self.values] or 0.5) for one in predictions]
         values = np.asarray(predictions, dtype=np.float64)
@@ -50,6 +55,12 @@ class Rule:
         else:
             decided = np.rint(columns)
         return decided.astype(np.int64).reshape(values.shape)
+
+    def by_row(self, rows: int) -> np.ndarray:
+        """(rows, C) the thresholds, the same in every row."""
+        import numpy as np
+
+        return np.repeat(np.array([[value for (value,) in self.values]]), rows, axis=0)
 
     def as_json(self) -> dict[str, Any]:
         """The rule in lists and numbers; `from_json` gives the very same back."""
@@ -78,6 +89,12 @@ def fit(metric: Metric, targets: Any, predictions: Any) -> Rule:
     """The rule that scores best on these rows, and there no worse than the plain one. Rows whose predictions
     are not finite are left out; without any it is the plain one. Of a metric that needs no decision it leaves
     predictions as they are."""
+    predictions = countable(metric, targets, predictions)
+    if isinstance(predictions, Counted):
+        return threshold_rule(predictions.fit())
+    if isinstance(predictions, Ranking) and predictions.new is not None:
+        found = fit_new_threshold(metric, targets, predictions, predictions.new) if len(predictions) else None
+        return Rule("new", () if found is None else ((found,),))
     sound = finite_rows(metric, predictions)
     if not sound.all():
         targets, predictions = take(targets, sound.nonzero()[0]), take(predictions, sound.nonzero()[0])
@@ -87,7 +104,12 @@ def fit(metric: Metric, targets: Any, predictions: Any) -> Rule:
         columns = fit_cuts(targets, predictions)
         return Rule("cuts", tuple(cuts for cuts, _ in columns), tuple(grades for _, grades in columns))
     search = fit_masks if is_masks(predictions) else fit_thresholds
-    return Rule("threshold", tuple((float(value),) for value in search(metric, targets, predictions)))
+    return threshold_rule(search(metric, targets, predictions))
+
+
+def threshold_rule(values: list[float]) -> Rule:
+    """The rule of one threshold a column or class; the plain one without any."""
+    return Rule("threshold", tuple((float(value),) for value in values))
 
 
 def score(metric: Metric, targets: Any, predictions: Any, rule: Rule) -> float:
@@ -101,21 +123,57 @@ def nested(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> 
     makes the score NaN, and its fold's, for its decision would hide it."""
     import numpy as np
 
+    predictions = countable(metric, targets, predictions)
+    if isinstance(predictions, Counted):
+        return _nested_masks(predictions, np.asarray(fold))
     fold, sound = np.asarray(fold), finite_rows(metric, predictions)
-    scores, rules, decided = [], {}, [None] * len(fold)
+    scores, rules, parts = [], {}, []
     for k in np.unique(fold):
         own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
         rule = rules[int(k)] = fit(metric, take(targets, others), take(predictions, others))
         decisions = rule.apply(take(predictions, own))
         scores.append(metric(take(targets, own), decisions) if sound[own].all() else np.nan)
-        if rule.decides:
-            for row, decision in zip(own, decisions, strict=True):
-                decided[row] = decision
-    if metric.decides is None:
-        decided = predictions
-    elif isinstance(predictions, np.ndarray):
-        decided = np.array(decided)
-    return Nested(metric(targets, decided) if sound.all() else float("nan"), scores, rules)
+        parts.append((own, decisions))
+    return Nested(metric(targets, assemble(parts)) if sound.all() else float("nan"), scores, rules)
+
+
+def _nested_masks(counted: Counted, fold: np.ndarray) -> Nested:
+    """The same for masks, from one look at each image."""
+    import numpy as np
+
+    scores, rules, decided = [], {}, np.full((len(fold), counted.classes), 0.5)
+    for k in np.unique(fold):
+        own = fold == k
+        values = counted.take(~own).fit()
+        rules[int(k)] = threshold_rule(values)
+        decided[own] = values or 0.5
+        scores.append(counted.take(own).score(decided[own]))
+    return Nested(counted.score(decided), scores, rules)
+
+
+def mixed(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any, Rule]]) -> float:
+    """The score of rows that several predictions share out: (rows, their predictions, the rule that decides
+    them), every row once. Each part keeps its own rule: a threshold of one is no threshold of another."""
+    import numpy as np
+
+    if isinstance(parts[0][1], Counted):
+        rules = [
+            (rows, np.full((len(rows), one.classes), 0.5) if not rule.values else rule.by_row(len(rows)))
+            for rows, one, rule in parts
+        ]
+        return assemble([(rows, one) for rows, one, _ in parts]).score(assemble(rules))
+    if not all(finite_rows(metric, one).all() for _, one, _ in parts):
+        return float("nan")
+    return metric(targets, assemble([(rows, rule.apply(one)) for rows, one, rule in parts]))
+
+
+def countable(metric: Metric, targets: Any, predictions: Any) -> Any:
+    """Masks as what each adds to the metric, for calling `nested` and `fit` on them more than once.
+    Other predictions, and those of a metric that is more than its images, stay as they are."""
+    by_image = metric.counts is not None or metric.average == "images"
+    if isinstance(predictions, Counted) or metric.decides != "threshold" or not by_image:
+        return predictions
+    return count(metric, targets, predictions) if len(predictions) and is_masks(predictions) else predictions
 
 
 def finite_rows(metric: Metric, predictions: Any) -> np.ndarray:
@@ -134,6 +192,22 @@ def take(values: Any, rows: np.ndarray) -> Any:
     if isinstance(values, np.ndarray):
         return values[rows]
     return values.take(rows) if hasattr(values, "take") else [values[int(row)] for row in rows]
+
+
+def assemble(parts: list[tuple[np.ndarray, Any]]) -> Any:
+    """The whole of what `take` took apart: (rows, their values) in any order, every row once."""
+    import numpy as np
+
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    values = [part for _, part in parts]
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values)[order]
+    if isinstance(values[0], Ranking):
+        lists = ([row for one in values for row in getattr(one, name)] for name in ("labels", "scores"))
+        return Ranking(*lists, values[0].new).take(order)
+    if hasattr(values[0], "joined"):
+        return values[0].joined(values).take(order)
+    return take([row for one in values for row in one], order)
 
 
 def is_masks(predictions: Any) -> bool:

@@ -1,11 +1,19 @@
-"""Thresholds a class for masks: exact to 1/255, from histograms of the probabilities inside and outside the
-true masks, so that each image is looked at once."""
+"""Thresholds a class for masks, from one look at each image: what it adds to the metric at every level that a
+threshold can have. Every rule, fold and choice of a stack is then fitted and scored from these numbers.
+
+Levels are exact to 1/255 for metrics of pixels, from histograms of the probabilities inside and outside the
+true masks; for metrics of objects, which cost a labelling each, they are tenths.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from src.decisions.thresholds import best_of, by_trial
+from src.machine import cpu_count
 from src.metrics import Metric
 from src.metrics.segmentation import class_masks, decide
 
@@ -13,36 +21,120 @@ if TYPE_CHECKING:
     import numpy as np
 
 LEVELS = 257  # from "every pixel" to "none"; level q takes the pixels of q/255 and more, and 128 is 0.5
-TENTHS = [level / 10 for level in range(1, 10)]  # for metrics of objects, which cost a labelling each
+TENTHS = [level / 10 for level in range(1, 10)]
 
 
-def fit_masks(metric: Metric, targets: Any, predictions: Any) -> list[float]:
-    """The best threshold of each class."""
+@dataclass(frozen=True)
+class Counted:
+    """N images as a metric sees them at L thresholds: parts (N, 1, C, L), each image's own scores, where it
+    is their mean; else (N, 4, C, L), their counts. `sound` (N,) is false where a prediction is not finite."""
+
+    metric: Metric
+    values: np.ndarray  # (L,) the thresholds, rising
+    parts: np.ndarray
+    sound: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def classes(self) -> int:
+        return self.parts.shape[2]
+
+    def take(self, rows: np.ndarray) -> Counted:
+        """Some of the images."""
+        return replace(self, parts=self.parts[rows], sound=self.sound[rows])
+
+    @staticmethod
+    def joined(several: Sequence[Counted]) -> Counted:
+        """The images of all, one after the other."""
+        import numpy as np
+
+        parts, sound = (np.concatenate([getattr(one, n) for one in several]) for n in ("parts", "sound"))
+        return replace(several[0], parts=parts, sound=sound)
+
+    def fit(self) -> list[float]:
+        """The best threshold of each class; none without images."""
+        import numpy as np
+
+        parts = self.parts[self.sound]
+        if not len(parts):
+            return []
+        total = parts.sum(0, dtype=np.float64)  # (1 or 4, C, L)
+        scores = self.metric.sign * (total[0] if len(total) == 1 else self.metric.counts(*total))
+        return [best_of(self.values, row / len(parts))[0] for row in scores]
+
+    def score(self, thresholds: np.ndarray) -> float:
+        """The metric of the images decided at (N, C) thresholds; NaN where a prediction is not finite."""
+        import numpy as np
+
+        if not self.sound.all():
+            return float("nan")
+        place = np.searchsorted(self.values, thresholds)[:, None, :, None]  # (N, 1, C, 1)
+        found = np.take_along_axis(self.parts, place, axis=3)[..., 0]  # (N, 1 or 4, C)
+        if found.shape[1] == 1:
+            return float(np.ascontiguousarray(found[:, 0]).mean())
+        return float(self.metric.counts(*found.sum(0, dtype=np.float64)).mean())
+
+
+def count(metric: Metric, targets: Any, predictions: Any) -> Counted:
+    """Look at each image once. Raises ValueError naming one whose prediction and target differ in shape."""
     import numpy as np
 
-    classes = len(decide(predictions[0]))
-    if metric.counts is None:
-        decided = lambda thresholds: [decide(p, thresholds) for p in predictions]  # noqa: E731
-        return by_trial(metric, targets, decided, classes, TENTHS)
-    total: Any = 0.0
-    for target, prediction in zip(targets, predictions, strict=True):
-        cells = counts_by_level(class_masks(target, classes), np.asarray(prediction))  # 4 of (C, LEVELS)
-        total = total + (metric.counts(*cells) if metric.average == "images" else np.stack(cells))
-    scores = metric.sign * (total if metric.average == "images" else metric.counts(*total))  # (C, LEVELS)
-    values = (np.arange(LEVELS) - 0.5) / 255
-    return [best_of(values, row / len(predictions))[0] for row in scores]
+    pixels, mean = metric.counts is not None, metric.average == "images"
+    values = (np.arange(LEVELS) - 0.5) / 255 if pixels else np.array(TENTHS)
+
+    def look(number: int) -> tuple[np.ndarray, bool]:
+        prediction = np.asarray(predictions[number])
+        prediction = prediction.reshape(-1, *prediction.shape[-2:])
+        target = class_masks(targets[number], len(prediction))
+        if target.shape != prediction.shape:
+            raise ValueError(
+                f"image {number}: target {target.shape} and prediction {prediction.shape} differ in shape"
+            )
+        sound = prediction.dtype.kind != "f" or bool(np.isfinite(prediction).all())
+        if not pixels:
+            return scores_by_trial(metric, target, prediction)[None], sound
+        cells = counts_by_level(target, prediction)  # 4 of (C, LEVELS)
+        return metric.counts(*cells)[None] if mean else np.stack(cells).astype(np.int32), sound
+
+    if len(targets) != len(predictions):
+        raise ValueError(f"{len(targets)} targets and {len(predictions)} predictions differ in number")
+    with ThreadPoolExecutor(cpu_count()) as pool:  # packed maps are decoded here
+        parts, sound = zip(*pool.map(look, range(len(predictions))), strict=True)
+    return Counted(metric, values, np.stack(parts), np.array(sound))
 
 
 def counts_by_level(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(tp, fp, fn, tn) of one image, each (C, LEVELS), for its true masks (C, H, W) bool."""
+    """(tp, fp, fn, tn) of one image, each (C, LEVELS), for its true masks (C, H, W) bool and its prediction
+    (C, H, W); a decision stays what it is at every level."""
     import numpy as np
 
-    stack = prediction.reshape(-1, *prediction.shape[-2:])  # (C, H, W)
+    bins = LEVELS + 1  # a pixel's is the number of levels that take it
     if prediction.dtype == bool:
-        stack = stack * np.uint8(255)
-    elif prediction.dtype != np.uint8:
-        stack = np.clip(np.floor(stack.astype(np.float64) * 255 + 0.5), 0, 255).astype(np.uint8)
-    inside = np.stack([np.bincount(p[t], minlength=LEVELS) for p, t in zip(stack, target, strict=True)])
-    outside = np.stack([np.bincount(p[~t], minlength=LEVELS) for p, t in zip(stack, target, strict=True)])
-    tp, fp = (np.cumsum(part[:, ::-1], 1)[:, ::-1].astype(np.float64) for part in (inside, outside))
-    return tp, fp, tp[:, :1] - tp, fp[:, :1] - fp
+        steps = prediction * np.uint16(LEVELS)
+    elif prediction.dtype == np.uint8:
+        steps = prediction + np.uint16(1)
+    else:
+        decide(prediction[:, :1, :1])  # which refuses whole numbers of other kinds
+        steps = np.searchsorted((np.arange(LEVELS) - 0.5) / 255, prediction, side="right").astype(np.uint16)
+    both = (steps + target * np.uint16(bins)).reshape(len(steps), -1)  # (C, H * W)
+    found = np.stack([np.bincount(row, minlength=2 * bins) for row in both]).reshape(-1, 2, bins)
+    least = np.cumsum(found[:, :, ::-1], axis=2)[:, :, ::-1].astype(np.float64)  # of so many levels or more
+    fp, tp = least[:, 0, 1:], least[:, 1, 1:]
+    return tp, fp, least[:, 1, :1] - tp, least[:, 0, :1] - fp
+
+
+def scores_by_trial(metric: Metric, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(C, 9) the metric of one image, class by class, at each tenth."""
+    import numpy as np
+
+    pairs = [(t[None], p[None]) for t, p in zip(target, prediction, strict=True)]
+    return np.array([[metric([t], [decide(p, value)]) for value in TENTHS] for t, p in pairs])
+
+
+def fit_masks(metric: Metric, targets: Any, predictions: Any) -> list[float]:
+    """The best tenth of each class for a metric that is no mean over images, which is run for every trial."""
+    classes = len(decide(predictions[0]))
+    decided = lambda thresholds: [decide(p, thresholds) for p in predictions]  # noqa: E731
+    return by_trial(metric, targets, decided, classes, TENTHS)

@@ -94,12 +94,13 @@ def fit(
     watch = examples(*stopper, kind) if stopper is not None else [None] * len(train)
     wanted = rounds or [settings.max_rounds] * len(train)
     each = zip(train, watch, wanted, strict=True)
-    return Stacker(kind, [_boost(t, w, n, kind, settings, seed) for t, w, n in each])
+    return Stacker(kind, [boost(t, w, n, kind, settings, seed) for t, w, n in each])
 
 
-def _boost(
+def boost(
     train: Examples, watch: Examples | None, rounds: int, kind: str, settings: Stack, seed: int
 ) -> lgb.Booster:
+    """One booster of exactly `rounds`, or of fewer where it no longer gains on `watch`."""
     parameters = {
         "objective": "regression" if kind == "values" else "binary",
         "learning_rate": settings.learning_rate,
@@ -120,6 +121,12 @@ def _boost(
     return lgb.train(
         parameters, data, rounds, valid_sets=[lgb.Dataset(*watch, reference=data)], callbacks=[stop]
     )
+
+
+def early_stopped(train: Examples, watch: Examples, settings: Stack, seed: int) -> int:
+    """The rounds at which a booster of yes and no stops to gain on `watch`."""
+    found = boost(train, watch, settings.max_rounds, "labels", settings, seed)
+    return found.best_iteration or settings.max_rounds
 
 
 def examples(oof: np.ndarray, targets: np.ndarray, kind: str) -> list[Examples]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from src.artifacts import Step, read_json
 from src.config import Config
-from src.ensemble.stack import build_stack, load_members
+from src.ensemble.stack import build_stack
 from src.tasks import create_task
 
 
 def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
     """Stack the member runs and print the table of candidates."""
     outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
-    metrics = build_stack(step, config, create_task(config), load_members(folders, outputs))
+    metrics = build_stack(step, config, create_task(config), folders, outputs)
     print(table(metrics))
 
 

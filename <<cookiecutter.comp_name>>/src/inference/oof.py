@@ -1,7 +1,7 @@
 """Stage 03: OOF and test predictions of a run, fold by fold, then its tables and its CV.
 
-`oof.parquet`: id, fold, target, then a column an output; rows and order of train.csv.
-`test.parquet`: id, then a column an output, the mean of the folds; rows and order of test.csv.
+`oof.parquet`: id, fold, target, then the columns of `Task.write`; rows and order of train.csv.
+`test.parquet`: id, then these columns, the mean of the folds; rows and order of test.csv.
 `metrics.json`: the metric, its value over all OOF rows (`cv`), fold by fold, and the standard error of their
 mean.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -18,7 +17,7 @@ from src.artifacts import Step, read_json, write_json, write_parquet
 from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
-from src.inference.predict import predict
+from src.inference.answers import KINDS, Asked
 from src.models.weights import load_model
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
@@ -33,14 +32,16 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
     todo = [fold for fold in folds if steps[fold].begin()]
     if todo:
         store = open_images(images_step(run.config))
-        rows = sum((read_folds(run.config)["fold"] == fold).sum() + len(store.test) for fold in todo)
+        folds_of = read_folds(run.config)["fold"]
+        everything = len(folds_of) if run.config.task.name == "retrieval" else None  # the whole gallery
+        rows = sum((everything or (folds_of == fold).sum()) + len(store.test) for fold in todo)
         jobs = [(run, fold, steps[fold]) for fold in todo]
         side_by_side(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
     if set(folds) != set(range(run.config.cv.n_folds)):
         for fold in folds:
             table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
             task, outputs = create_task(run.config), read_outputs(run)
-            score = task.score(task.truth(targets_in(table), outputs), table[outputs].to_numpy())
+            score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
             print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows")
         return
     step = score_step(run)
@@ -51,20 +52,12 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
 
 
 def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:
-    """Write one fold's oof.parquet and test.parquet."""
+    """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet too."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     model = load_model(step.folder / "model.safetensors")
-    outputs = data.outputs
-    table = read_folds(config).iloc[data.valid_index].drop(columns=["stop", "group"])
-    valid, _ = predict(model, task, data.store, data.valid.positions, config.inference, device, report)
-    test, spread = predict(model, task, data.store, data.store.test, config.inference, device, report)
-    oof = table.reset_index(drop=True).join(pd.DataFrame(valid, columns=outputs))
-    write_parquet(step.folder / "oof.parquet", oof)
-    said = prediction_table(data.store.test_ids, test, outputs)
-    if task.scaled and spread is not None:  # numbers have no probability: pseudo-labels go by the spread
-        said["spread"] = spread
-    write_parquet(step.folder / "test.parquet", said)
+    for name, table in KINDS[task.kind](Asked(config, task, data, model, device, report)).items():
+        write_parquet(step.folder / f"{name}.parquet", table)
     step.done()
 
 
@@ -80,12 +73,9 @@ def score_run(run: Run, step: Step) -> None:
         )
     oof = parts.loc[order].reset_index()
     tests = [pd.read_parquet(run.fold_folder(k) / "test.parquet") for k in folds]
-    mean = np.mean([table[outputs].to_numpy() for table in tests], axis=0, dtype=np.float64)
+    mean = task.mean([task.read(table, outputs) for table in tests])
     write_parquet(run.folder / "oof.parquet", oof)
-    write_parquet(
-        run.folder / "test.parquet",
-        prediction_table(tests[0]["id"].tolist(), mean.astype(np.float32), outputs),
-    )
+    write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
     write_json(run.folder / "metrics.json", evaluate(task, oof, outputs))
     step.done()
 
@@ -95,13 +85,6 @@ def describe(name: str, metrics: dict[str, Any]) -> str:
     folds = " ".join("-" if score is None else f"{score:.4f}" for score in metrics["folds"])
     cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
     return f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
-
-
-def prediction_table(ids: list[str], predictions: np.ndarray, outputs: list[str]) -> pd.DataFrame:
-    """`id`, then a column an output."""
-    table = pd.DataFrame(predictions, columns=outputs)
-    table.insert(0, "id", ids)
-    return table
 
 
 def read_outputs(run: Run) -> list[str]:

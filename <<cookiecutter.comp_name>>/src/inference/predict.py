@@ -1,16 +1,23 @@
-"""A fold model's predictions: every view of every row, averaged in the rows' own order."""
+"""A fold model's predictions: every view of every row, averaged in the rows' own order, none padded, none
+dropped."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-from src.config import Inference
+from src.config import Data, Inference
 from src.data.images import ImageStore
 from src.data.loaders import evaluation_batches
-from src.data.views import VIEWS
+from src.data.masks import crop_inside
+from src.data.views import UNDO, VIEWS
+from src.maps import Maps
 from src.models.build import Network
 from src.tasks.base import Task
+
+Report = Callable[[int], None]
 
 
 @torch.inference_mode()
@@ -21,10 +28,10 @@ def predict(
     positions: np.ndarray,
     settings: Inference,
     device: torch.device,
-    report=lambda rows: None,
+    report: Report = lambda rows: None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predictions (N, C) float32 for the images at `positions`, none padded, none dropped; and how far the
-    views of each are apart (N,), their standard deviation, or None for a single view.
+    """Predictions (N, C) float32 for the images at `positions`; and how far the views of each are apart (N,),
+    their standard deviation, or None for a single view.
 
     Views are averaged as probabilities or as logits (`inference.average`): the two can differ a lot, so
     decide on OOF.
@@ -44,3 +51,62 @@ def predict(
         start += len(images)
         report(len(images))
     return result, spread if len(settings.tta) > 1 else None
+
+
+def predict_maps(
+    model: Network,
+    task: Task,
+    store: ImageStore,
+    positions: np.ndarray,
+    sizes: list[tuple[int, int]],
+    settings: Inference,
+    data: Data,
+    device: torch.device,
+    report: Report = lambda rows: None,
+) -> Maps:
+    """Probability maps of the images at `positions`, each view undone before the mean, the padding cut off.
+
+    They stay at the size the model saw; `sizes` are those of the files, at which they come when looked at.
+    """
+    model = model.to(device).eval()
+
+    def images() -> Iterator[np.ndarray]:
+        start = 0
+        for batch in evaluation_batches(store, positions, settings.batch_size):
+            levels = _levels(model, task, batch.to(device), settings)
+            for maps, (height, width) in zip(levels, sizes[start : start + len(levels)], strict=True):
+                yield crop_inside(maps, height, width, data)
+            start += len(levels)
+            report(len(levels))
+
+    return Maps.of(images()).resized(sizes)
+
+
+@torch.inference_mode()
+def _levels(model: Network, task: Task, images: torch.Tensor, settings: Inference) -> np.ndarray:
+    """(B, C, S, S) uint8 levels, the mean of the views' probabilities or logits."""
+    total: torch.Tensor | float = 0.0
+    for view in settings.tta:
+        raw = UNDO[view](model(VIEWS[view](images)).logits.float())
+        total = total + (raw if settings.average == "logit" else task.activate(raw))
+    mean = total / len(settings.tta)
+    return task.compact(task.activate(mean) if settings.average == "logit" else mean)
+
+
+@torch.inference_mode()
+def embed(
+    model: Network,
+    store: ImageStore,
+    positions: np.ndarray,
+    settings: Inference,
+    device: torch.device,
+    report: Report = lambda rows: None,
+) -> np.ndarray:
+    """(N, D) embeddings of the images at `positions`: the views' sum, of length one."""
+    model, found = model.to(device).eval(), []
+    for images in evaluation_batches(store, positions, settings.batch_size):
+        images = images.to(device)
+        total = sum(model(VIEWS[view](images)).embedding.float() for view in settings.tta)
+        found.append(torch.nn.functional.normalize(total, dim=1).cpu().numpy())
+        report(len(images))
+    return np.concatenate(found) if found else np.empty((0, 0), np.float32)

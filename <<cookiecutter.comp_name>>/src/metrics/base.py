@@ -20,7 +20,7 @@ class Metric:
     rule (0.5, or the nearest whole number), and handed decisions it scores them as they are; `src/decisions`
     fits better rules (cut points for kappa alone). `counts` and `average` let it do so exactly: the score
     from true and false positives and negatives, and over what these are counted: each column, each row, all
-    cells, each image.
+    cells, each image. `first` is how many answers of a ranking it looks at.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Metric:
     decides: Literal["threshold", "cuts"] | None = None
     counts: Counts | None = None
     average: Literal["columns", "rows", "all", "images"] | None = None
+    first: int | None = None  # answers of a ranking that count
 
     def __call__(self, targets: Any, predictions: Any) -> float:
         return float(self.function(targets, predictions))

@@ -17,10 +17,14 @@ _TASK = ("retrieval",)
 
 @dataclass(frozen=True)
 class Ranking(Sequence):
-    """N ranked lists of labels and, list by list, their scores, falling. Indexed by rows like an array."""
+    """N ranked lists of labels and, list by list, their scores, falling. Indexed by rows like an array.
+
+    `new` is the answer for what is none of them, where a competition has one: see src/decisions/novelty.py.
+    """
 
     labels: Sequence[Sequence[Any]]
     scores: Sequence[Sequence[float]]
+    new: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,7 +34,7 @@ class Ranking(Sequence):
 
     def take(self, rows: Sequence[int]) -> Ranking:
         """The same of some rows."""
-        return Ranking([self.labels[i] for i in rows], [self.scores[i] for i in rows])
+        return Ranking([self.labels[i] for i in rows], [self.scores[i] for i in rows], self.new)
 
 
 def _hits(targets: Any, predictions: Any) -> Iterator[list[int]]:
@@ -104,12 +108,12 @@ def has_label(target: Any) -> bool:
 
 
 METRICS = (
-    Metric("map5", _map_at(5), 1, _TASK),
-    Metric("map1", _map_at(1), 1, _TASK),
-    Metric("map3", _map_at(3), 1, _TASK),
-    Metric("map10", _map_at(10), 1, _TASK),
+    Metric("map5", _map_at(5), 1, _TASK, first=5),
+    Metric("map1", _map_at(1), 1, _TASK, first=1),
+    Metric("map3", _map_at(3), 1, _TASK, first=3),
+    Metric("map10", _map_at(10), 1, _TASK, first=10),
     Metric("map_full", map_full, 1, _TASK),
-    Metric("recall1", _recall_at(1), 1, _TASK),
-    Metric("recall5", _recall_at(5), 1, _TASK),
-    Metric("gap", gap, 1, _TASK),
+    Metric("recall1", _recall_at(1), 1, _TASK, first=1),
+    Metric("recall5", _recall_at(5), 1, _TASK, first=5),
+    Metric("gap", gap, 1, _TASK, first=1),
 )

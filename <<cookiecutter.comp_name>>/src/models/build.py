@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 
 from src.config import UserError
-from src.models.heads import LinearHead
+from src.models.heads import HEADS, Projection
 from src.models.output import Output
 from src.models.scale import TargetScale
+from src.models.segmentation import Levels, create_decoder
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Architecture:
     target_mean: tuple[float, ...] | None = None  # of targets that were standardised for training, else null
     target_std: tuple[float, ...] | None = None
     target_log: bool = False  # whether log(1 + target) was what was standardised
+    decoder: str | None = None  # of logits a pixel, "unet" or "fpn"; null: logits an image
+    head: str = "linear"  # or "cosine"
+    embedding: int | None = None  # length that features are projected to; null: as the backbone has them
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,30 +56,58 @@ class Normalize(nn.Module):
 
 
 class Network(nn.Module):
-    """Normalisation, a timm backbone with its own pooling, a linear head; and the way back to the targets'
-    units."""
+    """What all of them have: normalisation, a timm backbone, and the way back to the targets' units."""
 
     def __init__(self, architecture: Architecture, backbone: nn.Module):
         super().__init__()
         self.architecture = architecture
         self.normalize = Normalize(architecture.mean, architecture.std)
         self.backbone = backbone
-        self.head = LinearHead(
-            getattr(backbone, "head_hidden_size", backbone.num_features),
-            architecture.n_outputs,
-            architecture.drop_rate,
-        )
         self.scale = TargetScale(architecture.target_mean, architecture.target_std, architecture.target_log)
 
+
+class ImageNetwork(Network):
+    """Logits an image: the backbone's own pooling, a projection where one is asked for, a head."""
+
+    def __init__(self, architecture: Architecture, backbone: nn.Module):
+        super().__init__(architecture, backbone)
+        features, drop_rate = (
+            getattr(backbone, "head_hidden_size", backbone.num_features),
+            architecture.drop_rate,
+        )
+        self.neck = nn.Identity()
+        if architecture.embedding is not None:
+            self.neck = Projection(features, architecture.embedding, drop_rate)
+            features, drop_rate = architecture.embedding, 0.0  # dropped once
+        self.head = HEADS[architecture.head](features, architecture.n_outputs, drop_rate)
+
     def forward(self, x: torch.Tensor) -> Output:
-        embedding = self.backbone(self.normalize(x))  # (B, features)
+        embedding = self.neck(self.backbone(self.normalize(x)))  # (B, features)
         return Output(logits=self.head(embedding), embedding=embedding)
+
+
+class PixelNetwork(Network):
+    """Logits a pixel, at the image's own size: the backbone's feature maps and a decoder. The embedding is
+    the mean of the deepest map."""
+
+    def __init__(self, architecture: Architecture, backbone: nn.Module, levels: Levels, channels: list[int]):
+        super().__init__(architecture, backbone)
+        self.levels = levels
+        self.decoder = create_decoder(
+            architecture.decoder, channels, levels.strides, architecture.n_outputs, architecture.drop_rate
+        )
+
+    def forward(self, x: torch.Tensor) -> Output:
+        maps = self.levels.read(self.backbone, self.normalize(x))
+        logits = self.decoder(maps, x.shape[-2:])  # (B, outputs, H, W)
+        return Output(logits=logits, embedding=maps[-1].mean((2, 3)))
 
 
 def create_model(
     architecture: Architecture, pretrained: bool = False, state: dict[str, torch.Tensor] | None = None
 ) -> Network:
-    """Build the network; `pretrained` fetches timm's weights, `state` gives the backbone's instead.
+    """Build the network, one of pixels where the architecture has a decoder; `pretrained` fetches timm's
+    weights, `state` gives the backbone's instead.
 
     Raises `UserError` where weights cannot be fetched or do not fit, or the image size does not suit the
     backbone.
@@ -94,8 +127,12 @@ def create_model(
         ) from error
     if state is not None:
         fill(backbone, architecture.backbone, state)
-    _probe(backbone, architecture)
-    return Network(architecture, backbone)
+    if architecture.decoder is None:
+        _probe(backbone, architecture, backbone)
+        return ImageNetwork(architecture, backbone)
+    levels = Levels.of(backbone)
+    maps = _probe(backbone, architecture, lambda image: levels.read(backbone, image))
+    return PixelNetwork(architecture, backbone, levels, [x.shape[1] for x in maps])
 
 
 def _backbone(architecture: Architecture, download: bool) -> nn.Module:
@@ -149,13 +186,15 @@ def fill(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None
     backbone.load_state_dict({key: tensor for key, tensor in state.items() if key in known}, strict=False)
 
 
-def _probe(backbone: nn.Module, architecture: Architecture) -> None:
-    """Show the backbone one image, so that a size it cannot take is known before a night is planned on it."""
+def _probe(backbone: nn.Module, architecture: Architecture, look: Callable[[torch.Tensor], Any]) -> Any:
+    """Show the backbone one image, so that a size it cannot take is known before a night is planned on it;
+    gives what `look` made of it."""
     size, training = architecture.image_size, backbone.training
     channels = len(architecture.mean)
+    backbone.eval()
     try:
         with torch.no_grad():
-            backbone.eval()(torch.zeros(1, channels, size, size))
+            return look(torch.zeros(1, channels, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise UserError(_why(architecture, error)) from error
     finally:

@@ -74,8 +74,10 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
         step = select_step(run, fold)
         path = run.folder / step.outputs[0]
         if step.begin():
-            predictions = pd.read_parquet(before / f"fold{fold}" / "test.parquet")
-            write_parquet(path, select(predictions, task, outputs, run.config.pseudo))
+            own = before / f"fold{fold}"
+            known = pd.read_parquet(own / "stop.parquet") if task.kind == "rankings" else None
+            predictions = pd.read_parquet(own / "test.parquet")
+            write_parquet(path, select(predictions, task, outputs, run.config.pseudo, known))
             step.done()
         tables.append(pd.read_parquet(path))
         last = before / f"fold{fold}.pseudo.parquet"

@@ -1,8 +1,9 @@
-"""Two pictures: what the network will see, class by class, and how its folds learned."""
+"""Pictures: what the network will see, class by class or with its masks, and how its folds learned."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from src.artifacts import atomic
 
 COLUMNS, ROWS = 10, 12  # images of a class, classes: what fits a screen
+COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
 QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 
 
@@ -34,6 +36,27 @@ def draw_samples(
     axis.set_yticks(centres, [f"{label} ({count:,})" for label, count in counts.items()])
     axis.set_xticks([])
     axis.set_frame_on(False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", **QUALITY)
+
+
+def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
+    """Images with the outlines of their masks, a colour a class: whether masks lie on what they mean is seen
+    at once. `store` is the open image cache, `masks` (N, S, S, C)."""
+    import cv2
+    from matplotlib.figure import Figure
+
+    rows = np.random.default_rng(seed).permutation(len(store.train))[: COLUMNS * 4]
+    figure = Figure(figsize=(COLUMNS * 1.1, -(-len(rows) // COLUMNS) * 1.1))
+    axes = figure.subplots(-(-len(rows) // COLUMNS), COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, row in zip(axes, rows, strict=False):
+        image = three_channels(store.pixels[store.train[row]]).copy()
+        for channel in range(masks.shape[3]):
+            found = cv2.findContours(masks[row, :, :, channel], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(image, found[0], -1, COLOURS[channel % len(COLOURS)], 1)
+        axis.imshow(image, interpolation="nearest")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", **QUALITY)
 

@@ -3,14 +3,16 @@ forms."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from src.config import UserError
+from src.data.runs import decode_runs, encode_runs
 from src.data.sample import SampleForm
-from src.decisions import Rule
+from src.decisions import Rule, take
 from src.tasks.base import Task, check_probabilities
 
 
@@ -18,28 +20,25 @@ def fill(
     form: SampleForm,
     sample: pd.DataFrame,
     task: Task,
-    predictions: np.ndarray,
+    predictions: Any,
     rule: Rule,
     dataset: dict[str, Any],
 ) -> pd.DataFrame:
-    """The submission, rows and columns as the sample has them. `predictions` (N, C) has the sample's rows; in
-    the `long` form each row's image. `rule` decides where the metric asks for decisions."""
-    decided = rule.apply(predictions)
-    if form.kind == "separated":
-        cells = _answers(form, task, predictions, decided, dataset["outputs"])
+    """The submission, rows and columns as the sample has them. `predictions` have the sample's rows; where a
+    row is a pair, each row's image. `rule` decides where the metric asks for decisions."""
+    if form.kind in CELLS:
+        cells = CELLS[form.kind](form, task, predictions, rule, dataset["outputs"])
         return sample.assign(**{form.value_columns[0]: cells})
-    if form.kind == "long":
-        place = {name: i for i, name in enumerate(dataset["outputs"])}
-        columns = [place[name] for name in form.classes]
-        return sample.assign(**{form.value_columns[0]: decided[np.arange(len(sample)), columns]})
-    return task.submission(decided, sample, form.id_column, dataset)
+    return task.submission(rule.apply(predictions), sample, form.id_column, dataset)
 
 
-def _answers(
-    form: SampleForm, task: Task, predictions: np.ndarray, decided: np.ndarray, outputs: list[str]
-) -> list[str]:
-    """A cell a row: the likeliest classes, as many as the sample's fullest cell; or the labels decided on,
-    the likeliest first."""
+def separated(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> list[str]:
+    """A cell a row: the likeliest classes, as many as the sample's fullest cell holds; the likeliest
+    identities, as many as the metric looks at; or the labels decided on, the likeliest first."""
+    decided = rule.apply(predictions)
+    if task.kind == "rankings":
+        most = max(form.most, task.metric.first) if task.metric.first else None  # None: the whole list
+        return [form.separator.join(row[:most]) for row in decided.labels]
     order = np.argsort(-predictions, axis=1, kind="stable")
     if task.stacking == "classes":
         return [form.separator.join(outputs[i] for i in row[: form.most]) for row in order]
@@ -47,15 +46,50 @@ def _answers(
     return [form.separator.join(outputs[i] for i in row if yes[n, i]) for n, row in enumerate(order)]
 
 
+def long(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> np.ndarray:
+    """The value of each row's class."""
+    place = {name: i for i, name in enumerate(outputs)}
+    return rule.apply(predictions)[np.arange(len(form.images)), [place[name] for name in form.classes]]
+
+
+def rle(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> list[str]:
+    """Run lengths of the mask at the image's own size; without a class a row its only one, or all of them
+    together."""
+    place = {name: i for i, name in enumerate(outputs)}
+    cells = []
+    for row in range(len(form.images)):
+        masks = rule.apply(take(predictions, np.array([row])))[0]  # one image in memory at a time
+        mask = masks[place[form.classes[row]]] if form.classes is not None else masks.any(0)
+        cells.append(encode_runs(mask))
+    return cells
+
+
+CELLS: dict[str, Callable] = {"separated": separated, "long": long, "rle": rle}
+
+
 def check_cells(form: SampleForm, task: Task, table: pd.DataFrame, dataset: dict[str, Any]) -> None:
     """Raise `UserError` where a value of a submission cannot be right."""
     columns = list(form.value_columns)
     if form.kind == "separated":
         said = {name for cell in table[columns[0]] for name in str(cell).split(form.separator) if name}
-        unknown = sorted(said - set(dataset["outputs"]))
+        unknown = sorted(said - {*dataset["outputs"], dataset.get("new_label")})
         if unknown:
             raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
     elif form.kind == "long" and task.stacking != "values":
         check_probabilities(table, columns)
     else:
         task.check_values(table, columns, dataset)
+
+
+def check_runs(form: SampleForm, table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> None:
+    """Raise `UserError` for the first row whose run lengths do not lie inside its image, or are not written
+    as we write them."""
+    for row, (image, text) in enumerate(zip(form.images, table[form.value_columns[0]], strict=True)):
+        try:
+            mask = decode_runs(text, *sizes[image])
+        except UserError as error:
+            raise UserError(f"row {row + 2} of the submission ({image}): {error}") from None
+        if encode_runs(mask) != text:
+            raise UserError(
+                f"row {row + 2} of the submission ({image}): its runs overlap or are out of order"
+            )

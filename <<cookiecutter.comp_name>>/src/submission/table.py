@@ -15,8 +15,8 @@ from src.config import Config, UserError
 from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
 from src.decisions import Rule
-from src.steps import raw_tables
-from src.submission.forms import check_cells, fill
+from src.rawfiles import raw_tables
+from src.submission.forms import check_cells, check_runs, fill
 from src.tasks import create_task
 from src.tasks.base import Task
 
@@ -36,7 +36,11 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
         # What Kaggle will read, not what we meant; a file that fails takes the place of none.
-        check(form, task, read_table(temporary), sample, dataset, sample_path)
+        written = read_table(temporary)
+        check(form, task, written, sample, dataset, sample_path)
+        if form.kind == "rle":
+            sizes = zip(predictions["height"].tolist(), predictions["width"].tolist(), strict=True)
+            check_runs(form, written, dict(zip(predictions["id"], sizes, strict=True)))
     write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
     step.done()
     cv = "-" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
@@ -57,18 +61,26 @@ def build(
     outputs = dataset["outputs"]
     if form.kind in ("label", "columns"):
         task.check_sample(sample, form.id_column, outputs, path)
+    if form.kind == "rle" and form.classes is None and len(outputs) > 1:
+        raise UserError(
+            f"{path}: {len(outputs)} classes have masks ({', '.join(outputs[:3])}, ...), but no row says "
+            f"which it means; an id such as <image>_<class> or a column of the class should"
+        )
     by_id = predictions.set_index("id")
     lost = [name for name in form.images if name not in by_id.index]
     if lost:
         raise UserError(
             f"{path}: no prediction for id {lost[0]!r} ({len(lost)} such id(s)); run `make folds oof` again"
         )
-    values = by_id.loc[list(form.images), outputs].to_numpy(np.float64)
-    if not np.isfinite(values).all():
-        row = int((~np.isfinite(values)).any(1).argmax())
-        raise UserError(
-            f"the prediction for id {form.images[row]!r} is not a number; train again with a lower train.lr"
-        )
+    values = task.read(by_id.loc[list(form.images)], outputs)
+    if isinstance(values, np.ndarray):
+        values = values.astype(np.float64)
+        if not np.isfinite(values).all():
+            row = int((~np.isfinite(values)).any(1).argmax())
+            raise UserError(
+                f"the prediction for id {form.images[row]!r} is not a number; train again with a lower "
+                f"train.lr"
+            )
     return fill(form, sample, task, values, rule, dataset)
 
 

@@ -1,4 +1,11 @@
-"""What every task answers. Shapes: N rows, C outputs; a prediction is the activated output, (N, C)."""
+"""What every task answers. Shapes: N rows, C outputs.
+
+| kind | predictions | columns of a prediction table |
+|---|---|---|
+| `numbers` | (N, C) array: the activated outputs | one an output |
+| `maps` | `Maps`: of each image (C, H, W) probabilities as bytes | `height`, `width`, a picture an output |
+| `rankings` | `Ranking`: of each image the likeliest labels | `candidates`, `similarity`: lists |
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from src.config import Pseudo, UserError
+from src.config import Config, Pseudo, UserError
 from src.metrics import Metric
 
 if TYPE_CHECKING:
@@ -22,6 +29,10 @@ OUR_COLUMNS = (
     "target",
     "confidence",
     "spread",
+    "height",
+    "width",
+    "candidates",
+    "similarity",
 )  # an output is a column beside them
 PREFIX = "target."  # before the name of each target where there are several
 RENAME = (
@@ -32,30 +43,35 @@ RENAME = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Pseudo-labels: which rows are sure enough (N,), the targets (n, C) they get, and how sure each is (n,).
+    """Pseudo-labels: which rows are sure enough (N,), the targets they get, and how sure each is (n,).
 
-    A NaN target is one that the model is not sure of; the loss leaves it out.
+    Targets are what `encode` gives, (n, C); a NaN is a target that the model is not sure of, which the loss
+    leaves out. Of maps they are `Maps`, with `UNSURE` pixels.
     """
 
     chosen: np.ndarray
-    targets: np.ndarray
+    targets: Any
     confidence: np.ndarray
 
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One kind of competition. Everything works on numpy arrays and text columns; `activate` gets a
-    tensor."""
+    """One kind of competition. Everything works on numpy arrays and text columns; `activate` and `compact`
+    get a tensor."""
 
     metric: Metric
 
     name: ClassVar[str]
     default_loss: ClassVar[str]  # a name of `src/losses`
-    distillation: ClassVar[Literal["kl", "bce", "mse"]]  # what a pupil's distance from its teacher is
-    stacking: ClassVar[
-        Literal["classes", "labels", "values"]
-    ]  # outputs that add to 1, that stand alone, numbers
+    kind: ClassVar[Literal["numbers", "maps", "rankings"]] = "numbers"
+    distillation: ClassVar[Literal["kl", "bce", "mse", "exclusive", "cosine"]]  # of a pupil from its teacher
+    stacking: ClassVar[Literal["classes", "labels", "values", "pixels", "pairs"]]  # see src/ensemble
     scaled: ClassVar[bool] = False  # whether targets are standardised for training
+
+    @classmethod
+    def create(cls, config: Config, metric: Metric) -> Task:
+        """The task as the config wants it."""
+        return cls(metric)
 
     @abstractmethod
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
@@ -75,7 +91,7 @@ class Task(ABC):
         """Labels as (N, C) float32 training targets."""
 
     @abstractmethod
-    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+    def truth(self, targets: pd.DataFrame, outputs: list[str]) -> Any:
         """Labels as the metric wants them."""
 
     @abstractmethod
@@ -83,9 +99,8 @@ class Task(ABC):
         """(N, C) raw outputs, a tensor in the targets' own units, to predictions of the same shape."""
 
     @abstractmethod
-    def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """The rows whose predictions (N, C) are sure enough to learn from; `spread` (N,) is over the
-        views."""
+    def select(self, predictions: Any, spread: np.ndarray | None, settings: Pseudo) -> Selection:
+        """The rows whose predictions are sure enough to learn from; `spread` (N,) is over the views."""
 
     @abstractmethod
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
@@ -93,19 +108,53 @@ class Task(ABC):
 
     @abstractmethod
     def submission(
-        self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
+        self, predictions: Any, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """Predictions (N, C) in the sample's row order, or decisions where the metric asks for them (whole
-        numbers), as a table with the sample's columns; `dataset` is what `describe` gave."""
+        """Predictions in the sample's row order, or decisions where the metric asks for them (whole numbers),
+        as a table with the sample's columns; `dataset` is what `describe` gave."""
 
     @abstractmethod
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
         """Raise `UserError` where a value of a submission cannot be right: a class nobody knows, no number;
         `dataset` is what `describe` gave."""
 
-    def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+    def score(self, targets: Any, predictions: Any) -> float:
         """The competition's metric."""
         return self.metric(targets, predictions)
+
+    def compact(self, said: Any) -> np.ndarray:
+        """A batch of activated outputs as it is kept until all are there."""
+        return said.cpu().numpy()
+
+    def gathered(self, batches: list[np.ndarray], outputs: list[str]) -> Any:
+        """The predictions of all batches."""
+        import numpy as np
+
+        return np.concatenate(batches)
+
+    def write(self, predictions: Any, outputs: list[str]) -> pd.DataFrame:
+        """Predictions, or targets of a `Selection`, as columns of a prediction table."""
+        import pandas as pd
+
+        return pd.DataFrame(predictions, columns=outputs)
+
+    def columns(self, outputs: list[str]) -> tuple[str, ...]:
+        """The columns that `write` makes."""
+        return tuple(outputs)
+
+    def read(self, table: pd.DataFrame, outputs: list[str]) -> Any:
+        """The predictions, or targets, that `write` made columns of."""
+        return table[outputs].to_numpy()
+
+    def mean(self, several: list[Any]) -> Any:
+        """The plain mean of several models' predictions for the same rows."""
+        import numpy as np
+
+        return np.mean(several, axis=0, dtype=np.float64).astype(np.float32)
+
+    def told(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+        """(n, L) what rows of a selection were told, without shades: numbers to compare and to count."""
+        return self.read(table, outputs).astype("float64")
 
 
 def targets_in(table: pd.DataFrame) -> pd.DataFrame:

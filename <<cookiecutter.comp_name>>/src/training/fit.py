@@ -17,13 +17,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from src.artifacts import Step, atomic, write_csv, write_json
 from src.config import Config, UserError
-from src.data.images import ImageStore
-from src.data.loaders import FoldData, Rows, evaluation_batches, load_fold, load_pseudo_rows, training_loader
-from src.losses.build import Loss, create_loss, reduce
+from src.data.levels import as_targets
+from src.data.loaders import (
+    FoldData,
+    Rows,
+    evaluation_batches,
+    load_fold,
+    target_batches,
+    training_loader,
+    training_rows,
+)
+from src.losses.build import create_loss, reduce
 from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
 from src.models.scale import TargetScale
@@ -57,10 +64,7 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
     """Train fold `fold` of a run and write the outputs of its train step."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
-    rows = data.train
-    labels = run.pseudo_labels(fold)
-    if labels is not None:
-        rows = rows + load_pseudo_rows(labels, data.store, data.outputs, config.pseudo.weight)
+    rows = training_rows(run, task, fold, data)
     trainer = Trainer(config, task, data, rows, fold, device)
     checkpoint = step.folder / "checkpoint.pt"
     trainer.resume(checkpoint, step.fingerprint)
@@ -76,9 +80,7 @@ def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -
         report(line=f"{run.name} fold {fold} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
     state = trainer.best.state or copy_state(trainer.average.model)
     trainer.average.model.load_state_dict(state)
-    valid, _ = look_at(
-        trainer.average.model, task, data.store, data.valid, config.inference.batch_size, device, trainer.loss
-    )
+    valid, _ = trainer.look_at(data.valid)
     score = task.score(data.valid_truth, valid)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
     save_model(step.folder / "model.safetensors", trainer.architecture, state)
@@ -125,6 +127,9 @@ class Trainer:
             target_mean=scale.mean,
             target_std=scale.std,
             target_log=scale.log,
+            decoder=config.model.decoder if task.kind == "maps" else None,
+            head="cosine" if task.kind == "rankings" else "linear",
+            embedding=config.model.embedding if task.kind == "rankings" else None,
         )
         self.rows, self.stop = (
             replace(part, targets=scale.encode(part.targets)) for part in (rows, data.stop)
@@ -143,8 +148,8 @@ class Trainer:
         self.schedule = create_schedule(self.optimizer, config.train, self.steps_per_epoch)
         self.average = Average(self.model, config.train.ema)
         name = config.train.loss or task.default_loss
-        self.loss = create_loss(name, config.train.label_smoothing, config.train.huber_delta)
-        self.teacher = Teacher(config, fold, data.outputs, device) if config.distill.teacher else None
+        self.loss = create_loss(name, config.train, len(data.outputs))
+        self.teacher = Teacher(config, fold, self.architecture, device) if config.distill.teacher else None
         self.best = Best()
         self.history: list[dict[str, Any]] = []
 
@@ -176,7 +181,7 @@ class Trainer:
                 x.to(self.device, non_blocking=True) for x in (images, targets, weights)
             )
             with self.precision.autocast():
-                losses = self.sample_losses(images, targets)
+                losses = self.sample_losses(images, as_targets(targets))
             self.precision.backward(reduce(losses, weights, window))
             seen += torch.stack([(losses.detach() * weights).sum(), weights.sum()])
             if (number + 1) % accumulate == 0 or number + 1 == len(plan):
@@ -202,9 +207,12 @@ class Trainer:
         losses = self.loss(output, targets)
         if self.teacher is None:
             return losses
-        distill = self.config.distill
-        teacher = self.model.scale.encode_tensor(self.teacher(images))
-        told = distillation(self.task.distillation, output.logits, teacher, distill.temperature)
+        distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
+        if kind == "cosine":
+            told = distillation(kind, output.embedding, said.embedding, distill.temperature)
+        else:
+            wanted = self.model.scale.encode_tensor(said.logits)
+            told = distillation(kind, output.logits, wanted, distill.temperature)
         return distill.weight * told + (1 - distill.weight) * losses
 
     def look(self, epoch: int) -> dict[str, float]:
@@ -212,16 +220,26 @@ class Trainer:
         best."""
         if not len(self.stop):
             return {}
-        size = self.config.inference.batch_size
-        predictions, loss = look_at(
-            self.average.model, self.task, self.data.store, self.stop, size, self.device, self.loss
-        )
+        predictions, loss = self.look_at(self.stop)
         score = self.task.score(self.data.stop_truth, predictions)
         metric, best = self.task.metric, self.best
         tie = score == best.score or not np.isfinite(score)  # few rows tie often: the loss decides
         if metric.better(score, best.score) or (tie and loss < best.loss):
             self.best = Best(epoch, score, loss, copy_state(self.average.model))
         return {"stop_loss": loss, f"stop_{metric.name}": score}
+
+    @torch.inference_mode()
+    def look_at(self, rows: Rows) -> tuple[Any, float]:
+        """The averaged weights' predictions for rows in their order, one plain view each, and their mean
+        loss."""
+        model, size = self.average.model.eval(), self.config.inference.batch_size
+        said, losses = [], []
+        images = evaluation_batches(self.data.store, rows.positions, size)
+        for batch, wanted in zip(images, target_batches(rows, size), strict=True):
+            output = model(batch.to(self.device))
+            said.append(self.task.compact(self.task.activate(model.scale.decode(output.logits))))
+            losses.append(self.loss(output, as_targets(wanted.to(self.device))).cpu())
+        return self.task.gathered(said, self.data.outputs), float(torch.cat(losses).mean())
 
     def note(self, row: dict[str, Any]) -> str:
         score = row.get(f"stop_{self.task.metric.name}")
@@ -263,27 +281,6 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-
-
-@torch.inference_mode()
-def look_at(
-    model: nn.Module,
-    task: Task,
-    store: ImageStore,
-    rows: Rows,
-    batch_size: int,
-    device: torch.device,
-    loss: Loss,
-) -> tuple[np.ndarray, float]:
-    """Predictions (N, C) for rows in their order, one plain view each, and their mean loss."""
-    model.eval()
-    predictions, losses = [], []
-    targets = torch.from_numpy(rows.targets).split(batch_size)
-    for images, wanted in zip(evaluation_batches(store, rows.positions, batch_size), targets, strict=True):
-        output = model(images.to(device))
-        predictions.append(task.activate(model.scale.decode(output.logits)).cpu())
-        losses.append(loss(output, wanted.to(device)).cpu())
-    return torch.cat(predictions).numpy(), float(torch.cat(losses).mean())
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from src.artifacts import write_yaml
 from src.config import Config, UserError
-from src.data.loaders import load_fold
+from src.data.loaders import create_epochs, load_fold, training_rows
 from src.progress import Progress
 from src.steps import Run, train_step
 from src.tasks import create_task
@@ -62,14 +62,8 @@ def total_steps(run: Run, folds: list[int]) -> int:
     """Optimiser steps that the folds will take at most, for the progress bar."""
     config, task, total = run.config, create_task(run.config), 0
     for fold in folds:
-        rows = len(load_fold(config, task, fold).train)
-        labels = run.pseudo_labels(fold)
-        if labels is not None:
-            import pyarrow.parquet
-
-            rows += pyarrow.parquet.read_metadata(labels).num_rows
-        batches = -(-rows // config.train.batch_size)
-        total += -(-batches // config.train.accumulate) * config.train.epochs
+        rows = training_rows(run, task, fold, load_fold(config, task, fold))
+        total += -(-len(create_epochs(rows, config, 0)) // config.train.accumulate) * config.train.epochs
     return total
 
 

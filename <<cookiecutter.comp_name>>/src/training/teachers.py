@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from src.artifacts import read_json
 from src.config import Config, UserError
+from src.models.build import Architecture
+from src.models.output import Output
 from src.models.weights import load_model
 
 
@@ -17,14 +19,14 @@ class Teacher:
     noise, a pupil of out-of-fold teachers scores .68, a pupil of the same fold's .49.
     """
 
-    def __init__(self, config: Config, fold: int, outputs: list[str], device: torch.device):
+    def __init__(self, config: Config, fold: int, pupil: Architecture, device: torch.device):
         folder = config.root / "runs" / str(config.distill.teacher) / f"fold{fold}"
         self.check_folds(config, folder)
         self.model = load_model(folder / "model.safetensors", device)
-        size = self.model.architecture.n_outputs
-        if size != len(outputs):
+        size, wanted = self.model.architecture.n_outputs, pupil.n_outputs
+        if size != wanted:
             raise UserError(
-                f"distill.teacher: {config.distill.teacher} has {size} outputs, this task has {len(outputs)}"
+                f"distill.teacher: {config.distill.teacher} has {size} outputs, this task has {wanted}"
             )
         self.size = self.model.architecture.image_size
 
@@ -47,11 +49,15 @@ class Teacher:
             )
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """What it says (B, C), logits or numbers in the target's units, of the very view that the pupil is
-        shown, resized to the teacher's own size."""
+    def __call__(self, images: torch.Tensor) -> Output:
+        """What it says of the very view that the pupil is shown, resized to the teacher's own size: logits,
+        or numbers in the target's units; maps come back at the pupil's size."""
+        seen = images
         if images.shape[-1] != self.size:
-            images = F.interpolate(
-                images.float(), size=(self.size, self.size), mode="bilinear", antialias=True
-            )
-        return self.model.scale.decode(self.model(images).logits)
+            size = (self.size, self.size)
+            seen = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+        said = self.model(seen)
+        logits = self.model.scale.decode(said.logits)
+        if logits.ndim == 4 and logits.shape[-2:] != images.shape[-2:]:
+            logits = F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear")
+        return Output(logits=logits, embedding=said.embedding)

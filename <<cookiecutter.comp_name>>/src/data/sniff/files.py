@@ -18,6 +18,7 @@ from src.data.tables import IMAGE_SUFFIXES, read_table
 MASK_WORDS = re.compile(r"mask|annotation|segment|ground_?truth", re.IGNORECASE)
 LOOKED_AT = 200  # image headers read: enough for a median
 MASKS_READ = 40
+CLASSES_READ = 32  # a larger value is a brightness, and no number of a class
 MOST_FOLDERS = 8  # named one by one; more are a folder a class, and all of them are meant
 SIDES = (32, 384)  # suggested sizes: a network's stride at least, and what a first experiment can afford
 
@@ -236,6 +237,15 @@ def _note_masks(findings: Findings, files: Files, folder: str) -> None:
         mask = cv2.imdecode(np.fromfile(files.raw / path, np.uint8), cv2.IMREAD_GRAYSCALE)
         if mask is not None:
             counts.update(dict(zip(*(v.tolist() for v in np.unique(mask, return_counts=True)), strict=True)))
+    top = max(counts, default=0)
+    if 2 <= top <= CLASSES_READ:
+        findings.settle(
+            "data.mask_classes",
+            tuple(str(value) for value in range(1, top + 1)),
+            f"the masks hold the values {some([str(v) for v in sorted(counts)], 6)}",
+            "give the classes their names",
+            works=lambda own: own is not None and len(own) >= top,
+        )
     total = sum(counts.values())
     shares = [f"{value}: {counts[value] / total:.1%}" for value in sorted(counts)]
     doubt = f"{len(counts)} values: soft edges, or an image and no mask" if len(counts) > 64 else None

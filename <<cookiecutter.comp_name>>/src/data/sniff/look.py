@@ -95,6 +95,10 @@ def _settle_answer(findings: Findings, answer: Answer, train: pd.DataFrame) -> N
     findings.settle(
         "data.label_separator", separator, "what stands between labels", works=lambda own: own == separator
     )
+    if task == "retrieval" and answer.new_label is not None:
+        findings.settle(
+            "data.new_label", answer.new_label, "the answer for an identity that train lacks", works=bool
+        )
     findings.settle(
         "data.long", answer.long, "which class a row is about", works=lambda own: own in train.columns
     )

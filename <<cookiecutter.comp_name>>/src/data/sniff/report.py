@@ -101,6 +101,8 @@ QUIET = (
     "data.long",
     "data.image",
     "data.mask",
+    "data.mask_classes",
+    "data.new_label",
 )  # not worth a line where there is none
 
 

@@ -36,6 +36,7 @@ class Answer:
     separator: str | None = None
     long: str | None = None
     rle: str | None = None
+    new_label: str | None = None
     ordinal: bool = False
 
 
@@ -261,7 +262,8 @@ def _identities(values: pd.Series, shown: pd.Series | None, columns: list[str]) 
     new = sorted(t for t in tokens - labels if re.match(r"(new|unknown|none)(_|$)", t, re.IGNORECASE))
     shape = f"{len(labels)} identities, {counts.median():.0f} images each at the median"
     if new:
-        return Answer("retrieval", f"the sample answers {new[0]!r}, no label of train; {shape}", columns)
+        why = f"the sample answers {new[0]!r}, no label of train; {shape}"
+        return Answer("retrieval", why, columns, new_label=new[0])
     whole = shown.isin(labels).all()
     answers = shown.head(1000).str.split().str.len().max()
     if answers > 1 and not whole and tokens <= labels:

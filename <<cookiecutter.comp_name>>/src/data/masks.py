@@ -1,0 +1,290 @@
+"""The true masks, files or run lengths, decoded once: at the cached size to learn from, at their images' own
+size to be scored on.
+
+`masks.npy` is (N, S, S, C) uint8, 0 or 255; `masks.parquet` has the id of each training row, a PNG a class in
+a column named by it, and `coverage.<class>`, the share of the image that it covers.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from src.artifacts import atomic, write_parquet, writing
+from src.config import Config, Data, UserError
+from src.data.decode import READERS, inside, kind_of
+from src.data.runs import decode_runs
+from src.machine import cpu_count
+from src.maps import pack
+from src.progress import Progress
+from src.tasks.base import is_ours
+
+COVERAGE = "coverage."  # before a class in masks.parquet
+
+
+# --- what the classes are called ----------------------------------------------------------------------------
+
+
+def mask_classes(config: Config, targets: pd.DataFrame) -> list[str]:
+    """The classes' names: of mask values, or of run-length columns; "mask" where nothing names the only one.
+
+    Raises `UserError` for a name that our tables use themselves, and for names other than data.long holds.
+    """
+    data = config.data
+    names = _class_names(data, targets)
+    if not names:
+        raise UserError(f"`{data.long}` is empty in every row of {data.train_csv}; it should name classes")
+    if data.rle is not None and data.long is None and len(names) > 1:
+        raise UserError(
+            f"data.mask_classes names {len(names)} classes, data.rle={data.rle} holds one; "
+            f"name the column that says the class in data.long"
+        )
+    if data.rle is not None and data.long is not None and sorted(names) != sorted(targets.columns):
+        raise UserError(
+            f"data.mask_classes names {', '.join(names)}, but `{data.long}` holds "
+            f"{', '.join(targets.columns)}; leave data.mask_classes out"
+        )
+    taken = [name for name in names if is_ours(name) or name.startswith(COVERAGE)]
+    if taken:
+        where = "data.mask_classes" if data.mask_classes is not None else f"`{data.long}`"
+        raise UserError(f"{where}: a class is called {taken[0]!r}, as a column of our tables is; rename it")
+    return names
+
+
+def _class_names(data: Data, targets: pd.DataFrame) -> list[str]:
+    if data.mask_classes is not None:
+        return list(data.mask_classes)
+    return list(targets.columns) if data.rle is not None and data.long is not None else ["mask"]
+
+
+# --- one mask -----------------------------------------------------------------------------------------------
+
+
+def read_mask_file(path: Path, height: int, width: int, classes: tuple[str, ...] | None) -> np.ndarray:
+    """(C, H, W) bool of a mask as it is stored, EXIF or not.
+
+    Without names it is one class, whatever is not 0; the values 1, 2, ... of named ones are the first, the
+    second, ... Raises `UserError` for another size than the image's, and for values that mean nothing.
+    """
+    values, kind = _values(path)
+    if values.shape != (height, width):
+        raise UserError(
+            f"the mask is {values.shape[0]} high and {values.shape[1]} wide, its image {height} and {width}; "
+            f"every mask should have its image's size"
+        )
+    return _one_class(values, kind)[None] if classes is None else _by_value(values, classes)
+
+
+def _values(path: Path) -> tuple[np.ndarray, str]:
+    """(H, W) numbers in the file's own depth, and the kind of file."""
+    content = path.read_bytes()
+    if not content:
+        raise UserError("the file is empty (0 bytes)")
+    if path.suffix.lower() == ".npy":
+        pixels, kind = READERS[".npy"](content)
+    else:
+        kind = kind_of(content)
+        pixels = _as_stored(content, kind)
+    if pixels.ndim == 2:
+        return pixels, kind
+    colours = pixels[:, :, : 3 if pixels.shape[2] >= 3 else 1]  # what is left is alpha
+    if (colours != colours[:, :, :1]).any():
+        raise UserError(
+            "its colour channels differ; a mask has one number a pixel: 0 for the ground, then the class"
+        )
+    return colours[:, :, 0], kind
+
+
+def _as_stored(content: bytes, kind: str) -> np.ndarray:
+    """(H, W) or (H, W, channels), as EXIF found it (in TIFF the orientation is part of the format, and is
+    followed); of a palette the numbers of the colours."""
+    if kind.split()[1].rstrip(",") in ("P", "PA", "1"):  # OpenCV would give the colours themselves
+        from PIL import Image
+
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image).astype(np.uint8)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UserError(f"the file cannot be decoded ({error.err})") from None
+    if pixels is None:
+        raise UserError("the file cannot be decoded")
+    return pixels
+
+
+def _one_class(values: np.ndarray, kind: str) -> np.ndarray:
+    """(H, W) bool: what is not 0, or what is brighter than half of white where edges are soft."""
+    top = values.max()
+    between = values[(values != 0) & (values != top)]
+    if not between.size:
+        return values != 0
+    white = 65535 if values.dtype == np.uint16 and top > 255 else 1 if top <= 1 else 255
+    if kind.startswith(("JPEG", "MPO")):  # it softens every edge, and a thin object all over
+        soft = white / 2 <= top
+    else:  # elsewhere soft edges lead up to white, and small numbers are classes, with 255 beside them or not
+        soft = 0.9 * white <= top <= white and between.max() >= white / 8 and between.min() > 0
+    if not soft:
+        several = np.unique(values)
+        shown = ", ".join(f"{value:g}" for value in several[:6]) + (", ..." if len(several) > 6 else "")
+        raise UserError(
+            f"it holds the values {shown}; name the classes 1, 2, ... in data.mask_classes "
+            f"(of one class alone a mask is 0 and 255)"
+        )
+    return values >= white / 2
+
+
+def _by_value(values: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(C, H, W) bool: value 1 is the first class; of one class alone 255 is too."""
+    n = len(classes)
+    if n == 1 and ((values == 0) | (values == 255)).all():
+        return (values == 255)[None]
+    wrong = ~np.isin(values, np.arange(n + 1))
+    if wrong.any():
+        names = f"{n} classes, values 1 to {n}" if n > 1 else "1 class, value 1"
+        raise UserError(f"it holds value {values[wrong][0]:g}, data.mask_classes names {names}")
+    return np.stack([values == value for value in range(1, n + 1)])
+
+
+# --- between an image's own size and the cached square ------------------------------------------------------
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(C, H, W) bool to another size: a pixel is in where the mask covers half of it."""
+    if mask.shape[1:] == (height, width):
+        return mask
+    smaller = min(width, mask.shape[2]), min(height, mask.shape[1])
+    levels = [one.astype(np.uint8) * 255 for one in mask]
+    # averaged along a side that shrinks, then drawn out along one that grows: OpenCV does either in a call
+    shrunk = [cv2.resize(one, smaller, interpolation=cv2.INTER_AREA) for one in levels]
+    grown = [cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in shrunk]
+    return np.stack(grown) > 127
+
+
+def fit_mask(mask: np.ndarray, settings: Data) -> np.ndarray:
+    """(C, H, W) bool to (S, S, C) uint8, 0 or 255, where `decode.fit` puts its image."""
+    _, _, height, width = inside(*mask.shape[1:], settings)
+    resized = resize_mask(mask, height, width).astype(np.uint8) * 255
+    return frame(resized, *mask.shape[1:], settings).transpose(1, 2, 0)
+
+
+def crop_inside(maps: np.ndarray, height: int, width: int, settings: Data) -> np.ndarray:
+    """(C, S, S) to (C, h, w): the part that an image of this size covers."""
+    top, left, h, w = inside(height, width, settings)
+    return maps[:, top : top + h, left : left + w]
+
+
+def frame(maps: np.ndarray, height: int, width: int, settings: Data, fill: float = 0) -> np.ndarray:
+    """(C, h, w) back to (C, S, S), with `fill` where an image of this size does not reach."""
+    top, left, h, w = inside(height, width, settings)
+    side = settings.image_size
+    framed = np.full((len(maps), side, side), fill, maps.dtype)
+    framed[:, top : top + h, left : left + w] = maps
+    return framed
+
+
+# --- all masks ----------------------------------------------------------------------------------------------
+
+
+def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], settings: Data, title: str) -> None:
+    """Write `masks.npy` and `masks.parquet`: a row a row of `tables.train`, whose images have these sizes,
+    (height, width). `tables` are the `Tables` of data/tables.py, which imports this module.
+
+    Raises `UserError` naming the first mask that cannot be right, and how many there are.
+    """
+    classes = _class_names(settings, tables.targets)
+    ids, side = tables.train[settings.id].tolist(), settings.image_size
+    shape = (len(ids), side, side, len(classes))
+    _check_space(folder, int(np.prod(shape)))
+    print(f"{title}: {len(ids):,} of {', '.join(classes)}")
+    cells: list[list[bytes]] = [[]] * len(ids)
+    shares = np.zeros((len(ids), len(classes)))
+    broken: dict[int, str] = {}
+    cv2.setNumThreads(0)  # parallel over masks, as over images
+    with atomic(folder / "masks.npy") as temporary:
+        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+
+        def work(row: int) -> None:
+            try:
+                mask = _mask_of_row(row, tables, sizes[row], settings, classes)
+            except UserError as error:
+                broken[row] = str(error)
+                return
+            packed[row] = fit_mask(mask, settings)
+            cells[row] = [pack(one.astype(np.uint8) * 255) for one in mask]
+            shares[row] = mask.mean((1, 2))
+
+        with Progress(title, len(ids)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
+            for _ in pool.map(work, range(len(ids))):
+                progress.step()
+        if broken:
+            more = f" ({len(broken)} such masks in all)" if len(broken) > 1 else ""
+            raise UserError(f"{broken[min(broken)]}{more}")
+        for name, share in zip(classes, shares.T, strict=True):
+            if not share.any():
+                key = "data.rle" if settings.rle is not None else "data.train_masks"
+                raise UserError(f"class {name!r} is empty in every mask; is {key} right?")
+        packed.flush()
+    table = pd.DataFrame({"id": ids} | {name: [row[c] for row in cells] for c, name in enumerate(classes)})
+    covered = pd.DataFrame(shares, columns=[COVERAGE + name for name in classes])
+    write_parquet(folder / "masks.parquet", table.join(covered))
+
+
+def _mask_of_row(
+    row: int, tables: Any, size: tuple[int, int], settings: Data, classes: list[str]
+) -> np.ndarray:
+    """(C, H, W) bool; a `UserError` says where it stands."""
+    if tables.masks is not None:
+        path = tables.masks[row]
+        where = f"{path} (row {row + 2} of the train table)"
+        try:
+            return read_mask_file(path, *size, settings.mask_classes)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        except OSError as error:
+            raise UserError(f"{where}: the file cannot be read ({error.strerror or error})") from None
+    # the runs of several rows of the table may be joined here, so it is the id that says where
+    columns = tables.targets.columns if settings.long is None else classes
+    where = f"{settings.train_csv}, `{settings.id}` {tables.train[settings.id].iloc[row]!r}"
+    decoded = []
+    for name in columns:
+        try:
+            decoded.append(decode_runs(tables.targets[name].iloc[row], *size))
+        except UserError as error:
+            of = "" if settings.long is None else f", class {name!r}"
+            raise UserError(f"{where}{of}: {error}") from None
+    return np.stack(decoded)
+
+
+def _check_space(folder: Path, size: int) -> None:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if size > shutil.disk_usage(folder).free:
+        raise UserError(
+            f"{folder}: the masks need {size / 2**20:,.0f} MiB; free some disk or lower data.image_size"
+        )
+
+
+def open_masks(folder: Path) -> np.memmap:
+    """(N, S, S, C) uint8, 0 or 255, of the training rows, without reading them."""
+    return np.load(folder / "masks.npy", mmap_mode="r")
+
+
+def coverage(folder: Path) -> pd.DataFrame:
+    """(N, C) the share of each training image that each class covers, 0 to 1, a column a class."""
+    from pyarrow.parquet import read_schema
+
+    path = folder / "masks.parquet"
+    columns = [name for name in read_schema(path).names if name.startswith(COVERAGE)]
+    return pd.read_parquet(path, columns=columns).rename(columns=lambda name: name.removeprefix(COVERAGE))
+
+
+def true_masks(folder: Path, classes: list[str]) -> pd.DataFrame:
+    """(N, C) the packed masks of the training rows at their images' own sizes, a column a class."""
+    return pd.read_parquet(folder / "masks.parquet", columns=classes)

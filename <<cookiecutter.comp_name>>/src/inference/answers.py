@@ -1,0 +1,116 @@
+"""What one fold's model says of its own rows and of the test rows, as the tables that stage 03 writes; one
+function a kind of prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from src.config import Config
+from src.data.loaders import FoldData, read_folds
+from src.data.masks import true_masks
+from src.inference.predict import embed, predict, predict_maps
+from src.inference.search import top_identities
+from src.models.build import Network
+from src.steps import images_step
+from src.tasks.base import Task, as_targets, targets_in
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One fold's model and all it is asked with."""
+
+    config: Config
+    task: Task
+    data: FoldData
+    model: Network
+    device: torch.device
+    report: Callable[[int], None]
+
+    def table(self, index: np.ndarray) -> pd.DataFrame:
+        """The rows `index` of folds.csv: id, fold and targets."""
+        return read_folds(self.config).iloc[index].drop(columns=["stop", "group"]).reset_index(drop=True)
+
+    def test_ids(self) -> pd.DataFrame:
+        return pd.DataFrame({"id": self.data.store.test_ids})
+
+
+def numbers(asked: Asked) -> dict[str, pd.DataFrame]:
+    """(N, C) predictions; of numbers without a probability the spread of the views too, for pseudo-labels."""
+    data, task, settings = asked.data, asked.task, asked.config.inference
+
+    def ask(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return predict(asked.model, task, data.store, positions, settings, asked.device, asked.report)
+
+    valid, _ = ask(data.store.train[data.valid_index])
+    test, spread = ask(data.store.test)
+    oof = asked.table(data.valid_index).join(task.write(valid, data.outputs))
+    said = asked.test_ids().join(task.write(test, data.outputs))
+    if task.scaled and spread is not None:
+        said["spread"] = spread
+    return {"oof": oof, "test": said}
+
+
+def maps(asked: Asked) -> dict[str, pd.DataFrame]:
+    """Probability maps; the target of an OOF row is its true mask."""
+    config, data, task = asked.config, asked.data, asked.task
+
+    def ask(positions: np.ndarray, sizes: list[tuple[int, int]]) -> pd.DataFrame:
+        said = predict_maps(
+            asked.model,
+            task,
+            data.store,
+            positions,
+            sizes,
+            config.inference,
+            config.data,
+            asked.device,
+            asked.report,
+        )
+        return task.write(said, data.outputs)
+
+    index = data.valid_index
+    valid = ask(data.store.train[index], [data.store.train_sizes[i] for i in index])
+    truth = true_masks(images_step(config).folder, data.outputs).iloc[index].reset_index(drop=True)
+    oof = asked.table(index)[["id", "fold"]].join(as_targets(truth)).join(valid)
+    return {"oof": oof, "test": asked.test_ids().join(ask(data.store.test, data.store.test_sizes))}
+
+
+def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
+    """Identities by the cosine to their nearest training image. A fold's own rows look among the other folds'
+    rows, its stopping rows among those it learned from, and the test rows among all.
+
+    The target of a row whose identity is nowhere among them is the label for new ones, where there is one.
+    """
+    data, task, model, settings = asked.data, asked.task, asked.model, asked.config.inference
+
+    def ask(positions: np.ndarray) -> np.ndarray:
+        return embed(model, data.store, positions, settings, asked.device, asked.report)
+
+    train, test = ask(data.store.train), ask(data.store.test)
+    everyone = targets_in(read_folds(asked.config))
+    owners = task.encode(everyone, data.outputs)[:, 0].astype(np.int64)
+
+    def ranked(queries: np.ndarray, gallery: np.ndarray) -> pd.DataFrame:
+        numbers, similarity = top_identities(queries, train[gallery], owners[gallery], settings.candidates)
+        return task.write(task.ranking(numbers, similarity, data.outputs), data.outputs)
+
+    def told(index: np.ndarray, gallery: np.ndarray) -> pd.DataFrame:
+        table = asked.table(index)
+        if task.new_label is not None:
+            table.loc[~np.isin(owners[index], owners[gallery]), "target"] = task.new_label
+        return table.join(ranked(train[index], gallery))
+
+    others = np.setdiff1d(np.arange(len(owners)), data.valid_index)
+    return {
+        "oof": told(data.valid_index, others),
+        "test": asked.test_ids().join(ranked(test, np.arange(len(owners)))),
+        "stop": told(data.stop_index, data.train_index),
+    }
+
+
+KINDS = {"numbers": numbers, "maps": maps, "rankings": rankings}

@@ -1,0 +1,53 @@
+"""Losses for masks, per sample: logits and targets (B, C, H, W) to (B,), in float32.
+
+Targets lie in [0, 1] and may be soft; a pixel that is NaN is unknown and left out of everything.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from src.losses.classification import binary_cross_entropy
+from src.losses.known import mean_known, over_known
+from src.models.output import exclusive_probabilities, with_background
+
+
+def bce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
+    """(B,) for classes on their own: binary cross-entropy, its mean over known pixels and classes, and
+    `dice_weight` in [0, 1] of Dice."""
+    entropy = over_known(binary_cross_entropy, logits, targets)
+    dice = soft_dice(logits.float().sigmoid(), targets)
+    return (1 - dice_weight) * entropy + dice_weight * dice
+
+
+def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
+    """(B,) for classes that exclude each other: cross-entropy with the background, its mean over known
+    pixels, and `dice_weight` in [0, 1] of Dice over the classes.
+
+    The background is a logit pinned at 0, which loses nothing, and has what the targets lack of 1. A pixel
+    that is NaN in one class is unknown in all.
+    """
+    unknown = targets.isnan().any(1, keepdim=True)  # (B, 1, H, W)
+    wanted = targets.masked_fill(unknown, 0)
+    wanted = torch.cat([1 - wanted.sum(1, keepdim=True), wanted], dim=1)  # (B, 1 + C, H, W)
+    entropy = F.cross_entropy(with_background(logits.float()), wanted, reduction="none")  # (B, H, W)
+    entropy = mean_known(entropy, ~unknown.squeeze(1))
+    dice = soft_dice(exclusive_probabilities(logits), targets.masked_fill(unknown, torch.nan))
+    return (1 - dice_weight) * entropy + dice_weight * dice
+
+
+def soft_dice(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,) 1 - Dice of each image and class, its mean over the classes of which a pixel is known.
+
+    With squares below the line (Milletari, Navab, Ahmadi 2016, V-Net), as soft targets are best met by
+    themselves; without squares the best answer is a hard one. One pixel is added to either side, so that an
+    empty mask asks for an empty answer.
+    """
+    known = ~targets.isnan()
+    wanted = torch.where(known, targets, 0)
+    said = torch.where(known, probabilities, 0)
+    # 1 - (2 st + 1) / (s^2 + t^2 + 1) is this, and keeps its digits where the two agree
+    apart = ((said - wanted) ** 2).sum((2, 3))  # (B, C)
+    losses = apart / ((said**2).sum((2, 3)) + (wanted**2).sum((2, 3)) + 1)
+    return mean_known(losses, known.flatten(2).any(2))

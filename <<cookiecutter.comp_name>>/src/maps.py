@@ -1,0 +1,109 @@
+"""Maps an image, one a class, kept packed: a thousand masks of photographs do not fit into memory as arrays.
+
+A level is a byte: of a prediction the probability in steps of 1/255, of a mask 0 or 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+UNSURE = 128  # in a target map: whether the pixel belongs to the class is unknown
+Cells = tuple[bytes, ...]  # of one image, a PNG a class
+
+
+def pack(level: np.ndarray) -> bytes:
+    """(H, W) uint8 to PNG bytes that hold the same."""
+    import cv2
+
+    # On 512 x 512 probabilities OpenCV's own choice takes 3.8 ms in and 2.1 out, this 2.4 and 1.1, no larger.
+    way = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    return cv2.imencode(".png", np.ascontiguousarray(level), way)[1].tobytes()
+
+
+def unpack(cell: bytes) -> np.ndarray:
+    """(H, W) uint8 of what `pack` gave; raises ValueError for bytes that are no picture."""
+    import cv2
+
+    level = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_GRAYSCALE) if cell else None
+    if level is None:
+        raise ValueError(f"a packed map of {len(cell)} bytes cannot be decoded")
+    return level
+
+
+class Maps(Sequence):
+    """N images of C maps: `maps[i]` is (C, H, W) uint8, unpacked when it is looked at.
+
+    With `sizes`, (height, width) of each image, maps stored in another size come resized to it.
+    """
+
+    def __init__(self, cells: Sequence[Cells], sizes: Sequence[tuple[int, int]] | None = None):
+        if sizes is not None and len(sizes) != len(cells):
+            raise ValueError(f"{len(cells)} images, but sizes of {len(sizes)}")
+        self.cells, self.sizes = cells, sizes
+
+    @classmethod
+    def of(cls, arrays: Iterable[np.ndarray]) -> Maps:
+        """Pack (C, H, W) uint8 arrays, one at a time."""
+        return cls([tuple(pack(level) for level in array) for array in arrays])
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        stack = np.stack([unpack(cell) for cell in self.cells[i]])  # (C, H, W)
+        return stack if self.sizes is None else resize(stack, self.sizes[i])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, rows: Any) -> Maps:
+        """Some images, by anything that picks from an array: numbers, a slice, (N,) bool."""
+        places = np.arange(len(self))[rows].tolist()
+        sizes = None if self.sizes is None else [self.sizes[i] for i in places]
+        return Maps([self.cells[i] for i in places], sizes)
+
+    def resized(self, sizes: Sequence[tuple[int, int]] | None) -> Maps:
+        """The same maps looked at in other sizes; None: as they are stored."""
+        return Maps(self.cells, sizes)
+
+    @staticmethod
+    def joined(several: Sequence[Maps]) -> Maps:
+        """The images of all, one after the other; all with sizes, or none."""
+        cells = [cell for maps in several for cell in maps.cells]
+        if all(maps.sizes is None for maps in several):
+            return Maps(cells)
+        return Maps(cells, [size for maps in several for size in maps.sizes])
+
+    @staticmethod
+    def mean(several: list[Maps]) -> Maps:
+        """The members' mean, image by image, to the nearest level."""
+        return Maps.weighted(several, np.full((len(several), 1), 1 / len(several)))
+
+    @staticmethod
+    def weighted(several: list[Maps], weights: np.ndarray) -> Maps:
+        """The members' mean by weights (M, C) that add to 1 over members: stored in the largest one's size,
+        looked at in the first one's `sizes`."""
+        weights = np.asarray(weights, dtype=np.float64)[:, :, None, None]  # (M, C, 1, 1)
+        # a half goes up, one that has lost its last digits too
+        levels = (np.floor((weights * s).sum(0) + 0.5 + 1e-9).astype(np.uint8) for s in side_by_side(several))
+        return Maps.of(levels).resized(several[0].sizes)
+
+
+def side_by_side(several: list[Maps]) -> Iterator[np.ndarray]:
+    """Image by image the members' maps as they are stored, in the largest one's size: (M, C, H, W) uint8."""
+    for stacks in zip(*(maps.resized(None) for maps in several), strict=True):
+        size = max((stack.shape[1:] for stack in stacks), key=lambda size: size[0] * size[1])
+        yield np.stack([resize(stack, size) for stack in stacks])
+
+
+def resize(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(C, H, W) uint8 to (C, height, width), linearly; one of that size stays as it is."""
+    import cv2
+
+    height, width = size
+    if stack.shape[1:] == (height, width):
+        return stack
+    return np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in stack])

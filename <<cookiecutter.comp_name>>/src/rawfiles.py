@@ -1,0 +1,70 @@
+"""Where Kaggle's files are: tables and image folders below `data.raw`, and what tells that they changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from src.config import Config, UserError
+
+
+def raw_tables(config: Config) -> dict[str, Path]:
+    """Kaggle's tables by role: train, test (where there is one), sample."""
+    raw = config.root / config.data.raw
+    tables = {"train": raw / config.data.train_csv, "test": None, "sample": raw / config.data.sample_csv}
+    if config.data.test_csv is not None:
+        tables["test"] = raw / config.data.test_csv
+    tables = {role: path for role, path in tables.items() if path is not None}
+    for role, path in tables.items():
+        if not path.is_file():
+            raise UserError(
+                f"{path}: the {role} table is not there; put Kaggle's files in {raw} or set data.{role}_csv"
+            )
+    return tables
+
+
+def image_folders(config: Config) -> dict[str, list[Path]]:
+    """The folders of the train and test images, and of the train masks where they are files."""
+    data = config.data
+    named = {
+        "train_images": data.train_images,
+        "test_images": data.test_images,
+        "train_masks": data.train_masks,
+    }
+    folders: dict[str, list[Path]] = {}
+    for key, names in named.items():
+        role = "masks" if key == "train_masks" else key.removesuffix("_images")
+        for name in [] if names is None else [names] if isinstance(names, str) else names:
+            path = config.root / data.raw / name
+            if not path.is_dir():
+                what = "train masks" if role == "masks" else f"{role} images"
+                raise UserError(f"{path}: the folder of {what} is not there; set data.{key}")
+            folders.setdefault(role, []).append(path)
+    return folders
+
+
+@cache  # nothing of ours writes below the raw folder, so one look a process is enough
+def listing(folder: Path) -> str:
+    """A digest of a folder's file names, sizes and times: cheap, and it moves when an image does."""
+    whole = hashlib.sha256()
+    entries: list[tuple[str, int, int]] = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            status = _status(os.path.join(base, name))
+            entries.append(
+                (os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns)
+            )
+    for entry in sorted(entries):
+        whole.update(json.dumps(entry).encode())
+    return whole.hexdigest()[:16]
+
+
+def _status(path: str) -> os.stat_result:
+    """Of the file, or of the link itself where it leads nowhere: what reads it will say so."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return os.lstat(path)
