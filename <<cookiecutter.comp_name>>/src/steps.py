@@ -22,6 +22,7 @@ from typing import Any
 
 from src.artifacts import Step, digest
 from src.config import Config, UserError
+from src.owncode import preprocessing
 from src.rawfiles import image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
@@ -66,13 +67,15 @@ def round_of(config: Config, number: int) -> Run:
 
 def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
-    data = config.data
-    settings = data.model_dump(mode="json", include={"image_size", "fit", "max_value", "id", "image"})
+    data, size = config.data, config.data.cached_size
+    settings = data.model_dump(mode="json", include={"fit", "max_value", "id", "image"})
+    settings |= {"image_size": size, "preprocess": preprocessing(data)}
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
-    key = f"{data.image_size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
+    key = f"{size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
+    key += "" if data.preprocess is None else f"-{data.preprocess}"
     return Step(
-        title=f"01 images at {data.image_size} px",
+        title=f"01 images at {size} px",
         folder=config.root / "data" / "cache" / key,
         outputs=("images.npy", "index.parquet", "statistics.json"),
         recipe={"data": settings, "tables": tables, "images": listings},
@@ -90,9 +93,10 @@ def masks_step(config: Config) -> Step | None:
             "data.rle, the column of run-length masks; `make sniff` looks for them"
         )
     images, folders = images_step(config), image_folders(config)
-    settings = data.model_dump(mode="json", include=MASKS | {"image_size", "fit", "id", "image"})
+    settings = data.model_dump(mode="json", include=MASKS | {"fit", "id", "image"})
+    settings["image_size"] = data.cached_size
     return Step(
-        title=f"01 masks at {data.image_size} px",
+        title=f"01 masks at {data.cached_size} px",
         folder=images.folder,
         outputs=("masks.npy", "masks.parquet"),
         recipe={
@@ -141,6 +145,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
     return {
         "folds": digest(folds.folder / "folds.csv"),
         "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
+        "crop": config.data.image_size if config.data.cache_size else None,  # of what is cached
         "statistics": digest(images.folder / "statistics.json"),
         "masks": None if masks is None else digest(masks.folder / "masks.parquet"),
     }
@@ -163,6 +168,8 @@ def train_step(run: Run, fold: int) -> Step:
         recipe["inputs"]["teacher"] = _digest_of(
             teacher, "distill.teacher", hint=f"make train EXP={config.distill.teacher}"
         )
+    if config.mixing.on:
+        recipe["mixing"] = config.mixing.model_dump(mode="json")
     labels = run.pseudo_labels(fold)
     if labels is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}

@@ -4,9 +4,9 @@ A config is a YAML file in `configs/`; `base:` names the file it changes; `key=v
 changes it once more. OmegaConf reads and merges, pydantic checks types, bounds and unknown keys. Nothing else
 of ours is imported here, and nothing heavy, so that a typo is answered at once.
 
-`data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation ·
-`losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `tree.py` all
-together.
+`data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation and
+mixing · `losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `tree.py`
+all together.
 """
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
@@ -14,7 +14,7 @@ from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.losses import LOSSES, Losses, Margin
 from src.config.model import Model
 from src.config.optim import Optim
-from src.config.pixels import Augment
+from src.config.pixels import Augment, Mixing
 from src.config.section import Section, UserError
 from src.config.train import EarlyStopping, Ema, Train
 from src.config.tree import Config
@@ -32,6 +32,7 @@ __all__ = [
     "Inference",
     "Losses",
     "Margin",
+    "Mixing",
     "Model",
     "Optim",
     "Pseudo",

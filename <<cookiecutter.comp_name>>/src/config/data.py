@@ -42,10 +42,17 @@ class Data(Section):
     )
     rle: str | None = None  # column of run-length masks (segmentation), several rows an image or one
     new_label: Text | None = None  # retrieval: the answer for what no training image shows, such as new_id
-    image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at and cached
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at, and cached
+    cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # larger: image_size is cropped from it
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
+    preprocess: Text | None = None  # a function of src/data/own.py, for every image before it is cached
     near_duplicates: Annotated[int, Field(ge=-1, le=16)] = 4  # bits of 64 that hashes may differ; -1: none
+
+    @property
+    def cached_size(self) -> int:
+        """Pixels a side in the cache."""
+        return self.cache_size or self.image_size
 
 
 class CrossValidation(Section):

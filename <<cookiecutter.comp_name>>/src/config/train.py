@@ -27,6 +27,7 @@ class Train(Losses, Optim):
     epochs: Count = 15
     batch_size: Annotated[int, Field(ge=2)] = 32
     accumulate: Count = 1  # batches a step
+    sampling: Literal["balanced", "sqrt"] | None = None  # rare classes more often; null: rows as they come
     images_per_class: Annotated[int, Field(ge=2)] = 4  # retrieval: a batch is batch_size / this identities
     target_log: bool = False  # learn log(1 + target): for counts and prices, whose tails are heavy
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU

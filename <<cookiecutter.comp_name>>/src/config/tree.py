@@ -11,7 +11,7 @@ from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit,
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.losses import LOSSES
 from src.config.model import Model
-from src.config.pixels import Augment
+from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.section import Index, Name, Section
 from src.config.train import Train
 
@@ -28,6 +28,7 @@ class Config(Section):
     cv: CrossValidation = CrossValidation()
     model: Model = Model()
     augment: Augment = Augment()
+    mixing: Mixing = Mixing()
     train: Train = Train()
     distill: Distill = Distill()
     pseudo: Pseudo = Pseudo()
@@ -86,6 +87,7 @@ class Config(Section):
             raise ValueError(
                 f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
             )
+        check_pixels(self.augment, self.mixing, self.data, self.train, self.task.name)
         if self.distill.teacher == self.name:
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
         if self.train.min_lr > self.train.lr:

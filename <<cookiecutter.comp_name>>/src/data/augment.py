@@ -1,12 +1,17 @@
-"""Training augmentation by albumentations: uint8 (H, W, 3) in, uint8 (S, S, 3) out, masks beside them."""
+"""Training augmentation by albumentations: uint8 (H, W, C) in, uint8 (S, S, C) out, masks beside them.
+
+First what moves pixels, so that masks move along, then what changes colours, last what erases.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
-from src.config import Augment
+from src.config import Augment, UserError
+from src.maps import UNSURE
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network at import
 import albumentations as A
@@ -15,35 +20,85 @@ import cv2
 cv2.setNumThreads(0)
 
 
-def create_augmentation(settings: Augment, image_size: int) -> A.Compose:
-    """The pipeline the settings describe; `strict` makes an argument albumentations does not know an
-    error."""
-    steps: list[A.BasicTransform] = []
+def create_augmentation(
+    settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
+) -> A.Compose:
+    """The pipeline the settings describe, from images of `cached_size` (None: `image_size`) to `image_size`.
+
+    `strict` makes an argument albumentations does not know an error. Raises `UserError` for what only
+    pictures of three channels have.
+    """
+    coloured = {"policy": settings.policy, "hue": settings.hue, "saturation": settings.saturation}
+    wants = [name for name, value in coloured.items() if value]
+    if wants and channels != 3:
+        raise UserError(
+            f"augment.{wants[0]} is for RGB pictures, these images have {channels} channel(s); set it to null"
+        )
+    cached_size = cached_size or image_size
+    moves, colours = _moves(settings, image_size, cached_size), _colours(settings, image_size)
+    return A.Compose([*moves, *colours, *_erasures(settings, image_size)])
+
+
+def _moves(settings: Augment, image_size: int, cached_size: int) -> Iterator[A.BasicTransform]:
     if settings.rotate or settings.shift or settings.zoom:
-        steps.append(
-            A.Affine(
-                rotate=(-settings.rotate, settings.rotate),
-                translate_percent=(-settings.shift, settings.shift),
-                scale=(1 - settings.zoom, 1 + settings.zoom),
-                border_mode=cv2.BORDER_REFLECT_101,  # black wedges would teach the network the angle
-                p=1.0,
-                strict=True,
-            )
+        yield A.Affine(
+            rotate=(-settings.rotate, settings.rotate),
+            translate_percent=(-settings.shift, settings.shift),
+            scale=(1 - settings.zoom, 1 + settings.zoom),
+            border_mode=cv2.BORDER_REFLECT_101,  # black wedges would teach the network the angle
+            p=1.0,
+            strict=True,
         )
-    if tuple(settings.crop_scale) != (1.0, 1.0):
-        size = (image_size, image_size)
-        steps.append(
-            A.RandomResizedCrop(
-                size, scale=settings.crop_scale, ratio=settings.crop_ratio, p=1.0, strict=True
-            )
+    size = (image_size, image_size)
+    crop = settings.crop or ("resized" if cached_size == image_size else "random")
+    if crop == "random":
+        yield A.RandomCrop(*size, p=1.0, strict=True)
+    elif crop == "centre":
+        yield A.CenterCrop(*size, p=1.0, strict=True)
+    elif tuple(settings.crop_scale) != (1.0, 1.0) or cached_size != image_size:
+        yield A.RandomResizedCrop(
+            size, scale=settings.crop_scale, ratio=settings.crop_ratio, p=1.0, strict=True
         )
+    if settings.d4:
+        yield A.D4(p=settings.d4, strict=True)
     if settings.hflip:
-        steps.append(A.HorizontalFlip(p=settings.hflip, strict=True))
+        yield A.HorizontalFlip(p=settings.hflip, strict=True)
     if settings.vflip:
-        steps.append(A.VerticalFlip(p=settings.vflip, strict=True))
+        yield A.VerticalFlip(p=settings.vflip, strict=True)
+
+
+def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
     if settings.brightness or settings.contrast:
         limits = (settings.brightness, settings.contrast)
-        steps.append(A.RandomBrightnessContrast(*((-x, x) for x in limits), p=1.0, strict=True))
+        yield A.RandomBrightnessContrast(*((-x, x) for x in limits), p=1.0, strict=True)
+    if settings.hue or settings.saturation:
+        hue, saturation, same = settings.hue or 0.0, settings.saturation or 0.0, (1.0, 1.0)
+        yield A.ColorJitter(
+            brightness=same,
+            contrast=same,
+            saturation=(1 - saturation, 1 + saturation),
+            hue=(-hue, hue),
+            p=1.0,
+            strict=True,
+        )
+    if settings.gamma:
+        most = 100 * (1 + settings.gamma)  # in percent
+        yield A.RandomGamma((100 * 100 / most, most), p=1.0, strict=True)
+    if settings.policy:
+        from src.data.policies import create_policy
+
+        yield create_policy(settings)
+    if settings.blur:
+        sigma = (0.1, max(0.2, image_size / 112))  # SimCLR's 0.1 to 2, which are for 224 pixels
+        yield A.GaussianBlur(blur_limit=0, sigma_limit=sigma, p=settings.blur, strict=True)
+    if settings.noise:
+        yield A.GaussNoise(std_range=(0.01, 0.05), p=settings.noise, strict=True)
+    if settings.compression:
+        yield A.ImageCompression(quality_range=(40, 90), p=settings.compression, strict=True)
+
+
+def _erasures(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
+    """What was there cannot be seen: of a mask it is unsure, and the loss leaves it out."""
     if settings.cutout:
         side = max(1, image_size // 4)
         hole = {
@@ -51,12 +106,15 @@ def create_augmentation(settings: Augment, image_size: int) -> A.Compose:
             "hole_height_range": (side, side),
             "hole_width_range": (side, side),
         }
-        steps.append(A.CoarseDropout(**hole, fill=0, p=settings.cutout, strict=True))
-    return A.Compose(steps)
+        yield A.CoarseDropout(**hole, fill=0, fill_mask=UNSURE, p=settings.cutout, strict=True)
+    if settings.erasing:
+        # Zhong et al. 2020, Random Erasing Data Augmentation: its ranges, its noise
+        shape = {"scale": (0.02, 0.33), "ratio": (0.3, 3.3)}
+        yield A.Erasing(**shape, fill="random", fill_mask=UNSURE, p=settings.erasing, strict=True)
 
 
 def augment_batch(pipeline: A.Compose, images: np.ndarray, seed: int) -> np.ndarray:
-    """(B, H, W, 3) uint8 to the same, drawn from `seed` alone.
+    """(B, H, W, C) uint8 to (B, S, S, C), drawn from `seed` alone.
 
     Seeding by the batch, not by the worker, makes the draw the same for any number of workers and after a
     resume; albumentations' own streams repeat every epoch and are shared by all workers.

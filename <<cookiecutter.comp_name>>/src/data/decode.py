@@ -6,11 +6,13 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 
 import cv2
 import numpy as np
 
 from src.config import Data, UserError
+from src.data import own
 
 THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash
 CHANNELS = 10  # at most: more are a stack of slices, which wants another model
@@ -51,9 +53,36 @@ def decode(path: Path, data: Data) -> Decoded:
     grey = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     hashed = hashlib.sha256(content).hexdigest()[:16]
+    if data.preprocess is not None:  # after the hashes: which images are alike does not hang on it
+        pixels = preprocessed(pixels, data)
     return Decoded(
         fit(pixels, data), height, width, mode, brightest, hashed, _phash(grey), thumbnail.tobytes()
     )
+
+
+def preprocessed(pixels: np.ndarray, data: Data) -> np.ndarray:
+    """What `data.preprocess`, a function of src/data/own.py, makes of an image (H, W, C) uint8.
+
+    Raises `UserError` with the line where it fails, and for anything else than such an image.
+    """
+    name = data.preprocess
+    try:
+        made = getattr(own, name)(pixels.copy())
+    except Exception as error:
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == own.__file__]
+        where = f"src/data/own.py, line {lines[-1] if lines else '?'}"
+        raise UserError(f"data.preprocess={name} fails ({where}: {type(error).__name__}: {error})") from error
+    if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.ndim != 3 or 0 in made.shape:
+        found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
+        raise UserError(
+            f"data.preprocess={name} gave {found}; it should give uint8 (height, width, channels)"
+        )
+    if (data.train_masks or data.rle) and made.shape[:2] != pixels.shape[:2]:
+        raise UserError(
+            f"data.preprocess={name} made {pixels.shape[:2]} into {made.shape[:2]}, and the mask would no "
+            f"longer lie on the image; keep the size"
+        )
+    return made
 
 
 def _white(dtype: np.dtype) -> float:
@@ -154,7 +183,7 @@ def kind_of(content: bytes) -> str:
 
 def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
     """(H, W, C) to (S, S, C), stretched, or kept in shape with black on both sides."""
-    side = data.image_size
+    side = data.cached_size
     top, left, height, width = inside(*pixels.shape[:2], data)
     resized = _resize(pixels, height, width)
     if (height, width) == (side, side):
@@ -166,7 +195,7 @@ def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
 
 def inside(height: int, width: int, data: Data) -> tuple[int, int, int, int]:
     """Top, left, height and width of the part of the S x S square that an image of this size covers."""
-    side = data.image_size
+    side = data.cached_size
     if data.fit == "stretch":
         return 0, 0, side, side
     scale = side / max(height, width)

@@ -33,7 +33,7 @@ def build_cache(step: Step, tables: Tables, data: Data) -> None:
     """Make the three files of the images step; raises `UserError` naming the first unreadable image."""
     files = list(dict.fromkeys([*tables.images["train"], *tables.images["test"]]))
     position = {file: i for i, file in enumerate(files)}
-    shape = (len(files), data.image_size, data.image_size, channels_of(files[0], data))
+    shape = (len(files), data.cached_size, data.cached_size, channels_of(files[0], data))
     size = int(np.prod(shape))
     with writing(step.folder):
         step.folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,9 @@ def build_cache(step: Step, tables: Tables, data: Data) -> None:
 
 
 def channels_of(file: Path, data: Data) -> int:
-    """The channels that the cache will have: 3 for pictures, what the first array has for arrays."""
-    if file.suffix.lower() not in READERS:
+    """The channels that the cache will have: 3 for pictures; what the first file has for arrays, and where
+    data.preprocess may have changed it."""
+    if file.suffix.lower() not in READERS and data.preprocess is None:
         return 3
     try:
         return decode(file, data).pixels.shape[2]
@@ -165,6 +166,14 @@ class ImageStore:
     std: tuple[float, ...]
     train_sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of each file
     test_sizes: list[tuple[int, int]] = field(default_factory=list)
+    seen: int | None = None  # side of the centre that is looked at without augmentation; None: the whole
+
+    def look(self, positions: np.ndarray) -> np.ndarray:
+        """(B, S, S, C) uint8 of the images there, as they are evaluated: whole, or their centre."""
+        side = self.pixels.shape[1]
+        first = 0 if self.seen is None else (side - self.seen) // 2
+        centre = slice(first, side if self.seen is None else first + self.seen)
+        return self.pixels[positions][:, centre, centre]
 
 
 def open_images(step: Step) -> ImageStore:

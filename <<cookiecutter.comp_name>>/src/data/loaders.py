@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from src.data.batches import identity_batches, n_identity_batches
 from src.data.images import ImageStore, open_images
 from src.data.levels import Levels, Told
 from src.data.masks import open_masks
+from src.data.sampling import draw, row_shares
 from src.steps import Run, images_step
 from src.tasks.base import Task, targets_in
 
@@ -64,6 +65,8 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     """Read folds.csv and the image store for fold `fold`; raises `UserError` where the two do not belong
     together."""
     store = open_images(images_step(config))
+    if config.data.cache_size is not None and task.kind != "maps":  # a mask is wanted of the whole image
+        store = replace(store, seen=config.data.image_size)
     table = read_folds(config)
     if table["id"].tolist() != store.train_ids:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
@@ -136,8 +139,9 @@ class Epochs(Sampler):
     """The batches of an epoch as (seed, rows); the order comes from (seed, epoch), so a resumed epoch is the
     same one.
 
-    With `labels` (N,) a batch is made of identities with `images_per_class` rows each. A last batch of one
-    row is left out: batch norm cannot take it.
+    With `labels` (N,) a batch is made of identities with `images_per_class` rows each; with `shares` (N,) an
+    epoch, as long as ever, holds each row as often as its share says. A last batch of one row is left out:
+    batch norm cannot take it.
     """
 
     def __init__(
@@ -147,22 +151,27 @@ class Epochs(Sampler):
         seed: int,
         labels: np.ndarray | None = None,
         images_per_class: int = 1,
+        shares: np.ndarray | None = None,
     ):
         self.n_rows, self.batch_size, self.seed, self.epoch = n_rows, batch_size, seed, 0
-        self.labels, self.images_per_class = labels, images_per_class
+        self.labels, self.images_per_class, self.shares = labels, images_per_class, shares
 
     def batches(self) -> list[np.ndarray]:
         """Row numbers of each batch of the current epoch."""
         random = np.random.default_rng([self.seed, self.epoch])
         if self.labels is not None:
             return identity_batches(self.labels, self.batch_size, self.images_per_class, random)
-        order = random.permutation(self.n_rows)
+        order = random.permutation(self.n_rows) if self.shares is None else draw(self.shares, random)
         cut = [order[i : i + self.batch_size] for i in range(0, self.n_rows, self.batch_size)]
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         for number, rows in enumerate(self.batches()):
-            yield int(np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)[0]), rows
+            yield self.seed_of(number), rows
+
+    def seed_of(self, number: int) -> int:
+        """What every draw for a batch of the current epoch comes from."""
+        return int(np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)[0])
 
     def __len__(self) -> int:
         if self.labels is not None:
@@ -175,7 +184,9 @@ def create_epochs(rows: Rows, config: Config, seed: int) -> Epochs:
     """The sampler that the task needs."""
     identities = config.task.name == "retrieval"
     labels = rows.targets[:, 0] if identities else None
-    return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class)
+    kind = config.train.sampling
+    shares = None if kind is None else row_shares(rows.targets, kind, config.task.name)
+    return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class, shares)
 
 
 class TrainingBatches(Dataset):
@@ -186,7 +197,8 @@ class TrainingBatches(Dataset):
         from src.data.augment import create_augmentation  # albumentations: prediction does without
 
         self.rows, self.store = rows, store
-        self.pipeline = create_augmentation(config.augment, config.data.image_size)
+        data, channels = config.data, store.pixels.shape[3]
+        self.pipeline = create_augmentation(config.augment, data.image_size, data.cached_size, channels)
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         from src.data.augment import augment_batch, augment_with_masks
@@ -226,7 +238,7 @@ def training_loader(
 def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
     """Images (B, C, H, W) uint8 in the order of `positions`, every row once, none padded."""
     for start in range(0, len(positions), batch_size):
-        yield to_tensor(store.pixels[positions[start : start + batch_size]])
+        yield to_tensor(store.look(positions[start : start + batch_size]))
 
 
 def target_batches(rows: Rows, batch_size: int) -> Iterator[torch.Tensor]:

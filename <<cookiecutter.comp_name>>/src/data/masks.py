@@ -183,7 +183,7 @@ def crop_inside(maps: np.ndarray, height: int, width: int, settings: Data) -> np
 def frame(maps: np.ndarray, height: int, width: int, settings: Data, fill: float = 0) -> np.ndarray:
     """(C, h, w) back to (C, S, S), with `fill` where an image of this size does not reach."""
     top, left, h, w = inside(height, width, settings)
-    side = settings.image_size
+    side = settings.cached_size
     framed = np.full((len(maps), side, side), fill, maps.dtype)
     framed[:, top : top + h, left : left + w] = maps
     return framed
@@ -199,7 +199,7 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
     Raises `UserError` naming the first mask that cannot be right, and how many there are.
     """
     classes = _class_names(settings, tables.targets)
-    ids, side = tables.train[settings.id].tolist(), settings.image_size
+    ids, side = tables.train[settings.id].tolist(), settings.cached_size
     shape = (len(ids), side, side, len(classes))
     _check_space(folder, int(np.prod(shape)))
     print(f"{title}: {len(ids):,} of {', '.join(classes)}")

@@ -43,7 +43,6 @@ def draw_samples(
 def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
     """Images with the outlines of their masks, a colour a class: whether masks lie on what they mean is seen
     at once. `store` is the open image cache, `masks` (N, S, S, C)."""
-    import cv2
     from matplotlib.figure import Figure
 
     rows = np.random.default_rng(seed).permutation(len(store.train))[: COLUMNS * 4]
@@ -52,13 +51,22 @@ def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
     for axis in axes:
         axis.set_axis_off()
     for axis, row in zip(axes, rows, strict=False):
-        image = three_channels(store.pixels[store.train[row]]).copy()
-        for channel in range(masks.shape[3]):
-            found = cv2.findContours(masks[row, :, :, channel], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(image, found[0], -1, COLOURS[channel % len(COLOURS)], 1)
-        axis.imshow(image, interpolation="nearest")
+        axis.imshow(outlined(store.pixels[store.train[row]], masks[row]), interpolation="nearest")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", **QUALITY)
+
+
+def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(S, S, 3) of an image (S, S, C) with the outline of each of its masks (S, S, K) uint8, a colour a
+    class; what is not 0 is inside."""
+    import cv2
+
+    drawn = three_channels(image).copy()
+    for channel in range(masks.shape[2]):
+        inside = np.ascontiguousarray(masks[:, :, channel])
+        found = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, found[0], -1, COLOURS[channel % len(COLOURS)], 1)
+    return drawn
 
 
 def three_channels(pixels: np.ndarray) -> np.ndarray:

@@ -30,6 +30,8 @@ from src.data.loaders import (
     training_loader,
     training_rows,
 )
+from src.data.mixing import Mixer
+from src.data.scales import create_scales
 from src.losses.build import create_loss, reduce
 from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
@@ -136,6 +138,8 @@ class Trainer:
         )
         weights = read_checkpoint(config.root / config.model.weights) if config.model.weights else None
         self.model = create_model(self.architecture, config.model.pretrained, weights).to(device)
+        self.scales = create_scales(config, self.model)
+        self.mixing = Mixer(config.mixing, config.train.epochs)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.precision = Precision(config.train.amp, device)
@@ -180,8 +184,11 @@ class Trainer:
             images, targets, weights = (
                 x.to(self.device, non_blocking=True) for x in (images, targets, weights)
             )
+            seed = self.sampler.seed_of(number)
+            images, targets = self.scales(images, as_targets(targets), seed)
+            images, targets, weights = self.mixing(images, targets, weights, epoch, seed)
             with self.precision.autocast():
-                losses = self.sample_losses(images, as_targets(targets))
+                losses = self.sample_losses(images, targets)
             self.precision.backward(reduce(losses, weights, window))
             seen += torch.stack([(losses.detach() * weights).sum(), weights.sum()])
             if (number + 1) % accumulate == 0 or number + 1 == len(plan):

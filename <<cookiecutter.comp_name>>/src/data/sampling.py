@@ -1,0 +1,45 @@
+"""Which rows an epoch shows, and how often: rare classes more, the epoch no longer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's rows, for the share of the epoch it gets
+
+
+def row_shares(targets: np.ndarray, kind: Literal["balanced", "sqrt"], task: str) -> np.ndarray:
+    """(N,) what share of an epoch each row should be, of targets (N, C) that may be soft.
+
+    Class c with n_c rows gets n_c ** q of the epoch, q 0 for `balanced` and 1/2 for `sqrt`, and its rows get
+    that in equal parts (Kang et al. 2020, Decoupling Representation and Classifier for Long-Tailed
+    Recognition). No, and none of the labels, are classes too; a row of several labels gets the parts of all.
+    Whatever is NaN counts as no.
+    """
+    holds = classes_of(targets, task)  # (N, classes)
+    rows = holds.sum(0)
+    there = rows > 0
+    parts = holds[:, there] * rows[there] ** (POWER[kind] - 1)
+    return parts.sum(1) / parts.sum()
+
+
+def classes_of(targets: np.ndarray, task: str) -> np.ndarray:
+    """(N, classes) how far a row is of each; of binary and multilabel targets the last column is none."""
+    holds = np.nan_to_num(targets.astype(np.float64))
+    if task == "multiclass":
+        return holds
+    return np.hstack([holds, 1 - holds.max(1, keepdims=True)])
+
+
+def draw(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N,) row numbers in random order: row i comes N * shares[i] times, rounded up or down by chance.
+
+    Systematic sampling: one random offset for all, over the rows in random order. Throwing dice for each
+    place would leave a third of the rows of an even class out, and show others thrice.
+    """
+    n = len(shares)
+    order = rng.permutation(n)
+    upto = np.cumsum(shares[order]) * n
+    places = np.searchsorted(upto, rng.random() + np.arange(n), side="right")
+    return rng.permutation(order[np.minimum(places, n - 1)])  # the last edge may fall short of n by a digit

@@ -1,0 +1,60 @@
+"""What the pipeline does to images, as a picture: a row an image, before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+
+from src.artifacts import atomic
+from src.report.pictures import QUALITY, outlined, three_channels
+
+NAMED = 3  # labels in a caption
+WIDTH = 26  # letters in a line of it
+LEAST = 0.005  # a share that is shown
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image (S, S, C) uint8, what is said below it, and its masks (S, S, K) uint8 where it has some."""
+
+    image: np.ndarray
+    caption: str
+    masks: np.ndarray | None = None
+
+
+def draw_preview(path: Path, heads: list[str], rows: list[list[Shown]]) -> None:
+    """A table of images, a row of `rows` each, with `heads` above its columns."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(len(heads) * 1.7, len(rows) * 1.9))
+    axes = figure.subplots(len(rows), len(heads), squeeze=False)
+    for axis, head in zip(axes[0], heads, strict=True):
+        axis.set_title(head, fontsize=8)
+    for axis, shown in zip(axes.ravel(), [one for row in rows for one in row], strict=True):
+        image = three_channels(shown.image) if shown.masks is None else outlined(shown.image, shown.masks)
+        axis.imshow(image, interpolation="nearest")
+        axis.set_xlabel(fill(shown.caption, WIDTH), fontsize=6)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", **QUALITY)
+
+
+def caption(task: str, targets: np.ndarray, outputs: list[str]) -> str:
+    """What targets (C,) say, as `0.7 cat + 0.3 dog`; numbers as they are; of binary targets the other class
+    is called not."""
+    if task == "retrieval":
+        return outputs[int(targets[0])]
+    if task == "regression":
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(outputs, targets, strict=True))
+    if task == "binary":
+        targets, outputs = np.array([targets[0], 1 - targets[0]]), [outputs[0], f"not {outputs[0]}"]
+    order = np.argsort(-targets, kind="stable")  # NaN comes last
+    said = [(targets[i], outputs[i]) for i in order if targets[i] > LEAST][:NAMED]
+    unknown = [f"{outputs[i]}?" for i in order if np.isnan(targets[i])]
+    named = [name if share > 1 - LEAST else f"{share:.2f} {name}" for share, name in said]
+    return " + ".join([*named, *unknown[:NAMED]]) or "none"
