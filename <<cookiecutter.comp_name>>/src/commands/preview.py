@@ -53,8 +53,8 @@ def preview(config) -> None:
     table = [pictures(images, targets, scale, task.name, fold.outputs) for _, images, targets in columns]
     path = config.root / "data" / f"preview-{config.name}.png"
     draw_preview(path, [head for head, *_ in columns], [list(row) for row in zip(*table, strict=True)])
-    size = config.data.image_size
-    print(f"{path.relative_to(config.root)}: an image takes {1000 * min(seconds):.2f} ms to augment at {size} px, in one process")
+    took = f"{1000 * min(seconds):.2f} ms to augment at {config.data.image_size} px"
+    print(f"{path.relative_to(config.root)}: an image takes {took}, in one process")
 
 
 def different_rows(rows, seed: int):

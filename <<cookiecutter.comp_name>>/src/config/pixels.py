@@ -32,7 +32,7 @@ class Augment(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)] | None = None  # share of the colour circle, either way
     saturation: Share | None = None  # share, more or less
     gamma: Share | None = None  # 0.2: exponents from 1 / 1.2 to 1.2
-    blur: Share | None = None  # probability; sigma up to a 112th of the side, which is 2 at 224 pixels
+    blur: Share | None = None  # probability; sigma from 0.3 to 1 pixel, or a 112th of the side if more
     noise: Share | None = None  # probability; Gaussian, std from 1 to 5 % of white
     compression: Share | None = None  # probability of JPEG at quality 40 to 90: the test set's may be worse
     erasing: Share | None = None  # probability of one rectangle of noise, 2 to 33 % of the area

@@ -17,6 +17,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 import albumentations as A
 import cv2
 
+from src.data.compression import Jpeg
+
 cv2.setNumThreads(0)
 
 
@@ -57,7 +59,12 @@ def _moves(settings: Augment, image_size: int, cached_size: int) -> Iterator[A.B
         yield A.CenterCrop(*size, p=1.0, strict=True)
     elif tuple(settings.crop_scale) != (1.0, 1.0) or cached_size != image_size:
         yield A.RandomResizedCrop(
-            size, scale=settings.crop_scale, ratio=settings.crop_ratio, p=1.0, strict=True
+            size,
+            scale=settings.crop_scale,
+            ratio=settings.crop_ratio,
+            mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST is half a pixel off what images get
+            p=1.0,
+            strict=True,
         )
     if settings.d4:
         yield A.D4(p=settings.d4, strict=True)
@@ -89,12 +96,12 @@ def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
 
         yield create_policy(settings)
     if settings.blur:
-        sigma = (0.1, max(0.2, image_size / 112))  # SimCLR's 0.1 to 2, which are for 224 pixels
-        yield A.GaussianBlur(blur_limit=0, sigma_limit=sigma, p=settings.blur, strict=True)
+        most = max(1.0, image_size / 112)  # 2 at 224 pixels, as in SimCLR; below 0.3 nothing changes
+        yield A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, most), p=settings.blur, strict=True)
     if settings.noise:
         yield A.GaussNoise(std_range=(0.01, 0.05), p=settings.noise, strict=True)
     if settings.compression:
-        yield A.ImageCompression(quality_range=(40, 90), p=settings.compression, strict=True)
+        yield Jpeg(40, 90, p=settings.compression)
 
 
 def _erasures(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:

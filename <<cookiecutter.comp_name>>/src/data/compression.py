@@ -1,0 +1,31 @@
+"""JPEG artefacts. albumentations 2.0.8 takes red for blue on the way in and out, and its artefacts are not
+those of any file."""
+
+from __future__ import annotations
+
+import albumentations as A
+import cv2
+import numpy as np
+
+
+class Jpeg(A.ImageOnlyTransform):
+    """An image (H, W, C) uint8 written as JPEG and read again, at a quality from `low` to `high` of 100;
+    channels of others than RGB pictures one by one."""
+
+    def __init__(self, low: int, high: int, p: float):
+        super().__init__(p=p)
+        self.low, self.high = low, high
+
+    def get_params(self) -> dict[str, int]:
+        return {"quality": int(self.random_generator.integers(self.low, self.high + 1))}
+
+    def apply(self, img: np.ndarray, quality: int, **_: object) -> np.ndarray:
+        if img.shape[2] == 3:
+            return through_jpeg(img[:, :, ::-1], quality)[:, :, ::-1]  # OpenCV writes BGR
+        return np.stack([through_jpeg(img[:, :, c], quality) for c in range(img.shape[2])], axis=2)
+
+
+def through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) BGR."""
+    content = cv2.imencode(".jpg", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
