@@ -18,7 +18,17 @@ FLOORS = [
     {"data", "models"},
     {"report", "scoring"},
     {"tasks", "steps"},
-    {"decisions", "metrics", "artifacts", "configfile", "rawfiles", "owncode", "machine", "tracking", "progress"},
+    {
+        "decisions",
+        "metrics",
+        "artifacts",
+        "configfile",
+        "rawfiles",
+        "owncode",
+        "machine",
+        "tracking",
+        "progress",
+    },
     {"maps"},
     {"config"},
 ]
