@@ -172,9 +172,10 @@ class Epochs(Sampler):
 
 
 def create_epochs(rows: Rows, config: Config, seed: int) -> Epochs:
-    """The sampler that the task needs."""
-    identities = config.task.name == "retrieval"
-    labels = rows.targets[:, 0] if identities else None
+    """The sampler that the task and its loss need."""
+    targets, labels = rows.targets, None
+    if config.identities:
+        labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
     return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class)
 
 
