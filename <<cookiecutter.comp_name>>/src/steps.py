@@ -155,7 +155,7 @@ def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
     sections = {"task", "model", "augment", "train"}
-    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=_of_no_use(config.task.name))
+    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=_of_no_use(config))
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts
     recipe["inputs"] = dataset_inputs(config)
@@ -184,14 +184,13 @@ def train_step(run: Run, fold: int) -> Step:
     )
 
 
-def _of_no_use(task: str) -> dict[str, set[str]]:
-    """The knobs that another task alone has: they make nothing of this one stale."""
-    unused: dict[str, set[str]] = {"train": set(), "model": set()}
+def _of_no_use(config: Config) -> dict[str, set[str]]:
+    """The knobs that another task, or another loss, alone has: they make nothing of this one stale."""
+    task = config.task.name
+    unused: dict[str, set[str]] = {"train": config.train.of_no_use(task), "model": set()}
     if task != "segmentation":
-        unused["train"] |= {"dice_weight"}
         unused["model"] |= {"decoder"}
     if task != "retrieval":
-        unused["train"] |= {"margin", "images_per_class"}
         unused["model"] |= {"embedding"}
     return unused
 

@@ -1,4 +1,5 @@
-"""ArcFace and the batch-hard triplet: numbers against a loop in float64, and gradients that stay finite."""
+"""The batch-hard triplet and the centre loss: numbers against a loop in float64, and gradients that stay
+finite."""
 
 from __future__ import annotations
 
@@ -8,29 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import Margin
-from src.losses.embedding import arcface, batch_hard_triplet, create_arcface, default_scale
+from src.config import Train
+from src.losses.build import create_loss
+from src.losses.center import CenterLoss
+from src.losses.triplet import batch_hard_triplet
 from src.models.output import Output
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def cosines(rows: int, classes: int, seed: int = 0) -> torch.Tensor:
-    """(rows, classes) anywhere between -1 and 1."""
-    return 2 * torch.rand(rows, classes, generator=torch.Generator().manual_seed(seed)) - 1
-
-
-def arcface_by_angles(cosine, labels, scale: float, angle: float) -> list[float]:
-    """Row by row in float64, with the angle itself."""
-    found = []
-    for row, label in zip(cosine.double().numpy(), labels.tolist(), strict=True):
-        logits, theta = scale * row, math.acos(row[label])
-        turned = theta + angle <= math.pi
-        logits[label] = scale * (math.cos(theta + angle) if turned else row[label] - angle * math.sin(angle))
-        found.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
-    return found
 
 
 def triplet_by_loops(embedding, labels, margin) -> list[float]:
@@ -48,60 +35,6 @@ def triplet_by_loops(embedding, labels, margin) -> list[float]:
         difference = max(mates) - min(others)
         found.append(math.log1p(math.exp(difference)) if margin == "soft" else max(difference + margin, 0))
     return found
-
-
-# --- ArcFace ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.3, 0.5, 1.5])
-@pytest.mark.parametrize("scale", [1.0, 17.7, 64.0])
-def test_arcface_is_cross_entropy_with_the_angle_added_to_the_own_class(scale, angle):
-    said, labels = cosines(200, 7), torch.arange(200) % 7
-    own = said[torch.arange(200), labels]
-    fallback = own < -math.cos(angle)
-    assert fallback.any() == (angle > 0)  # and so both branches are seen
-    found = arcface(said, labels, scale, angle)
-    np.testing.assert_allclose(found, arcface_by_angles(said, labels, scale, angle), rtol=2e-4, atol=2e-4)
-
-
-def test_without_an_angle_arcface_is_the_cross_entropy_of_scaled_cosines():
-    said, labels = cosines(50, 7), torch.arange(50) % 7
-    expected = torch.nn.functional.cross_entropy(30 * said, labels, reduction="none")
-    torch.testing.assert_close(arcface(said, labels, 30.0, 0.0), expected)
-
-
-@pytest.mark.parametrize("angle", [0.1, 0.3, 0.5, 1.0, 1.5])
-def test_the_loss_never_falls_as_a_row_turns_away_from_its_identity(angle):
-    own = torch.linspace(1, -1, 2001)
-    said = torch.stack([own, torch.zeros_like(own)], 1)
-    losses = arcface(said, torch.zeros(2001, dtype=torch.long), 8.0, angle)
-    assert (losses.diff() >= -1e-6).all()
-    assert losses[-1] - losses[0] > 8
-
-
-@pytest.mark.parametrize("value", [1.0, 1.0000001, -1.0, -1.0000001, 0.9999999, -0.9999999, 0.0])
-def test_gradients_at_the_ends_are_finite_and_pull_towards_the_identity(value):
-    said = torch.tensor([[value, 0.1]], requires_grad=True)
-    arcface(said, torch.tensor([0]), 16.0, 0.3).sum().backward()
-    assert torch.isfinite(said.grad).all()
-    assert said.grad[0, 0] < 0 < said.grad[0, 1]
-
-
-def test_the_gradient_is_the_closed_form():
-    """Scale times prediction minus truth, and for the own class times sin(theta + m) / sin(theta)."""
-    said, labels = cosines(40, 4, seed=3).requires_grad_(), torch.arange(40) % 4
-    arcface(said, labels, 5.0, 0.3).sum().backward()
-    cosine, rows = said.detach().double().numpy(), np.arange(40)
-    theta = np.arccos(cosine[rows, labels])
-    turned = theta + 0.3 <= np.pi
-    own = np.where(turned, np.cos(theta + 0.3), cosine[rows, labels] - 0.3 * np.sin(0.3))
-    logits = 5.0 * cosine
-    logits[rows, labels] = 5.0 * own
-    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected[rows, labels] -= 1
-    expected[rows, labels] *= np.where(turned, np.sin(theta + 0.3) / np.sin(theta), 1.0)
-    np.testing.assert_allclose(said.grad, 5.0 * expected, rtol=1e-3, atol=1e-5)
-    assert 0 < turned.sum() < 40
 
 
 # --- the triplet --------------------------------------------------------------------------------------------
@@ -162,100 +95,201 @@ def test_near_rows_are_told_apart_also_where_the_product_of_float32_cannot():
     np.testing.assert_allclose(found[:1], [4.5e-5], rtol=0.01)
 
 
-# --- both together ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("margin", ["soft", 0.7])
+def test_the_gradient_of_the_triplet_is_that_of_the_loss(margin):
+    labels, embedding = torch.arange(9) % 3, normal(9, 4).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: batch_hard_triplet(x, labels, margin), (embedding,))
 
 
-def batch(rows: int = 24, classes: int = 6, seed: int = 0) -> tuple[Output, torch.Tensor]:
-    targets = torch.arange(rows)[:, None].float() % classes
-    return Output(cosines(rows, classes, seed), normal(rows, 8, seed=seed)), targets
+def test_embeddings_at_the_ends_of_half_precision_have_finite_losses_and_gradients():
+    embedding = torch.tensor([[6e4, 0], [-6e4, 6e4], [6e4, 6e4], [1e-7, 0]], requires_grad=True)
+    found = batch_hard_triplet(embedding, torch.tensor([0, 0, 1, 1]), "soft")
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(embedding.grad).all()
+
+
+# --- the centre loss ----------------------------------------------------------------------------------------
+
+
+def test_the_centre_loss_is_half_the_squared_distance_and_moves_centres_by_the_papers_rule():
+    """Wen et al., equation 4, by a loop over rows in float64, batch after batch."""
+    loss, centers = CenterLoss(4, 3), np.zeros((4, 3))
+    for seed in range(5):
+        embedding = normal(10, 3, seed=seed)
+        labels = torch.from_numpy(np.random.default_rng(seed).integers(-1, 3, 10))
+        found = loss(embedding, labels)
+        x, sums, rows = embedding.double().numpy(), np.zeros((4, 3)), np.zeros(4)
+        for i, label in enumerate(labels.tolist()):
+            expected = 0.0 if label < 0 else 0.5 * ((x[i] - centers[label]) ** 2).sum()
+            assert found[i].item() == pytest.approx(expected, rel=1e-5)
+            if label >= 0:
+                sums[label] += centers[label] - x[i]
+                rows[label] += 1
+        centers -= 0.5 * sums / (1 + rows)[:, None]
+        np.testing.assert_allclose(loss.centers, centers, rtol=1e-5, atol=1e-6)
+    assert (loss.centers[3] == 0).all()  # whom no row shows
+
+
+def test_the_gradient_of_the_centre_loss_is_that_of_the_loss():
+    loss, labels = CenterLoss(3, 4).double(), torch.tensor([0, 1, -1, 2, 0])
+    with torch.no_grad():
+        loss.centers.copy_(normal(3, 4, seed=5))
+    x = normal(5, 4).double().requires_grad_()
+    loss(x, labels).sum().backward()
+    expected = x.detach() - normal(3, 4, seed=5).double()[labels.clamp(min=0)]
+    expected[2] = 0
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_look_without_gradients_moves_no_centre():
+    loss = CenterLoss(3, 4)
+    with torch.inference_mode():
+        loss(normal(6, 4), torch.arange(6) % 3)
+    assert (loss.centers == 0).all()
+
+
+def test_rows_come_close_to_the_centre_of_their_class_and_centres_to_their_mean():
+    loss, labels = CenterLoss(2, 3), torch.arange(40) % 2
+    rows = normal(40, 3) + 5 * labels[:, None]
+    for _ in range(60):
+        loss(rows, labels)
+    for c in range(2):
+        torch.testing.assert_close(loss.centers[c], rows[labels == c].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_an_overflow_in_half_precision_does_not_stay_in_a_centre():
+    loss, embedding = CenterLoss(2, 3), torch.ones(3, 3)
+    embedding[0, 1] = torch.inf
+    found = loss(embedding, torch.tensor([0, 0, 1]))
+    assert found[0] == torch.inf  # the loss scaler must see it
+    np.testing.assert_allclose(loss.centers, [[0.25] * 3, [0.25] * 3])
+
+
+def test_centres_come_back_from_a_state_and_nothing_else_is_in_it():
+    settings = Train(center_weight=0.1, class_weights={"a": 2}, loss="cross_entropy")
+    targets = np.eye(3, dtype=np.float32)
+    loss = create_loss("multiclass", settings, list("abc"), targets, features=4)
+    loss(Output(normal(6, 3), normal(6, 4)), torch.eye(3)[torch.arange(6) % 3])
+    state = loss.state_dict()
+    assert [*state] == ["center.centers"]
+    assert list(loss.parameters()) == []
+    other = create_loss("multiclass", settings, list("abc"), targets, features=4)
+    other.load_state_dict(state)
+    batch = Output(normal(6, 3, seed=2), normal(6, 4, seed=2)), torch.eye(3)[torch.arange(6) % 3]
+    assert torch.equal(loss(*batch), other(*batch))
+
+
+# --- beside a loss of classes -------------------------------------------------------------------------------
+
+
+def loss_of(task: str, name: str = "cross_entropy", features: int = 8, **settings):
+    values = {"loss": name, "label_smoothing": 0.0, **settings}
+    return create_loss(task, Train(**values), list("abcdef"), features=features)
+
+
+def batch(task: str, rows: int = 24, seed: int = 0) -> tuple[Output, torch.Tensor]:
+    labels = torch.arange(rows) % 6
+    targets = labels[:, None].float() if task == "retrieval" else torch.eye(6)[labels]
+    return Output(normal(rows, 6, seed=seed), normal(rows, 8, seed=seed)), targets
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_the_loss_of_a_run_is_arcface_and_the_triplet_by_its_weight(weight):
-    output, targets = batch()
-    settings = Margin(scale=12.0, angle=0.4, triplet_weight=weight, triplet=0.6)
-    labels = targets[:, 0].long()
-    margin, hard = (
-        arcface(output.logits, labels, 12.0, 0.4),
-        batch_hard_triplet(output.embedding, labels, 0.6),
-    )
+@pytest.mark.parametrize("name", ["cross_entropy", "arcface"])
+@pytest.mark.parametrize("task", ["multiclass", "retrieval"])
+def test_the_triplet_stands_beside_a_loss_by_its_weight(task, name, weight):
+    output, targets = batch(task)
+    plain = loss_of(task, name, margin={"triplet_weight": 0})(output, targets)
+    found = loss_of(task, name, margin={"triplet_weight": weight, "triplet": 0.6})(output, targets)
+    hard = batch_hard_triplet(output.embedding, torch.arange(24) % 6, 0.6)
     assert hard.sum() > 0
-    torch.testing.assert_close(create_arcface(settings, 6, True)(output, targets), margin + weight * hard)
-    assert torch.equal(create_arcface(settings, 6, False)(output, targets), margin)
+    torch.testing.assert_close(found, plain + weight * hard)
 
 
-def test_without_a_scale_the_rule_gives_it():
-    output, targets = batch()
-    default, told = (create_arcface(Margin(scale=s), 5000, False) for s in (None, default_scale(5000)))
-    assert torch.equal(default(output, targets), told(output, targets))
-    other = create_arcface(Margin(scale=30.0), 5000, False)
-    assert not torch.allclose(default(output, targets), other(output, targets))
+def test_by_itself_the_triplet_counts_fully_in_retrieval_and_not_at_all_elsewhere():
+    for task, weight in (("retrieval", 1.0), ("multiclass", 0.0)):
+        output, targets = batch(task)
+        default = loss_of(task)(output, targets)
+        assert torch.equal(default, loss_of(task, margin={"triplet_weight": weight})(output, targets))
+        assert not torch.equal(default, loss_of(task, margin={"triplet_weight": 0.5})(output, targets))
 
 
-@pytest.mark.parametrize("triplet", [False, True])
-def test_unknown_rows_cost_nothing_and_change_nothing_for_the_others(triplet):
-    output, targets = batch()
-    loss = create_arcface(Margin(), 6, triplet)
+def test_the_centre_loss_stands_beside_a_loss_by_its_weight_and_looks_at_the_whole_alone():
+    output, targets = batch("multiclass")
+    part = Output(normal(24, 6, seed=4), normal(24, 3, seed=4))  # of another length
+    plain = loss_of("multiclass")(Output(output.logits, output.embedding, [part]), targets)
+    loss, alone = loss_of("multiclass", center_weight=0.3), CenterLoss(6, 8)
+    for _ in range(3):
+        found = loss(Output(output.logits, output.embedding, [part]), targets)
+        torch.testing.assert_close(found, plain + 0.3 * alone(output.embedding, torch.arange(24) % 6))
+
+
+def test_a_mixed_row_is_nobodys_like_and_moves_no_centre():
+    output, targets = batch("multiclass")
+    mixed = targets.clone()
+    mixed[::4] = 0.6 * mixed[::4] + 0.4 * mixed[::4].roll(1, 1)
+    mixed[1] = 0.95 * mixed[1] + 0.05 * mixed[1].roll(1, 0)  # a pseudo-label, nearly sure, counts
+    loss = loss_of("multiclass", center_weight=1.0, margin={"triplet_weight": 1.0})
+    found = loss(output, mixed) - loss_of("multiclass")(output, mixed)
+    labels = (torch.arange(24) % 6).masked_fill(torch.arange(24) % 4 == 0, -1)
+    beside = batch_hard_triplet(output.embedding, labels, "soft")
+    alone = CenterLoss(6, 8)
+    torch.testing.assert_close(found, beside + alone(output.embedding, labels), rtol=1e-4, atol=1e-5)
+    assert (found[::4] == 0).all()
+    torch.testing.assert_close(loss.center.centers, alone.centers)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "arcface"])
+@pytest.mark.parametrize("beside", [0.0, 1.0])
+def test_unknown_rows_cost_nothing_and_change_nothing_for_the_others(beside, name):
+    output, targets = batch("retrieval")
+    more = {"margin": {"triplet_weight": beside}, "center_weight": beside or None}
     known = torch.arange(24) % 5 != 2
     holes = torch.where(known[:, None], targets, torch.nan)
-    found = loss(output, holes)
-    alone = loss(Output(output.logits[known], output.embedding[known]), targets[known])
+    found = loss_of("retrieval", name, **more)(output, holes)
+    alone = loss_of("retrieval", name, **more)(
+        Output(output.logits[known], output.embedding[known]), targets[known]
+    )
     assert (found[~known] == 0).all()
     torch.testing.assert_close(found[known], alone)
     output.embedding.requires_grad_()
     output.logits.requires_grad_()
-    loss(output, holes).sum().backward()
+    loss_of("retrieval", name, **more)(output, holes).sum().backward()
     assert (output.logits.grad[~known] == 0).all()
     assert torch.isfinite(output.logits.grad).all()
-    if triplet:
+    if beside:
         assert (output.embedding.grad[~known] == 0).all()
         assert torch.isfinite(output.embedding.grad).all()
 
 
 def test_a_batch_of_unknown_rows_alone_costs_nothing():
-    output, targets = batch()
-    found = create_arcface(Margin(), 6, True)(output, torch.full_like(targets, torch.nan))
+    output, targets = batch("retrieval")
+    found = loss_of("retrieval", center_weight=1.0)(output, torch.full_like(targets, torch.nan))
     assert found.tolist() == [0.0] * 24
 
 
 def test_an_embedding_that_is_not_finite_is_not_hidden():
-    output, targets = batch()
+    output, targets = batch("retrieval")
     output.embedding[3] = torch.nan
-    assert create_arcface(Margin(), 6, True)(output, targets).isnan()[3]
+    assert loss_of("retrieval")(output, targets).isnan()[3]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_taken_to_float32_first_also_under_autocast(dtype):
-    output, targets = batch()
-    loss = create_arcface(Margin(), 6, True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = loss(output, targets)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, loss(output, targets))
+    output, targets = batch("retrieval")
     halves = Output(output.logits.to(dtype), output.embedding.to(dtype))
     wide = Output(halves.logits.float(), halves.embedding.float())
-    torch.testing.assert_close(loss(halves, targets), loss(wide, targets))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss_of("retrieval", "arcface", center_weight=0.1)(halves, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss_of("retrieval", "arcface", center_weight=0.1)(wide, targets))
 
 
 def test_under_autocast_the_hardest_are_still_found_among_rows_that_a_half_cannot_tell_apart():
     embedding, labels = normal(30, 4) * 0.02 + torch.tensor([1.0, 0, 0, 0]), torch.arange(30) % 5
+    logits, targets = torch.zeros(30, 6), labels[:, None].float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (embedding @ embedding.T).unique().numel() < 50  # of 435 pairs
-        found = batch_hard_triplet(embedding, labels, 0.1)
-    np.testing.assert_allclose(found, triplet_by_loops(embedding, labels, 0.1), rtol=1e-3, atol=1e-5)
-
-
-# --- the scale ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classes", [20, 1000, 100_000])
-def test_the_default_scale_lets_a_row_in_the_centre_of_its_identity_be_sure(classes):
-    """Centres as far apart as can be have the cosine -1 / (C - 1) to each other."""
-    scale = default_scale(classes)
-    others = (classes - 1) * math.exp(-scale / (classes - 1))
-    assert math.exp(scale) / (math.exp(scale) + others) == pytest.approx(0.9999, abs=1e-8)
-
-
-def test_the_default_scale_rises_with_the_identities_from_ten():
-    assert [default_scale(n) for n in (1, 2, 5)] == [10.0] * 3
-    assert [round(default_scale(n)) for n in (10, 1000, 100_000)] == [10, 16, 21]
+        found = loss_of("retrieval", margin={"triplet": 0.1})(Output(logits, embedding), targets)
+    expected = triplet_by_loops(embedding, labels, 0.1)
+    np.testing.assert_allclose(found - math.log(6), expected, rtol=1e-3, atol=1e-5)

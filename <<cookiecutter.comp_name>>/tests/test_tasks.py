@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
-from src.config import LOSSES, Config, Pseudo, UserError
+from src.config import LOSSES, Config, Pseudo, Train, UserError
 from src.losses.build import create_loss
 from src.metrics import names
 from src.tasks import TASKS, create_task
@@ -62,10 +62,12 @@ def test_every_task_takes_its_own_labels_and_describes_them_as_json(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_tasks_usual_loss_is_one_that_suits_it(name):
-    task = create_task(Config(task={"name": name}))
-    assert task.default_loss in LOSSES[name]
+    outputs = ["a"] if name == "binary" else ["a", "b", "c"]
+    assert Train().name(name) == LOSSES[name][0]
     for loss in LOSSES[name]:
-        create_loss(loss)
+        settings = Config(task={"name": name}, train={"loss": loss}).train
+        assert settings.name(name) == loss
+        create_loss(name, settings, outputs)
 
 
 @pytest.mark.parametrize("name", TASKS)

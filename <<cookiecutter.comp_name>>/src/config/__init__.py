@@ -11,7 +11,7 @@ all together.
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
 from src.config.data import Competition, CrossValidation, Data, Task
-from src.config.losses import LOSSES, Losses, Margin
+from src.config.losses import EXCLUSIVE, LOSSES, MARGINS, Losses, Margin
 from src.config.model import Model
 from src.config.optim import Optim
 from src.config.pixels import Augment, Mixing
@@ -20,7 +20,9 @@ from src.config.train import EarlyStopping, Ema, Train
 from src.config.tree import Config
 
 __all__ = [
+    "EXCLUSIVE",
     "LOSSES",
+    "MARGINS",
     "Augment",
     "Competition",
     "Config",

@@ -28,7 +28,7 @@ class Train(Losses, Optim):
     batch_size: Annotated[int, Field(ge=2)] = 32
     accumulate: Count = 1  # batches a step
     sampling: Literal["balanced", "sqrt"] | None = None  # rare classes more often; null: rows as they come
-    images_per_class: Annotated[int, Field(ge=2)] = 4  # retrieval: a batch is batch_size / this identities
+    images_per_class: Annotated[int, Field(ge=2)] = 4  # of a triplet's batch: batch_size / this identities
     target_log: bool = False  # learn log(1 + target): for counts and prices, whose tails are heavy
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU
     channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain

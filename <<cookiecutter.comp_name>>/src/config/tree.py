@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
 from src.config.data import Competition, CrossValidation, Data, Task
-from src.config.losses import LOSSES
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.section import Index, Name, Section
@@ -53,6 +52,11 @@ class Config(Section):
         """Whether this call was asked for some folds alone."""
         return set(self.selected_folds) != set(range(self.cv.n_folds))
 
+    @property
+    def identities(self) -> bool:
+        """Whether a batch is made of a few classes with a few rows each, as a triplet needs it."""
+        return self.task.name == "retrieval" or self.train.triplet_weight(self.task.name) > 0
+
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
         return self.model_dump(mode="json", exclude={"fold", "folds"})
@@ -92,12 +96,8 @@ class Config(Section):
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
         if self.train.min_lr > self.train.lr:
             raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
-        fits = LOSSES[self.task.name]
-        if self.train.loss is not None and self.train.loss not in fits:
-            raise ValueError(
-                f"train.loss={self.train.loss} does not suit {self.task.name}; good are {', '.join(fits)}"
-            )
-        if self.task.name == "retrieval" and self.train.batch_size < 2 * self.train.images_per_class:
+        self.train.check(self.task.name)
+        if self.identities and self.train.batch_size < 2 * self.train.images_per_class:
             raise ValueError(
                 f"train.batch_size={self.train.batch_size} holds fewer than two identities of "
                 f"train.images_per_class={self.train.images_per_class}; raise the one or lower the other"

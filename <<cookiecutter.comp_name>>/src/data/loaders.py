@@ -181,11 +181,11 @@ class Epochs(Sampler):
 
 
 def create_epochs(rows: Rows, config: Config, seed: int) -> Epochs:
-    """The sampler that the task needs."""
-    identities = config.task.name == "retrieval"
-    labels = rows.targets[:, 0] if identities else None
-    kind = config.train.sampling
-    shares = None if kind is None else row_shares(rows.targets, kind, config.task.name)
+    """The sampler that the task and its loss need."""
+    targets, labels, kind = rows.targets, None, config.train.sampling
+    if config.identities:
+        labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
+    shares = None if kind is None else row_shares(targets, kind, config.task.name)
     return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class, shares)
 
 

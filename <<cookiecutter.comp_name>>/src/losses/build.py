@@ -1,50 +1,78 @@
-"""Per-sample losses: (output, targets) -> (B,). Reduced once, here, so that weights of any kind combine."""
+"""The loss of a run: the one that its settings name, and what stands beside it by weight."""
 
 from __future__ import annotations
 
 from functools import partial
 
-import torch
+import numpy as np
 
-from src.config import Train
-from src.losses import classification, regression, segmentation
-from src.losses.embedding import create_arcface
+from src.config import EXCLUSIVE, Losses
+from src.losses import labels, regression, segmentation
+from src.losses.balance import weights_of_labels
+from src.losses.base import LogitLoss, Rows, SampleLoss
+from src.losses.classes import ClassLoss
+from src.losses.fbeta import soft_fbeta
 from src.losses.known import over_known
-from src.models.output import Loss
+from src.losses.lovasz import lovasz_hinge, lovasz_softmax
 
 
-def create_loss(name: str, settings: Train, n_outputs: int) -> Loss:
-    """The per-sample loss of that name, of targets (B, C), or (B, C, H, W) for masks.
+def create_loss(
+    task: str, settings: Losses, outputs: list[str], targets: np.ndarray | None = None, features: int = 0
+) -> SampleLoss:
+    """(output, targets) -> (B,) for a task with outputs of these names. Targets are as `Task.encode` gives
+    them, or soft; those that are NaN are unknown and left out.
 
-    `label_smoothing` moves class targets towards uniform, but not those of margins and masks; targets that
-    are NaN are left out, except by cross-entropy, whose classes are known together or not at all.
+    `targets` (N, C) are those of the fold's own training rows, by which class weights and margins by class
+    are reckoned. `features` is the length of the network's embedding, which a centre loss must know. Raises
+    `UserError` for the weight of a class that does not exist.
     """
-    if name in ("arcface", "arcface_triplet"):
-        return create_arcface(settings.margin, n_outputs, triplet=name == "arcface_triplet")
-    smoothing = settings.label_smoothing
-    rows = {
-        "cross_entropy": partial(classification.cross_entropy, label_smoothing=smoothing),
-        "bce_dice": partial(segmentation.bce_dice, dice_weight=settings.dice_weight),
-        "ce_dice": partial(segmentation.ce_dice, dice_weight=settings.dice_weight),
-    }
+    if task in ("multiclass", "retrieval"):
+        return ClassLoss(settings, task, outputs, targets, features)
+    name = settings.name(task)
+    losses = {
+        "binary": _of_labels,
+        "multilabel": _of_labels,
+        "segmentation": _of_masks,
+        "regression": _of_numbers,
+    }[task](settings, outputs, targets)
+    terms = [(1.0, losses[name])]
+    if settings.lovasz_weight:
+        terms.append((settings.lovasz_weight, lovasz_softmax if name in EXCLUSIVE else lovasz_hinge))
+    return LogitLoss(terms)
+
+
+def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+    weights = None
+    if settings.class_weights is not None:
+        weights = weights_of_labels(settings, targets, outputs).float()
     cells = {
-        "bce": partial(classification.binary_cross_entropy, label_smoothing=smoothing),
-        "mse": regression.squared_error,
-        "mae": regression.absolute_error,
-        "huber": partial(regression.huber, delta=settings.huber_delta),
+        "bce": partial(labels.binary_cross_entropy, label_smoothing=settings.label_smoothing),
+        "focal": partial(labels.sigmoid_focal, **settings.focal.model_dump()),
+        "asymmetric": partial(labels.asymmetric, **settings.asymmetric.model_dump()),
+        "hinge": labels.binary_hinge,
     }
-    losses = rows | {key: partial(over_known, cell) for key, cell in cells.items()}
-    if name not in losses:
-        names = ", ".join([*losses, "arcface", "arcface_triplet"])
-        raise ValueError(f"no loss is called {name!r}; there are {names}")
-    return lambda output, targets: losses[name](output.logits, targets)
+    cells = {name: labels.weighted(cell, weights) for name, cell in cells.items()}
+    rows = {"fbeta": partial(soft_fbeta, beta=settings.fbeta), "lovasz": lovasz_hinge}
+    return rows | _over_known(cells)
 
 
-def reduce(losses: torch.Tensor, weights: torch.Tensor, total_weight: float) -> torch.Tensor:
-    """(B,) losses and weights to a scalar: the weighted sum over `total_weight`.
+def _of_masks(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+    weight, focal = settings.dice_weight, partial(labels.sigmoid_focal, **settings.focal.model_dump())
+    return {
+        "bce_dice": partial(segmentation.bce_dice, dice_weight=weight),
+        "ce_dice": partial(segmentation.ce_dice, dice_weight=weight),
+        "focal_dice": partial(segmentation.bce_dice, dice_weight=weight, cell=focal),
+        "focal": partial(over_known, focal),
+        "fbeta": partial(soft_fbeta, beta=settings.fbeta),
+        "lovasz": lovasz_hinge,
+        "lovasz_softmax": lovasz_softmax,
+    }
 
-    `total_weight` is that of all rows of one optimiser step. With accumulation each batch is divided by the
-    whole window's, so that a short last window, or a short last batch, weighs its rows no less than any
-    other.
-    """
-    return (losses * weights).sum() / total_weight
+
+def _of_numbers(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+    huber = partial(regression.huber, delta=settings.huber_delta)
+    return _over_known({"mse": regression.squared_error, "mae": regression.absolute_error, "huber": huber})
+
+
+def _over_known(cells: dict) -> dict[str, Rows]:
+    return {name: partial(over_known, cell) for name, cell in cells.items()}

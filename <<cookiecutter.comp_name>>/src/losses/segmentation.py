@@ -1,4 +1,4 @@
-"""Losses for masks, per sample: logits and targets (B, C, H, W) to (B,), in float32.
+"""Losses for masks, per sample: logits and targets (B, C, H, W) to (B,).
 
 Targets lie in [0, 1] and may be soft; a pixel that is NaN is unknown and left out of everything.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.losses.classification import binary_cross_entropy
 from src.losses.known import mean_known, over_known
-from src.models.output import exclusive_probabilities, with_background
+from src.losses.labels import Cells, binary_cross_entropy
+from src.models.output import with_background
 
 
-def bce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
-    """(B,) for classes on their own: binary cross-entropy, its mean over known pixels and classes, and
-    `dice_weight` in [0, 1] of Dice."""
-    entropy = over_known(binary_cross_entropy, logits, targets)
-    dice = soft_dice(logits.float().sigmoid(), targets)
-    return (1 - dice_weight) * entropy + dice_weight * dice
+def bce_dice(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    dice_weight: float,
+    cell: Cells = binary_cross_entropy,
+) -> torch.Tensor:
+    """(B,) for classes on their own: binary cross-entropy, or another loss of cells, its mean over known
+    pixels and classes, and `dice_weight` in [0, 1] of Dice."""
+    dice = soft_dice(logits.sigmoid(), targets)
+    return (1 - dice_weight) * over_known(cell, logits, targets) + dice_weight * dice
 
 
 def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
@@ -31,9 +35,9 @@ def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> 
     unknown = targets.isnan().any(1, keepdim=True)  # (B, 1, H, W)
     wanted = targets.masked_fill(unknown, 0)
     wanted = torch.cat([1 - wanted.sum(1, keepdim=True), wanted], dim=1)  # (B, 1 + C, H, W)
-    entropy = F.cross_entropy(with_background(logits.float()), wanted, reduction="none")  # (B, H, W)
-    entropy = mean_known(entropy, ~unknown.squeeze(1))
-    dice = soft_dice(exclusive_probabilities(logits), targets.masked_fill(unknown, torch.nan))
+    logits = with_background(logits)
+    entropy = mean_known(F.cross_entropy(logits, wanted, reduction="none"), ~unknown.squeeze(1))
+    dice = soft_dice(logits.softmax(1)[:, 1:], targets.masked_fill(unknown, torch.nan))
     return (1 - dice_weight) * entropy + dice_weight * dice
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from src.config import UserError
-from src.models.heads import HEADS, Projection
+from src.models.heads import Projection, create_head
 from src.models.output import Output
 from src.models.scale import TargetScale
 from src.models.segmentation import Levels, create_decoder
@@ -36,7 +36,8 @@ class Architecture:
     target_std: tuple[float, ...] | None = None
     target_log: bool = False  # whether log(1 + target) was what was standardised
     decoder: str | None = None  # of logits a pixel, "unet" or "fpn"; null: logits an image
-    head: str = "linear"  # or "cosine"
+    head: str = "linear"  # or "cosine", which the losses with a margin want
+    logit_scale: float | None = None  # of a cosine head: its logits are cosines times this; null: 1
     embedding: int | None = None  # length that features are projected to; null: as the backbone has them
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +80,9 @@ class ImageNetwork(Network):
         if architecture.embedding is not None:
             self.neck = Projection(features, architecture.embedding, drop_rate)
             features, drop_rate = architecture.embedding, 0.0  # dropped once
-        self.head = HEADS[architecture.head](features, architecture.n_outputs, drop_rate)
+        self.head = create_head(
+            architecture.head, features, architecture.n_outputs, drop_rate, architecture.logit_scale
+        )
 
     def forward(self, x: torch.Tensor) -> Output:
         embedding = self.neck(self.backbone(self.normalize(x)))  # (B, features)
@@ -133,6 +136,16 @@ def create_model(
     levels = Levels.of(backbone)
     maps = _probe(backbone, architecture, lambda image: levels.read(backbone, image))
     return PixelNetwork(architecture, backbone, levels, [x.shape[1] for x in maps])
+
+
+def embedding_length(model: Network) -> int:
+    """How long the embedding of a network is, as one blank image shows."""
+    architecture, training = model.architecture, model.training
+    shape = (1, len(architecture.mean), architecture.image_size, architecture.image_size)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(shape, device=model.normalize.mean.device)).embedding.shape[1]
+    model.train(training)
+    return found
 
 
 def _backbone(architecture: Architecture, download: bool) -> nn.Module:

@@ -23,11 +23,13 @@ class LinearHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """Dropout, then cosines in [-1, 1] between the embedding and one direction an output (Wang et al. 2017,
-    NormFace). In float32 under autocast too: bfloat16 has two digits, and a margin lives in the third."""
+    """Dropout, then cosines in [-1, 1] between the embedding and one direction an output, times `scale`, or a
+    softmax could never be sure (Wang et al. 2017, NormFace). In float32 under autocast too: bfloat16 has two
+    digits, and a margin lives in the third."""
 
-    def __init__(self, features: int, outputs: int, drop_rate: float = 0.0):
+    def __init__(self, features: int, outputs: int, drop_rate: float = 0.0, scale: float | None = None):
         super().__init__()
+        self.scale = 1.0 if scale is None else scale
         self.dropout = nn.Dropout(drop_rate)
         self.weight = nn.Parameter(torch.empty(outputs, features))
         nn.init.xavier_uniform_(self.weight)
@@ -36,7 +38,8 @@ class CosineHead(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             directions = F.normalize(self.weight.float())  # (outputs, features)
             cosines = F.linear(F.normalize(self.dropout(embedding.float())), directions)
-        return cosines.clamp(-1, 1)  # rounding goes beyond by a hair, where an angle is no number
+        # rounding goes beyond 1 by a hair, where an angle is no number
+        return self.scale * cosines.clamp(-1, 1)
 
 
 class Projection(nn.Module):
@@ -55,3 +58,11 @@ class Projection(nn.Module):
 
 
 HEADS = {"linear": LinearHead, "cosine": CosineHead}
+
+
+def create_head(
+    name: str, features: int, outputs: int, drop_rate: float = 0.0, scale: float | None = None
+) -> nn.Module:
+    """The head of that name; `scale` is a cosine head's."""
+    options = {"scale": scale} if name == "cosine" else {}
+    return HEADS[name](features, outputs, drop_rate, **options)

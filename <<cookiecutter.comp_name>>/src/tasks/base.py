@@ -62,7 +62,6 @@ class Task(ABC):
     metric: Metric
 
     name: ClassVar[str]
-    default_loss: ClassVar[str]  # a name of `src/losses`
     kind: ClassVar[Literal["numbers", "maps", "rankings"]] = "numbers"
     distillation: ClassVar[Literal["kl", "bce", "mse", "exclusive", "cosine"]]  # of a pupil from its teacher
     stacking: ClassVar[Literal["classes", "labels", "values", "pixels", "pairs"]]  # see src/ensemble

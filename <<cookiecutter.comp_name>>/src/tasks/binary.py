@@ -18,7 +18,6 @@ class Binary(Task):
     """Sigmoid of one output. The positive class is the second in order: 1 after 0, yes after no."""
 
     name = "binary"
-    default_loss = "bce"
     distillation = "bce"
     stacking = "labels"
 

@@ -17,7 +17,6 @@ class Multiclass(Task):
     """Softmax over classes; the submission holds the label, or a probability a class, as the sample shows."""
 
     name = "multiclass"
-    default_loss = "cross_entropy"
     distillation = "kl"
     stacking = "classes"
 

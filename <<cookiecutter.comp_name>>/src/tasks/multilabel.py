@@ -17,7 +17,6 @@ class Multilabel(Task):
     """Sigmoid of each output; the training table has a column of zeros and ones a label."""
 
     name = "multilabel"
-    default_loss = "bce"
     distillation = "bce"
     stacking = "labels"
 

@@ -20,7 +20,6 @@ class Regression(Task):
     """Outputs are the targets, standardised for training by each fold's own training rows."""
 
     name = "regression"
-    default_loss = "mse"
     distillation = "mse"
     stacking = "values"
     scaled = True

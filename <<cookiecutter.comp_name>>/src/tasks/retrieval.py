@@ -26,7 +26,6 @@ class Retrieval(Task):
     candidates: int = 50  # identities kept of each ranking
 
     name = "retrieval"
-    default_loss = "arcface_triplet"
     kind = "rankings"
     distillation = "cosine"
     stacking = "pairs"
@@ -73,7 +72,7 @@ class Retrieval(Task):
         return targets.iloc[:, 0].to_numpy(dtype=object)
 
     def activate(self, raw: Any) -> Any:
-        """Nothing: raw outputs are cosines to the identities' centres."""
+        """Nothing: raw outputs rise with the cosine to the identities' centres, and are ranked by."""
         return raw.float()
 
     def gathered(self, batches: list[np.ndarray], outputs: list[str]) -> Ranking:

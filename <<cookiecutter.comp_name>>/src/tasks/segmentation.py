@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import Config, Pseudo, UserError
+from src.config import EXCLUSIVE, Config, Pseudo, UserError
 from src.metrics import Metric
 from src.tasks.base import Selection, Task
 
@@ -28,14 +28,13 @@ class Segmentation(Task):
     exclusive: bool = False  # whether a pixel has one class at most: softmax beside a background pinned at 0
 
     name = "segmentation"
-    default_loss = "bce_dice"
     kind = "maps"
     stacking = "pixels"
 
     @classmethod
     def create(cls, config: Config, metric: Metric) -> Task:
         """Classes exclude each other where the loss says so."""
-        return cls(metric, exclusive=config.train.loss == "ce_dice")
+        return cls(metric, exclusive=config.train.loss in EXCLUSIVE)
 
     @property
     def distillation(self) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from src.artifacts import Step, atomic, write_csv, write_json
-from src.config import Config, UserError
+from src.config import MARGINS, Config, UserError
 from src.data.levels import as_targets
 from src.data.loaders import (
     FoldData,
@@ -32,9 +32,11 @@ from src.data.loaders import (
 )
 from src.data.mixing import Mixer
 from src.data.scales import create_scales
-from src.losses.build import create_loss, reduce
+from src.losses.build import create_loss
 from src.losses.distillation import distillation
-from src.models.build import Architecture, create_model
+from src.losses.margins import margin_scale
+from src.losses.reduction import reduce
+from src.models.build import Architecture, create_model, embedding_length
 from src.models.scale import TargetScale
 from src.models.weights import read_checkpoint, save_model
 from src.scoring import finite
@@ -118,6 +120,7 @@ class Trainer:
         scale = TargetScale.of(data.train.targets, config.train.target_log) if task.scaled else TargetScale()
         seed = int(np.random.SeedSequence([config.seed, fold]).generate_state(1)[0])
         torch.manual_seed(seed)
+        margin = config.train.name(task.name) in MARGINS
         self.architecture = Architecture(
             backbone=config.model.backbone,
             n_outputs=len(data.outputs),
@@ -130,7 +133,8 @@ class Trainer:
             target_std=scale.std,
             target_log=scale.log,
             decoder=config.model.decoder if task.kind == "maps" else None,
-            head="cosine" if task.kind == "rankings" else "linear",
+            head="cosine" if margin else "linear",
+            logit_scale=margin_scale(config.train.margin, len(data.outputs)) if margin else None,
             embedding=config.model.embedding if task.kind == "rankings" else None,
         )
         self.rows, self.stop = (
@@ -151,8 +155,9 @@ class Trainer:
         self.optimizer = create_optimizer(self.model, config.train)
         self.schedule = create_schedule(self.optimizer, config.train, self.steps_per_epoch)
         self.average = Average(self.model, config.train.ema)
-        name = config.train.loss or task.default_loss
-        self.loss = create_loss(name, config.train, len(data.outputs))
+        length = embedding_length(self.model) if config.train.center_weight else 0
+        loss = create_loss(task.name, config.train, data.outputs, data.train.targets, length)
+        self.loss = loss.to(device)
         self.teacher = Teacher(config, fold, self.architecture, device) if config.distill.teacher else None
         self.best = Best()
         self.history: list[dict[str, Any]] = []
@@ -189,7 +194,7 @@ class Trainer:
             images, targets, weights = self.mixing(images, targets, weights, epoch, seed)
             with self.precision.autocast():
                 losses = self.sample_losses(images, targets)
-            self.precision.backward(reduce(losses, weights, window))
+            self.precision.backward(reduce(losses, weights, window, self.config.train.top_share))
             seen += torch.stack([(losses.detach() * weights).sum(), weights.sum()])
             if (number + 1) % accumulate == 0 or number + 1 == len(plan):
                 self.precision.step(self.optimizer, self.model, self.config.train.clip_grad)
@@ -260,6 +265,7 @@ class Trainer:
             "fingerprint": fingerprint,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
@@ -280,6 +286,7 @@ class Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        self.loss.load_state_dict(state.get("loss", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.precision.scaler.load_state_dict(state["scaler"])
