@@ -67,10 +67,13 @@ def round_of(config: Config, number: int) -> Run:
 def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
     data = config.data
-    settings = data.model_dump(mode="json", include={"image_size", "fit", "max_value", "id", "image"})
+    settings = data.model_dump(
+        mode="json", include={"image_size", "fit", "max_value", "squeeze", "id", "image"}
+    )
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{data.image_size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
+    key += "" if data.squeeze is None else f"-tanh{data.squeeze:g}"
     return Step(
         title=f"01 images at {data.image_size} px",
         folder=config.root / "data" / "cache" / key,
@@ -155,6 +158,8 @@ def train_step(run: Run, fold: int) -> Step:
     recipe["stop_parts"] = config.cv.stop_parts
     recipe["inputs"] = dataset_inputs(config)
     recipe["fold"] = fold
+    if config.model.normalize == "dataset":  # as it was before there was a choice
+        recipe["model"]["normalize"] = None
     if config.model.weights:
         recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
     if config.distill.teacher:
@@ -179,7 +184,7 @@ def train_step(run: Run, fold: int) -> Step:
 
 def _of_no_use(task: str) -> dict[str, set[str]]:
     """The knobs that another task alone has: they make nothing of this one stale."""
-    unused: dict[str, set[str]] = {"train": set(), "model": set()}
+    unused: dict[str, set[str]] = {"train": set(), "model": {"checkpointing"}}  # its gradients are the same
     if task != "segmentation":
         unused["train"] |= {"dice_weight"}
         unused["model"] |= {"decoder"}

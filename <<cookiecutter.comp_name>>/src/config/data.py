@@ -45,6 +45,7 @@ class Data(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at and cached
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
+    squeeze: Positive | None = None  # tanh(x / this) of deeper values, where none is white; null: linear
     near_duplicates: Annotated[int, Field(ge=-1, le=16)] = 4  # bits of 64 that hashes may differ; -1: none
 
 

@@ -23,7 +23,7 @@ TOUCHING = 1e-12  # squared distance below which two rows are one point: a root 
 
 def create_arcface(settings: Margin, n_outputs: int, triplet: bool) -> Loss:
     """ArcFace of the cosines `output.logits` (B, n_outputs), and with `triplet` the batch-hard triplet of
-    `output.embedding` (B, D), times `settings.triplet_weight`. Targets are (B, 1): an identity's number, or
+    `output.metric` (B, D), times `settings.triplet_weight`. Targets are (B, 1): an identity's number, or
     NaN where it is unknown."""
     scale = default_scale(n_outputs) if settings.scale is None else settings.scale
 
@@ -31,7 +31,7 @@ def create_arcface(settings: Margin, n_outputs: int, triplet: bool) -> Loss:
         labels = targets[:, 0].nan_to_num(nan=-1.0).long()  # (B,)
         losses = arcface(output.logits, labels, scale, settings.angle)
         if triplet:
-            hard = batch_hard_triplet(output.embedding, labels, settings.triplet)
+            hard = batch_hard_triplet(output.metric, labels, settings.triplet)
             losses = losses + settings.triplet_weight * hard
         return losses
 

@@ -6,19 +6,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass
 class Output:
-    """Logits (B, outputs), or (B, outputs, H, W) of a decoder; embedding (B, features); and local parts
-    where the network has them."""
+    """Logits (B, outputs), or (B, outputs, H, W) of a decoder. `embedding` (B, D) is what classifiers and
+    searches go by, `metric` (B, D) what losses of distances learn: one and the same unless a BNNeck lies
+    between. `parts` are local answers, each with its own three; in evaluation they are fused already."""
 
     logits: torch.Tensor
     embedding: torch.Tensor
-    parts: list[torch.Tensor] | None = None
+    parts: list[Output] | None = None
+    metric: torch.Tensor | None = None  # null: the embedding
+
+    def __post_init__(self) -> None:
+        if self.metric is None:
+            self.metric = self.embedding
+
+    def all(self) -> list[Output]:
+        """The whole and its parts."""
+        return [self, *(self.parts or [])]
+
+    def fused(self) -> Output:
+        """One answer of all: the mean of the logits, and embeddings of length 1 side by side, whose cosine is
+        the mean of the parts' cosines."""
+        if not self.parts:
+            return self
+        logits = torch.stack([one.logits.float() for one in self.all()]).mean(0)  # (B, outputs)
+        embedding, metric = (
+            torch.cat([F.normalize(getattr(one, which).float(), dim=1) for one in self.all()], dim=1)
+            for which in ("embedding", "metric")
+        )
+        return Output(logits, embedding, metric=metric)
 
 
 Loss = Callable[[Output, torch.Tensor], torch.Tensor]  # per sample: (output, targets) -> (B,)
+
+
+def over_parts(loss: Loss, output: Output, targets: torch.Tensor) -> torch.Tensor:
+    """(B,) mean of the losses of the whole and of each part: as large as without parts, so that nothing else
+    needs another weight."""
+    return torch.stack([loss(one, targets) for one in output.all()]).mean(0)
 
 
 def with_background(logits: torch.Tensor) -> torch.Tensor:
