@@ -68,11 +68,12 @@ def round_of(config: Config, number: int) -> Run:
 def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
     data, size = config.data, config.data.cached_size
-    settings = data.model_dump(mode="json", include={"fit", "max_value", "id", "image"})
+    settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "id", "image"})
     settings |= {"image_size": size, "preprocess": preprocessing(data)}
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
+    key += "" if data.squeeze is None else f"-tanh{data.squeeze:g}"
     key += "" if data.preprocess is None else f"-{data.preprocess}"
     return Step(
         title=f"01 images at {size} px",
@@ -160,6 +161,8 @@ def train_step(run: Run, fold: int) -> Step:
     recipe["stop_parts"] = config.cv.stop_parts
     recipe["inputs"] = dataset_inputs(config)
     recipe["fold"] = fold
+    if config.model.normalize == "dataset":  # as it was before there was a choice
+        recipe["model"]["normalize"] = None
     if config.model.weights:
         recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
     if config.distill.teacher:
@@ -185,9 +188,10 @@ def train_step(run: Run, fold: int) -> Step:
 
 
 def _of_no_use(config: Config) -> dict[str, set[str]]:
-    """The knobs that another task, or another loss, alone has: they make nothing of this one stale."""
+    """The knobs that another task, or another loss, alone has, and those that change no bit: they make
+    nothing of this one stale."""
     task = config.task.name
-    unused: dict[str, set[str]] = {"train": config.train.of_no_use(task), "model": set()}
+    unused = {"train": config.train.of_no_use(task), "model": {"checkpointing"}}
     if task != "segmentation":
         unused["model"] |= {"decoder"}
     if task != "retrieval":

@@ -325,10 +325,7 @@ def test_a_config_error_imports_nothing_heavy_and_ends_with_status_2(project, sc
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        (
-            "task.name=retrieval",
-            ["task.name: 'retrieval' comes with a later release; today there is multiclass"],
-        ),
+        ("task.name=detection", ["task.name: there is no task 'detection'"]),
         ("task.metric=acuracy", ["task.metric: 'acuracy'", "accuracy"]),
         ("model.backbone=resnet1", ["model.backbone: timm knows no 'resnet1'", "resnet18"]),
         ("inference.tta=[flip]", ["inference.tta: there is no view 'flip'", "hflip"]),

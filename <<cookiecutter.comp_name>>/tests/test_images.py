@@ -113,6 +113,21 @@ def test_12_bits_in_a_16_bit_file_are_scaled_by_max_value(tmp_path):
     assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
 
 
+def test_12_bits_are_squeezed_by_a_hyperbolic_tangent_where_none_is_white(tmp_path):
+    deep = np.linspace(0, 4095, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    decoded = decode(tmp_path / "a.png", Data(image_size=SIDE, squeeze=1000))
+    expected = np.floor(255 * np.tanh(deep / 1000) + 0.5)
+    assert apart(decoded.pixels, np.repeat(expected[..., None], 3, axis=2)) <= 1
+    assert decoded.pixels.max() == 255
+    assert len(np.unique(decoded.pixels)) == 256
+
+
+def test_8_bit_images_are_not_squeezed(tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    assert apart(decode(tmp_path / "a.png", Data(image_size=SIDE, squeeze=10)).pixels, scene()) == 0
+
+
 def test_an_image_larger_than_pillow_trusts_is_data_and_no_attack(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.fromarray(scene()).save(tmp_path / "a.png")
@@ -300,6 +315,13 @@ def test_a_disk_too_small_for_the_cache_is_said_before_the_work(project, stage_h
     assert "free some disk or lower data.image_size" in done.stderr
 
 
+def test_12_bit_images_pass_once_they_are_squeezed(project, stage_here):
+    twelve_bits(image_of_row(project, "train", 9))
+    done = stage_here(project, "01_folds.py", "data.squeeze=2000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (project / "data" / "cache" / "16px-stretch-tanh2000" / "images.npy").exists()
+
+
 def test_12_bit_images_pass_once_max_value_is_said(project, stage_here):
     twelve_bits(image_of_row(project, "train", 9))
     done = stage_here(project, "01_folds.py", "data.max_value=4095")
@@ -421,6 +443,18 @@ def test_an_array_of_two_axes_is_one_channel_and_max_value_is_white(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_numbers_with_a_sign_are_squeezed_about_mid_grey(tmp_path, dtype):
+    array = np.linspace(-9000, 9000, 16 * 16).astype(dtype).reshape(16, 16)
+    np.save(tmp_path / "a.npy", array)
+    decoded = decode(tmp_path / "a.npy", Data(image_size=16, squeeze=3000.0))
+    expected = np.floor((np.tanh(array / 3000.0) + 1) * 127.5 + 0.5)
+    assert np.abs(decoded.pixels[:, :, 0] - expected).max() <= 1
+    assert (decoded.pixels.min(), decoded.pixels.max()) == (1, 254)  # tanh(3) is not 1 yet
+    np.save(tmp_path / "a.npy", np.zeros((8, 8), dtype))
+    assert (decode(tmp_path / "a.npy", Data(image_size=8, squeeze=3000.0)).pixels == 128).all()
+
+
 @pytest.mark.parametrize(
     ("array", "says"),
     [
@@ -462,3 +496,24 @@ def test_a_dicom_slice_is_stretched_and_turned_bright_side_up(tmp_path, monkeypa
     decoded = decode(tmp_path / "a.dcm", Data(image_size=8)).pixels[:, :, 0].astype(int)
     rising = np.round((pixels + 300) / 630 * 255)
     assert np.abs(decoded - (255 - rising if white_is_low else rising)).max() <= 1
+
+
+@pytest.mark.parametrize("white_is_low", [True, False])
+def test_a_dicom_slice_is_squeezed_in_its_own_units(tmp_path, monkeypatch, white_is_low):
+    from types import ModuleType, SimpleNamespace
+
+    pixels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    kind = "MONOCHROME1" if white_is_low else "MONOCHROME2"
+    fake, scaled = ModuleType("pydicom"), {"RescaleSlope": 2, "RescaleIntercept": -1024}
+    fake.dcmread = lambda _: SimpleNamespace(
+        pixel_array=pixels, PhotometricInterpretation=kind, BitsStored=12, **scaled
+    )
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", fake)
+    (tmp_path / "a.dcm").write_bytes(b"DICM")
+    decoded = decode(tmp_path / "a.dcm", Data(image_size=8, squeeze=2000)).pixels[:, :, 0].astype(int)
+    stored = 4095.0 - pixels if white_is_low else pixels.astype(float)
+    expected = (np.tanh((2 * stored - 1024) / 2000) + 1) * 127.5
+    assert np.abs(decoded - expected).max() <= 1
+    scaled.clear()  # a file may name no units
+    decoded = decode(tmp_path / "a.dcm", Data(image_size=8, squeeze=2000)).pixels[:, :, 0].astype(int)
+    assert np.abs(decoded - (np.tanh(stored / 2000) + 1) * 127.5).max() <= 1

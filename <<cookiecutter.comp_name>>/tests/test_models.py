@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import shutil
@@ -12,36 +13,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from networks import MEAN, STD, architecture, images, shaken, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from src.config import UserError
+from src.config import Model, UserError
+from src.models.backbone import input_statistics
 from src.models.build import Architecture, create_model
 from src.models.heads import CosineHead, LinearHead
 from src.models.weights import load_model, read_checkpoint, save_model, strip
-
-MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
-
-
-def architecture(backbone: str = "test_resnet", size: int = 32, outputs: int = 5, **more) -> Architecture:
-    return Architecture(backbone, outputs, size, MEAN, STD, **more)
-
-
-def images(size: int = 32, n: int = 3, seed: int = 0) -> torch.Tensor:
-    """(n, 3, size, size) uint8."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-def trained(backbone: str = "test_resnet", seed: int = 1, **options) -> torch.nn.Module:
-    """timm's own network with nothing at its starting value, as a stranger's checkpoint would have it."""
-    model = timm.create_model(backbone, **options)
-    generator = torch.Generator().manual_seed(seed)
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
-    return model
-
 
 # --- what goes in and comes out -----------------------------------------------------------------------------
 
@@ -166,6 +146,23 @@ def test_dropout_of_the_head_works_in_training_alone():
     assert torch.equal(head.eval().dropout(torch.ones(2, 400)), torch.ones(2, 400))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
+        ("vit_tiny_patch16_224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_a_network_is_normalised_by_the_data_set_or_as_its_weights_were_trained(backbone, mean, std):
+    assert input_statistics(Model(backbone=backbone), MEAN, STD) == (MEAN, STD)
+    settings = Model(backbone=backbone, normalize="backbone")
+    assert input_statistics(settings, MEAN, STD) == (mean, std)
+    (grey,), (spread,) = input_statistics(settings, (0.1,), (0.1,))
+    assert (grey, spread) == (pytest.approx(np.mean(mean)), pytest.approx(np.mean(std)))
+    five = input_statistics(settings, (0.1,) * 5, (0.1,) * 5)
+    assert five == ((*mean, *mean[:2]), (*std, *std[:2]))
+
+
 # --- cosines ------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +258,14 @@ def test_a_saved_network_comes_back_bit_by_bit_from_its_file_alone(tmp_path, bac
 
 
 EVERY_FIELD = {
+    "pooling": {"pooling": "gem"},
+    "neck": {"neck": "bnneck", "embedding": 12},
+    "dropout samples": {"dropout_samples": 3, "drop_rate": 0.2, "pooling": "dual"},
+    "ibn a": {"ibn": "a", "size": 64},
+    "ibn b": {"ibn": "b", "size": 64},
+    "pcb": {"parts": "pcb", "stripes": 2, "neck": "bnneck", "size": 64},
+    "mgn": {"parts": "mgn", "pooling": "max", "ibn": "a", "size": 96},
+    "subcenters": {"head": "cosine", "subcenters": 3, "logit_scale": 12.0},
     "head and embedding": {"head": "cosine", "embedding": 12, "drop_rate": 0.1},
     "targets": {"target_mean": (1.0, 2.0), "target_std": (3.0, 4.0), "target_log": True},
     "unet": {"decoder": "unet", "drop_rate": 0.3, "drop_path_rate": 0.1},
@@ -273,21 +278,30 @@ def test_every_field_of_an_architecture_comes_back_from_the_file(tmp_path, more)
     model = create_model(
         architecture("test_vit" if "drop_path_rate" in more else "test_resnet", outputs=2, **more)
     )
+    size = more.get("size", 32)
     with torch.no_grad():
-        model(images())
-        before = model.eval()(images(seed=1))
+        model(images(size))
+        before = shaken(model.eval())(images(size, seed=1))  # no two tensors are alike
     save_model(tmp_path / "m.safetensors", model.architecture, model.state_dict())
     loaded = load_model(tmp_path / "m.safetensors")
     assert loaded.architecture == model.architecture
     with torch.no_grad():
-        after = loaded(images(seed=1))
+        after = loaded(images(size, seed=1))
     assert torch.equal(after.logits, before.logits)
     assert torch.equal(after.embedding, before.embedding)
+    assert torch.equal(after.metric, before.metric)
+
+
+def test_every_field_of_an_architecture_is_among_those_that_come_back():
+    fields = {field.name for field in dataclasses.fields(Architecture)}
+    always = {"backbone", "n_outputs", "image_size", "mean", "std"}
+    assert set().union(*EVERY_FIELD.values()) - {"size"} == fields - always
 
 
 def test_a_file_from_before_there_were_decoders_is_a_classifier(tmp_path):
     model = create_model(architecture())
-    old = {k: v for k, v in model.architecture.as_dict().items() if k not in ("decoder", "head", "embedding")}
+    first = ("backbone", "n_outputs", "image_size", "mean", "std", "drop_rate", "drop_path_rate")
+    old = {k: v for k, v in model.architecture.as_dict().items() if k in first}
     save_file(model.state_dict(), tmp_path / "old.safetensors", {"architecture": json.dumps(old)})
     loaded = load_model(tmp_path / "old.safetensors")
     assert loaded.architecture == model.architecture
@@ -487,9 +501,26 @@ def test_weights_of_another_architecture_are_refused_with_how_many_match(theirs,
     assert message.endswith("give weights of this very backbone, or set model.backbone to theirs")
 
 
-def test_weights_for_other_input_channels_are_refused_with_both_shapes():
-    with pytest.raises(UserError, match=r"74 of the 75 .*should be \(16, 3, 3, 3\) and is \(16, 1, 3, 3\)"):
-        create_model(architecture(), state=trained(in_chans=1).state_dict())
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_weights_for_three_colours_fit_any_number_of_channels_as_timm_fits_its_own(backbone, channels):
+    source, first = trained(backbone), {"test_resnet": "conv1.0", "test_efficientnet": "conv_stem"}
+    key = f"{first.get(backbone, 'patch_embed.proj')}.weight"
+    wanted = Architecture(backbone, 3, 160, (0.5,) * channels, (0.2,) * channels)
+    ours = create_model(wanted, state=source.state_dict()).backbone.state_dict()
+    expected = timm.models.adapt_input_conv(channels, source.state_dict()[key])
+    torch.testing.assert_close(ours[key], expected)
+    assert all(torch.equal(ours[name], source.state_dict()[name]) for name in ours if name != key)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_weights_for_one_channel_say_of_grey_images_what_they_said(channels):
+    source = trained(in_chans=1, num_classes=0).eval()
+    wanted = Architecture("test_resnet", 3, 32, (0.5,) * channels, (0.2,) * channels)
+    backbone = create_model(wanted, state=source.state_dict()).backbone.eval()
+    grey = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(grey.expand(-1, channels, -1, -1)), source(grey))
 
 
 def test_a_single_lost_tensor_is_noticed():

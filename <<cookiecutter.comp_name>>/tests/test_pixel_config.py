@@ -48,6 +48,10 @@ def read(project: Path, *overrides: str) -> Config:
             "augment.policy=autoaugment turns and shears images, their masks would stay where they were",
         ),
         (("train.sampling=even",), "'balanced' or 'sqrt'"),
+        (("mixing.mixup=1", "train.top_share=0.5"), "mixtures always do"),
+        (("train.sampling=balanced", "train.class_weights=inverse"), "together they overshoot"),
+        (("train.sampling=sqrt", "train.margin.triplet_weight=1"), "batches are made of identities"),
+        (("mixing.cutmix=1", "train.center_weight=0.003"), "give a row two identities"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason(project, overrides, says):

@@ -46,6 +46,7 @@ class Data(Section):
     cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # larger: image_size is cropped from it
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
+    squeeze: Positive | None = None  # tanh(x / this) of deeper values, where none is white; null: linear
     preprocess: Text | None = None  # a function of src/data/own.py, for every image before it is cached
     near_duplicates: Annotated[int, Field(ge=-1, le=16)] = 4  # bits of 64 that hashes may differ; -1: none
 

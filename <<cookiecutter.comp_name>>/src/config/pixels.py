@@ -89,8 +89,8 @@ def check_pixels(augment: Augment, mixing: Mixing, data: Data, train: Train, tas
         )
     if mixing.on and train.top_share is not None:
         raise ValueError(
-            f"train.top_share={train.top_share:g} learns from the rows that cost most, and mixtures always do: "
-            f"it would drop the images that are whole; leave it or mixing out"
+            f"train.top_share={train.top_share:g} learns from the rows that cost most, and mixtures always "
+            f"do: it would drop the images that are whole; leave it or mixing out"
         )
     if train.sampling is not None and train.class_weights is not None:
         raise ValueError(

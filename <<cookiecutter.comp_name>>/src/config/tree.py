@@ -104,13 +104,35 @@ class Config(Section):
             )
         if self.train.target_log and self.task.name != "regression":
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
+        self._model_suits_the_task()
         if not self.inference.tta:
             raise ValueError("inference.tta is empty: give at least [identity]")
         return self
 
+    def _model_suits_the_task(self) -> None:
+        """Refuse what only a network of one answer an image can have, and what a task has no use for."""
+        model, task = self.model, self.task.name
+        of_images = ("pooling", "neck", "dropout_samples", "parts", "subcenters")
+        given = [name for name in of_images if getattr(model, name) is not None]
+        if task == "segmentation" and given:
+            raise ValueError(
+                f"model.{given[0]}={getattr(model, given[0])} is for one answer an image, and segmentation "
+                f"answers every pixel from maps that are never pooled; set model.{given[0]}=null"
+            )
+        if model.neck is not None and task not in ("multiclass", "retrieval"):
+            raise ValueError(
+                f"model.neck={model.neck} has a classifier without a bias, which cannot say how rare a label "
+                f"or how large a number is; it is for multiclass and retrieval, task.name is {task}"
+            )
+
     def _table_habits_make_sense(self) -> None:
         """The keys that say how train.csv writes its labels exclude each other in places."""
         data, several = self.data, not isinstance(self.data.target, str)
+        if data.squeeze is not None and data.max_value is not None:
+            raise ValueError(
+                f"data.squeeze={data.squeeze:g} and data.max_value={data.max_value:g} both say how deep "
+                f"values become 8 bits: give one of the two"
+            )
         if several and (not data.target or len(set(data.target)) < len(data.target)):
             raise ValueError(
                 f"data.target={list(data.target)} must name one column or more, each once, such as [cat, dog]"

@@ -42,12 +42,11 @@ def decode(path: Path, data: Data) -> Decoded:
     content = path.read_bytes()
     if not content:
         raise UserError("the file is empty (0 bytes)")
-    pixels, mode = READERS.get(path.suffix.lower(), _read_image)(content)
+    pixels, mode = READERS.get(path.suffix.lower(), _read_image)(content, data)
     brightest = float(pixels.max())
     height, width, channels = pixels.shape
     if pixels.dtype != np.uint8:
-        white = data.max_value or _white(pixels.dtype)
-        pixels = np.clip(pixels.astype(np.float32) * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
+        pixels = np.clip(_levels(pixels, data) + 0.5, 0, 255).astype(np.uint8)
         mode = f"{mode}, 16 bits" if "16" not in mode else mode
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if channels == 3 else pixels.mean(2).astype(np.uint8)
     grey = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
@@ -85,20 +84,34 @@ def preprocessed(pixels: np.ndarray, data: Data) -> np.ndarray:
     return made
 
 
+def _levels(pixels: np.ndarray, data: Data) -> np.ndarray:
+    """Values deeper than 8 bits as float32 levels: in a line up to white, which is 255, or with
+    `data.squeeze` by tanh(x / squeeze), which no value leaves. From 0 to 1 for numbers without a sign; others
+    from -1 to 1, so that their 0 is mid-grey in every file."""
+    values = pixels.astype(np.float32)
+    if data.squeeze is None:
+        return values * (255.0 / (data.max_value or _white(pixels.dtype)))
+    values = np.tanh(values / np.float32(data.squeeze))
+    return values * 255.0 if pixels.dtype.kind == "u" else (values + 1) * 127.5
+
+
 def _white(dtype: np.dtype) -> float:
     """What is white in a depth whose range says so; raises `UserError` for floats and signed numbers."""
     if dtype == np.uint16:
         return 65535.0
-    raise UserError(f"its values are {dtype}, whose white nobody knows; set data.max_value")
+    raise UserError(
+        f"its values are {dtype}, whose white nobody knows; set data.max_value, or data.squeeze where there "
+        f"is none"
+    )
 
 
-def _read_image(content: bytes) -> tuple[np.ndarray, str]:
+def _read_image(content: bytes, data: Data) -> tuple[np.ndarray, str]:
     """(H, W, 3) RGB in the file's own depth, and its kind."""
     mode = kind_of(content)
     return _pixels(content, mode), mode
 
 
-def _read_array(content: bytes) -> tuple[np.ndarray, str]:
+def _read_array(content: bytes, data: Data) -> tuple[np.ndarray, str]:
     """(H, W, C) of a .npy file that holds (H, W), (H, W, C) or (C, H, W); nothing is unpickled."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
@@ -119,8 +132,9 @@ def _read_array(content: bytes) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(array), f"array of {array.shape[2]} channel(s), {array.dtype}"
 
 
-def _read_dicom(content: bytes) -> tuple[np.ndarray, str]:
-    """(H, W, 1) of a DICOM file, stretched over the bits it stores, bright where the body is."""
+def _read_dicom(content: bytes, data: Data) -> tuple[np.ndarray, str]:
+    """(H, W, 1) of a DICOM file, bright where the body is: stretched over all bits, or with `data.squeeze` in
+    the file's own units, such as Hounsfield's, float32."""
     try:
         import pydicom
     except ImportError:
@@ -129,11 +143,20 @@ def _read_dicom(content: bytes) -> tuple[np.ndarray, str]:
     pixels = file.pixel_array.astype(np.float64)
     if pixels.ndim != 2:
         raise UserError(f"its pixels have shape {pixels.shape}; one grey slice a file can be read")
+    mode = f"DICOM {file.PhotometricInterpretation}"
+    white_is_low = file.PhotometricInterpretation == "MONOCHROME1"
+    if data.squeeze is not None:
+        if white_is_low:
+            signed = getattr(file, "PixelRepresentation", 0)
+            pixels = (0 if signed else 2**file.BitsStored) - 1 - pixels
+        slope, intercept = (getattr(file, f"Rescale{name}", None) for name in ("Slope", "Intercept"))
+        units = pixels * float(slope or 1) + float(intercept or 0)
+        return units.astype(np.float32)[:, :, None], mode
     low, high = pixels.min(), pixels.max()
     pixels = (pixels - low) / max(1.0, high - low) * 65535
-    if file.PhotometricInterpretation == "MONOCHROME1":  # white is low
+    if white_is_low:
         pixels = 65535 - pixels
-    return pixels.astype(np.uint16)[:, :, None], f"DICOM {file.PhotometricInterpretation}"
+    return pixels.astype(np.uint16)[:, :, None], mode
 
 
 READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}

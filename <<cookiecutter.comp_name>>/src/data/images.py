@@ -106,7 +106,7 @@ def _refuse(broken: list[tuple[Path, str]], tables: Tables) -> None:
 def _check_depth(files: list[Path], known: list[Decoded], data: Data) -> None:
     """12-bit values in a 16-bit file would come out almost black: ask instead of guessing."""
     deep = [i for i, d in enumerate(known) if d.brightest > 255 or "16" in d.mode]
-    if deep and data.max_value is None:
+    if deep and data.max_value is None and data.squeeze is None:
         top = max(known[i].brightest for i in deep)
         if top < 65535 / 4:
             raise UserError(

@@ -21,7 +21,7 @@ class SampleLoss(nn.Module):
     """
 
     def forward(self, output: Output, targets: torch.Tensor) -> torch.Tensor:
-        views = [in_full(view) for view in (output, *(output.parts or ()))]
+        views = [in_full(view) for view in output.all()]
         with torch.autocast(output.logits.device.type, enabled=False):
             return self.of_views(views, targets)
 
@@ -50,8 +50,8 @@ def mean(several: list[torch.Tensor]) -> torch.Tensor:
 
 def in_full(output: Output) -> Output:
     """The same in float32 at least: a half cannot tell near rows apart."""
-    logits, embedding = (
+    logits, embedding, metric = (
         x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
-        for x in (output.logits, output.embedding)
+        for x in (output.logits, output.embedding, output.metric)
     )
-    return replace(output, logits=logits, embedding=embedding)
+    return replace(output, logits=logits, embedding=embedding, metric=metric)

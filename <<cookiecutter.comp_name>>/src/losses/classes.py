@@ -1,5 +1,5 @@
 """The loss where a row has one class, or shares of several: of its logits, and by weight the batch-hard
-triplet and the centre loss of its embedding beside it."""
+triplet and the centre loss of its `metric` embedding beside it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ClassLoss(SampleLoss):
         labels = torch.where(known & (most >= SURE), labels, -1)
         losses = mean([self.of_view(view, shares, labels) for view in views])
         if self.center is not None:  # one embedding a row has one centre
-            losses = losses + self.center_weight * self.center(views[0].embedding, labels)
+            losses = losses + self.center_weight * self.center(views[0].metric, labels)
         if self.weights is not None:
             losses = losses * (shares @ self.weights.to(shares.dtype))
         return torch.where(known, losses, 0)
@@ -61,7 +61,7 @@ class ClassLoss(SampleLoss):
         losses = self.row(view.logits, shares)
         if not self.triplet_weight:
             return losses
-        return losses + self.triplet_weight * batch_hard_triplet(view.embedding, labels, self.triplet)
+        return losses + self.triplet_weight * batch_hard_triplet(view.metric, labels, self.triplet)
 
 
 def _of_logits(settings: Losses, task: str, n_outputs: int, targets: np.ndarray | None) -> Rows:

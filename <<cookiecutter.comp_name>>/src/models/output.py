@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass
 class Output:
-    """Logits (B, outputs), or (B, outputs, H, W) of a decoder; embedding (B, features); and local parts
-    where the network has them."""
+    """Logits (B, outputs), or (B, outputs, H, W) of a decoder. `embedding` (B, D) is what classifiers and
+    searches go by, `metric` (B, D) what losses of distances learn: one and the same unless a BNNeck lies
+    between, or parts are fused. `parts` are local answers, each with its own three; in evaluation they are
+    fused already."""
 
     logits: torch.Tensor
     embedding: torch.Tensor
-    parts: list[torch.Tensor] | None = None
+    parts: list[Output] | None = None
+    metric: torch.Tensor | None = None  # null: the embedding
 
+    def __post_init__(self) -> None:
+        if self.metric is None:
+            self.metric = self.embedding
 
-Loss = Callable[[Output, torch.Tensor], torch.Tensor]  # per sample: (output, targets) -> (B,)
+    def all(self) -> list[Output]:
+        """The whole and its parts."""
+        return [self, *(self.parts or [])]
+
+    def fused(self) -> Output:
+        """One answer of all: the mean of the logits, and embeddings of length 1 side by side, whose cosine is
+        the mean of the parts' cosines; `metric` stays that of the whole."""
+        if not self.parts:
+            return self
+        logits = torch.stack([one.logits.float() for one in self.all()]).mean(0)  # (B, outputs)
+        embedding = torch.cat([F.normalize(one.embedding.float(), dim=1) for one in self.all()], dim=1)
+        return Output(logits, embedding, metric=self.metric)
 
 
 def with_background(logits: torch.Tensor) -> torch.Tensor:

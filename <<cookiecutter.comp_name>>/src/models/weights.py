@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from src.artifacts import atomic
 from src.config import UserError
-from src.models.build import Architecture, Network, create_model
+from src.models.architecture import Architecture
+from src.models.build import create_model
+from src.models.network import Network
 
 WRAPPERS = (
     "module.",

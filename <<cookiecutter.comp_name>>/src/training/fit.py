@@ -36,7 +36,10 @@ from src.losses.build import create_loss
 from src.losses.distillation import distillation
 from src.losses.margins import margin_scale
 from src.losses.reduction import reduce
-from src.models.build import Architecture, create_model, embedding_length
+from src.models.architecture import Architecture
+from src.models.backbone import input_statistics
+from src.models.build import create_model, embedding_length
+from src.models.checkpointing import checkpoint_gradients
 from src.models.scale import TargetScale
 from src.models.weights import read_checkpoint, save_model
 from src.scoring import finite
@@ -121,12 +124,13 @@ class Trainer:
         seed = int(np.random.SeedSequence([config.seed, fold]).generate_state(1)[0])
         torch.manual_seed(seed)
         margin = config.train.name(task.name) in MARGINS
+        mean, std = input_statistics(config.model, data.store.mean, data.store.std)
         self.architecture = Architecture(
             backbone=config.model.backbone,
             n_outputs=len(data.outputs),
             image_size=config.data.image_size,
-            mean=data.store.mean,
-            std=data.store.std,
+            mean=mean,
+            std=std,
             drop_rate=config.model.drop_rate,
             drop_path_rate=config.model.drop_path_rate,
             target_mean=scale.mean,
@@ -136,12 +140,21 @@ class Trainer:
             head="cosine" if margin else "linear",
             logit_scale=margin_scale(config.train.margin, len(data.outputs)) if margin else None,
             embedding=config.model.embedding if task.kind == "rankings" else None,
+            pooling=config.model.pooling,
+            neck=config.model.neck,
+            dropout_samples=config.model.dropout_samples,
+            ibn=config.model.ibn,
+            parts=config.model.parts,
+            stripes=config.model.stripes,
+            subcenters=config.model.subcenters,
         )
         self.rows, self.stop = (
             replace(part, targets=scale.encode(part.targets)) for part in (rows, data.stop)
         )
         weights = read_checkpoint(config.root / config.model.weights) if config.model.weights else None
         self.model = create_model(self.architecture, config.model.pretrained, weights).to(device)
+        if config.model.checkpointing:
+            checkpoint_gradients(self.model.backbone, config.model.backbone)
         self.scales = create_scales(config, self.model)
         self.mixing = Mixer(config.mixing, config.train.epochs)
         if config.train.channels_last:
@@ -220,11 +233,12 @@ class Trainer:
         if self.teacher is None:
             return losses
         distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
+        pupil = output.fused()
         if kind == "cosine":
-            told = distillation(kind, output.embedding, said.embedding, distill.temperature)
+            told = distillation(kind, pupil.embedding, said.embedding, distill.temperature)
         else:
             wanted = self.model.scale.encode_tensor(said.logits)
-            told = distillation(kind, output.logits, wanted, distill.temperature)
+            told = distillation(kind, pupil.logits, wanted, distill.temperature)
         return distill.weight * told + (1 - distill.weight) * losses
 
     def look(self, epoch: int) -> dict[str, float]:
