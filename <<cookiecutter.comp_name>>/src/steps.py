@@ -5,7 +5,7 @@
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
 | masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
-| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | these, `train`, ... |
+| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
 | select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | that fold's test predictions, `pseudo` |
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from src.artifacts import Step, digest
-from src.config import Config, UserError
+from src.config import Config, Train, UserError, with_epochs
 from src.rawfiles import image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
@@ -59,8 +59,7 @@ def round_of(config: Config, number: int) -> Run:
     """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
     if config.pseudo.epochs is not None:
-        train = config.train.model_copy(update={"epochs": config.pseudo.epochs})
-        config = config.model_copy(update={"train": train})
+        config = config.model_copy(update={"train": with_epochs(config.train, config.pseudo.epochs)})
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
@@ -170,10 +169,20 @@ def train_step(run: Run, fold: int) -> Step:
     return Step(
         title=f"02 train {run.name} fold {fold}",
         folder=run.fold_folder(fold),
-        outputs=("model.safetensors", "history.csv", "score.json"),
+        outputs=("model.safetensors", "history.csv", "score.json", *snapshot_names(config.train)),
         recipe=recipe,
         stamp_name="train",
         replaces=True,
+    )
+
+
+def snapshot_names(train: Train) -> tuple[str, ...]:
+    """The files of weights whose predictions are averaged; none where a soup makes one of them."""
+    if train.snapshots is None or train.soup is not None:
+        return ()
+    return tuple(
+        f"snapshot{number}.safetensors"
+        for number in range(train.cycles - train.snapshots + 1, train.cycles + 1)
     )
 
 
@@ -211,6 +220,7 @@ def predict_step(run: Run, fold: int) -> Step:
         recipe={
             "inference": run.config.inference.model_dump(mode="json", include=of_inference),
             "model": digest(trained.folder / "model.safetensors"),
+            "snapshots": [digest(trained.folder / name) for name in snapshot_names(run.config.train)] or None,
             "inputs": dataset_inputs(run.config),
         },
         stamp_name="predict",

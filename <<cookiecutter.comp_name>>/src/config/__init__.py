@@ -16,7 +16,7 @@ from src.config.model import Model
 from src.config.optim import Optim
 from src.config.pixels import Augment
 from src.config.section import Section, UserError
-from src.config.train import EarlyStopping, Ema, Train
+from src.config.train import EarlyStopping, Ema, Swa, Train, with_epochs
 from src.config.tree import Config
 
 __all__ = [
@@ -39,8 +39,10 @@ __all__ = [
     "Section",
     "Stack",
     "Submit",
+    "Swa",
     "Task",
     "Tracking",
     "Train",
     "UserError",
+    "with_epochs",
 ]

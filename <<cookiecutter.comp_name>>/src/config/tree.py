@@ -13,7 +13,7 @@ from src.config.losses import LOSSES
 from src.config.model import Model
 from src.config.pixels import Augment
 from src.config.section import Index, Name, Section
-from src.config.train import Train
+from src.config.train import Train, check_train
 
 
 class Config(Section):
@@ -88,8 +88,7 @@ class Config(Section):
             )
         if self.distill.teacher == self.name:
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
-        if self.train.min_lr > self.train.lr:
-            raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
+        check_train(self.train, self.model.pretrained or self.model.weights is not None)
         fits = LOSSES[self.task.name]
         if self.train.loss is not None and self.train.loss not in fits:
             raise ValueError(
