@@ -13,7 +13,7 @@ from torch import nn
 from trainers import CPU, fold_data, make_trainer, read, silent
 
 from src.artifacts import digest, write_json
-from src.config import UserError
+from src.config import EarlyStopping, Train, UserError
 from src.data.loaders import (
     Rows,
     read_folds,
@@ -30,9 +30,8 @@ from src.training.fit import Best, Trainer
 # --- when to stop -------------------------------------------------------------------------------------------
 
 
-def waited(epochs: int, best: int, patience: int = 3, enabled: bool = True) -> bool:
-    stopping = SimpleNamespace(enabled=enabled, patience=patience)
-    config = SimpleNamespace(train=SimpleNamespace(early_stopping=stopping))
+def waited(epochs: int, best: int, patience: int | None = 3, enabled: bool = True) -> bool:
+    config = SimpleNamespace(train=Train(early_stopping=EarlyStopping(enabled=enabled, patience=patience)))
     return Trainer.exhausted(SimpleNamespace(config=config, epoch=epochs, best=Best(epoch=best)))
 
 
@@ -44,6 +43,7 @@ def test_patience_counts_epochs_since_the_best_one():
 def test_without_early_stopping_or_without_a_best_epoch_nothing_runs_out():
     assert not waited(50, best=0, enabled=False)
     assert not waited(50, best=-1)
+    assert not waited(50, best=0, patience=None)
 
 
 def seen(trainer: Trainer, predictions: np.ndarray):
@@ -132,12 +132,13 @@ def test_every_window_has_the_gradient_of_its_rows_at_once_also_a_short_last_one
     rows = Rows(trainer.rows.positions[:25], trainer.rows.targets[:25], weights)
     trainer.rows, trainer.model, trainer.loss = rows, Linear64(3 * 16 * 16, 10), loss64
     trainer.loader, trainer.sampler = training_loader(rows, trainer.data.store, trainer.config, 0, seed=5)
-    trainer.schedule = SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0.0])
+    trainer.schedule = SimpleNamespace(step=lambda: None, look=lambda score: None, rate=0.0)
     trainer.average, taken = SimpleNamespace(update=lambda: None, model=trainer.model), []
 
     def keep_gradient(optimizer, model, clip):
         taken.append(model.layer.weight.grad.clone())
         model.zero_grad()
+        return taken[-1].norm()
 
     trainer.precision.step = keep_gradient
     trainer.train_epoch(0, silent)
@@ -162,10 +163,35 @@ def test_every_window_has_the_gradient_of_its_rows_at_once_also_a_short_last_one
 def test_a_loss_that_is_no_number_ends_with_what_to_change(prepared):
     trainer = make_trainer(prepared)
     nn.init.constant_(trainer.model.head.linear.weight, float("nan"))
-    with pytest.raises(
-        UserError, match=r"^epoch 1: .* lower train.lr=0.004 to 0.0004, or set train.clip_grad"
-    ):
+    with pytest.raises(UserError, match=r"^epoch 1, step 1: .* lower train.lr=0.004 to 0.0004, or set train"):
         trainer.train_epoch(0, silent)
+
+
+def test_a_single_target_that_is_no_number_is_named_by_its_id(prepared):
+    trainer = make_trainer(prepared, "train.accumulate=2", "train.batch_size=6")
+    batches = trainer.sampler.batches()
+    row, table = batches[4][2], pd.read_csv(prepared / "data/folds.csv", dtype=str)
+    trainer.rows.targets[row] = np.nan
+    position = trainer.rows.positions[row]
+    name = table["id"][np.flatnonzero(trainer.data.store.train == position)[0]]
+    told = rf"^epoch 1, step 3: .* in 1 of 6 rows of batch 5 \({name}\); .*look at the targets of these rows"
+    with pytest.raises(UserError, match=told):
+        trainer.train_epoch(0, silent)
+
+
+def test_the_gradient_norm_in_the_history_is_the_median_over_the_steps_before_clipping(prepared):
+    trainer, norms = make_trainer(prepared, "train.clip_grad=0.01"), []
+    step = trainer.precision.step
+
+    def remember(optimizer, model, clip):
+        norms.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+        return step(optimizer, model, clip)
+
+    trainer.precision.step = remember
+    row = trainer.train_epoch(0, silent)
+    assert len(norms) == trainer.steps_per_epoch
+    assert row["grad_norm"] == pytest.approx(torch.stack(norms).median().item(), rel=1e-5)
+    assert row["grad_norm"] > 0.01
 
 
 def test_the_loss_in_the_history_is_the_weighted_mean_over_the_rows(prepared):
@@ -173,7 +199,7 @@ def test_the_loss_in_the_history_is_the_weighted_mean_over_the_rows(prepared):
     trainer.model = Linear64(3 * 16 * 16, len(trainer.data.outputs))
     trainer.loss = loss64
     trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
-    trainer.schedule = SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0.0])
+    trainer.schedule = SimpleNamespace(step=lambda: None, look=lambda score: None, rate=0.0)
     row = trainer.train_epoch(0, silent)
     seen = np.concatenate(trainer.sampler.batches())
     images = torch.from_numpy(trainer.data.store.pixels[trainer.rows.positions[seen]]).permute(0, 3, 1, 2)

@@ -117,7 +117,8 @@ def with_epochs(train: Train, epochs: int) -> Train:
     if train.freeze_epochs is not None:
         changed["freeze_epochs"] = min(max(1, round(train.freeze_epochs * share)), epochs - 1) or None
     if train.hold_epochs is not None:
-        changed["hold_epochs"] = train.hold_epochs * share
+        room = epochs - (changed.get("freeze_epochs") or 0) - train.warmup_epochs
+        changed["hold_epochs"] = min(train.hold_epochs * share, room / 2) if room > 0 else None
     front = sum(
         changed.get(key, getattr(train, key)) or 0
         for key in ("freeze_epochs", "warmup_epochs", "hold_epochs")

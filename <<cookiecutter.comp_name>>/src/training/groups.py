@@ -19,24 +19,26 @@ HEAD = "the head"  # matches no layer of a backbone, so timm puts it on top of a
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
-    """The model's trainable parameters for an optimiser, a group a rate and weight decay.
+    """The model's trainable parameters for an optimiser: a group a rate and weight decay, head and backbone
+    apart (torch's fused SGD cannot step parameters that thaw beside others that already have momentum).
 
     Weight decay spares biases, norm layers (He et al. 2019, Bag of Tricks) and what the backbone's authors
     spared, such as position tables.
     """
     spared = [BACKBONE + name for name in getattr(model.backbone, "no_weight_decay", set)()]
     rates = backbone_rates(model.backbone, settings)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = rates[name.removeprefix(BACKBONE)] if name.startswith(BACKBONE) else 1.0
+        inside = name.startswith(BACKBONE)
+        rate = rates[name.removeprefix(BACKBONE)] if inside else 1.0
         plain = parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, spare) for spare in spared)
-        key = (settings.lr * rate, 0.0 if plain else settings.weight_decay)
+        key = (inside, settings.lr * rate, 0.0 if plain else settings.weight_decay)
         groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
+        for (_, rate, decay), parameters in groups.items()
     ]
 
 
