@@ -5,7 +5,7 @@
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
 | masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
-| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json | these, `train`, ... |
+| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
 | select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | that fold's test predictions, `pseudo` |
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from src.artifacts import Step, digest
-from src.config import Config, UserError
+from src.config import Config, UserError, snapshot_names, with_epochs
 from src.owncode import preprocessing
 from src.rawfiles import image_folders, listing, raw_tables
 
@@ -60,8 +60,7 @@ def round_of(config: Config, number: int) -> Run:
     """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
     if config.pseudo.epochs is not None:
-        train = config.train.model_copy(update={"epochs": config.pseudo.epochs})
-        config = config.model_copy(update={"train": train})
+        config = config.model_copy(update={"train": with_epochs(config.train, config.pseudo.epochs)})
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
@@ -156,7 +155,7 @@ def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
     sections = {"task", "model", "augment", "train"}
-    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=_of_no_use(config))
+    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=config.of_no_use)
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts
     recipe["inputs"] = dataset_inputs(config)
@@ -180,23 +179,11 @@ def train_step(run: Run, fold: int) -> Step:
     return Step(
         title=f"02 train {run.name} fold {fold}",
         folder=run.fold_folder(fold),
-        outputs=("model.safetensors", "history.csv", "score.json"),
+        outputs=("model.safetensors", "history.csv", "score.json", *snapshot_names(config.train)),
         recipe=recipe,
         stamp_name="train",
         replaces=True,
     )
-
-
-def _of_no_use(config: Config) -> dict[str, set[str]]:
-    """The knobs that another task, or another loss, alone has, and those that change no bit: they make
-    nothing of this one stale."""
-    task = config.task.name
-    unused = {"train": config.train.of_no_use(task), "model": {"checkpointing"}}
-    if task != "segmentation":
-        unused["model"] |= {"decoder"}
-    if task != "retrieval":
-        unused["model"] |= {"embedding"}
-    return unused
 
 
 def predict_step(run: Run, fold: int) -> Step:
@@ -221,6 +208,7 @@ def predict_step(run: Run, fold: int) -> Step:
         recipe={
             "inference": run.config.inference.model_dump(mode="json", include=of_inference),
             "model": digest(trained.folder / "model.safetensors"),
+            "snapshots": [digest(trained.folder / name) for name in snapshot_names(run.config.train)] or None,
             "inputs": dataset_inputs(run.config),
         },
         stamp_name="predict",

@@ -325,7 +325,7 @@ def test_a_config_error_imports_nothing_heavy_and_ends_with_status_2(project, sc
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("task.name=detection", ["task.name: there is no task 'detection'"]),
+        ("task.name=detection", ["`task.name` is 'detection': input should be 'multiclass', 'binary'"]),
         ("task.metric=acuracy", ["task.metric: 'acuracy'", "accuracy"]),
         ("model.backbone=resnet1", ["model.backbone: timm knows no 'resnet1'", "resnet18"]),
         ("inference.tta=[flip]", ["inference.tta: there is no view 'flip'", "hflip"]),

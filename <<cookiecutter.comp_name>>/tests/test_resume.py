@@ -90,10 +90,10 @@ def test_resuming_goes_on_from_the_checkpoint_and_does_not_start_over(undisturbe
     checkpoint = prepared / "runs/baseline/fold0/checkpoint.pt"
     import torch
 
-    seconds = torch.load(checkpoint, weights_only=True)["history"][0]["seconds"]
-    # a mark that only a run which goes on would carry into its history
     state = torch.load(checkpoint, weights_only=True)
-    state["history"][0]["seconds"] = seconds + 1000
+    seconds = state["values"]["history"][0]["seconds"]
+    # a mark that only a run which goes on would carry into its history
+    state["values"]["history"][0]["seconds"] = seconds + 1000
     torch.save(state, checkpoint)
     assert run(prepared, "02_train.py").returncode == 0
     import pandas as pd
@@ -158,3 +158,90 @@ def test_a_worker_that_dies_is_said_in_a_sentence(prepared):
 
     with pytest.raises(UserError, match="a worker was killed"):
         launch.side_by_side(die_at_one, [(0,), (1,)], config, "test", 2)
+
+
+# --- every trick that has a state, within one process -------------------------------------------------------
+
+ALL = "train.early_stopping.patience=null"
+LIVE = "train.ema.enabled=false"
+TRICKS = {
+    "constant": ["train.schedule=constant"],
+    "warm restarts": ["train.cycles=2", "train.cycle_decay=0.5"],
+    "step": ["train.schedule=step", "train.steps=[1.5,3]"],
+    "plateau": ["train.schedule=plateau", "train.plateau_patience=1", ALL],
+    "one cycle and its momentum": ["train.schedule=onecycle", "train.optimizer=sgd"],
+    "exponential": ["train.schedule=exponential"],
+    "inverse time": ["train.schedule=inverse_time"],
+    "piecewise": ["train.schedule=piecewise", "train.steps=[2,4]", "train.step_lrs=[1e-3,1e-4]"],
+    "warm-up and hold": ["train.warmup_epochs=1.5", "train.hold_epochs=1"],
+    "lion": ["train.optimizer=lion", "train.lr=1e-4"],
+    "layer decay": ["train.layer_decay=0.7", "train.backbone_lr=0.5", "train.clip_grad=1"],
+    "frozen at first": ["train.freeze_epochs=2", "train.freeze_stages=1"],
+    "frozen norms, thawed by sgd": ["train.freeze_epochs=2", "train.freeze_bn=true", "train.optimizer=sgd"],
+    "swa": ["train.swa.start=0.25", "train.swa.lr=1e-3", "train.swa.anneal_epochs=1", ALL, LIVE],
+    "snapshots": ["train.cycles=2", "train.snapshots=2", ALL],
+    "soup": ["train.soup=3", ALL],
+    "soup of snapshots": ["train.cycles=4", "train.snapshots=3", "train.soup=2", ALL],
+}
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it."""
+
+
+def trained(project, name, overrides, killed=None):
+    """The files of fold 0 after training; `killed` is where the first try ends: "epoch 2/" for the line that
+    comes after its checkpoint, or the number of an epoch whose checkpoint is never written."""
+    from trainers import CPU, read
+
+    from src.steps import run_of, train_step
+    from src.training.fit import Trainer
+    from src.training.fold import train_fold
+
+    run = run_of(read(project, f"name={name}", "fold=0", "train.epochs=4", "model.drop_rate=0.2", *overrides))
+    step, save = train_step(run, 0), Trainer.save
+
+    def report(*_, line="", **__):
+        if isinstance(killed, str) and killed in line:
+            raise Killed
+
+    def save_or_die(trainer, *arguments):
+        if trainer.epoch == killed:
+            raise Killed
+        save(trainer, *arguments)
+
+    if killed is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "save", save_or_die)
+            with pytest.raises(Killed):
+                train_fold(run, 0, step, CPU, report)
+    train_fold(run, 0, step, CPU, lambda *_, **__: None)
+    import pandas as pd
+
+    files = {path.name: path.read_bytes() for path in step.folder.glob("*.safetensors")}
+    history = pd.read_csv(step.folder / "history.csv").drop(columns="seconds").to_dict()
+    assert sorted(files) == sorted(name for name in step.outputs if name.endswith(".safetensors"))
+    assert {path.name for path in step.folder.iterdir()} == {*step.outputs, "train.stamp.json"}
+    return files, history
+
+
+@pytest.fixture(scope="module")
+def tricky(untouched_prepared_project, tmp_path_factory):
+    """A project with weights to start from, for what freezes a backbone."""
+    import timm
+    import torch
+
+    folder = tmp_path_factory.mktemp("tricky") / "project"
+    shutil.copytree(untouched_prepared_project, folder)
+    torch.manual_seed(3)
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), folder / "weights.pth")
+    path = folder / "configs" / "baseline.yaml"
+    path.write_text(path.read_text().replace("pretrained: false", "weights: weights.pth"))
+    return folder
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_every_trick_goes_on_bit_for_bit_wherever_it_is_killed(tricky, trick):
+    expected = trained(tricky, "undisturbed", TRICKS[trick])
+    assert trained(tricky, "after", TRICKS[trick], killed="epoch 2/") == expected
+    assert trained(tricky, "before", TRICKS[trick], killed=3) == expected

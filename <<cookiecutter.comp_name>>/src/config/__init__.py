@@ -16,7 +16,7 @@ from src.config.model import Model
 from src.config.optim import Optim
 from src.config.pixels import Augment, Mixing
 from src.config.section import Section, UserError
-from src.config.train import EarlyStopping, Ema, Train
+from src.config.train import EarlyStopping, Ema, Swa, Train, snapshot_names, with_epochs
 from src.config.tree import Config
 
 __all__ = [
@@ -42,8 +42,11 @@ __all__ = [
     "Section",
     "Stack",
     "Submit",
+    "Swa",
     "Task",
     "Tracking",
     "Train",
     "UserError",
+    "snapshot_names",
+    "with_epochs",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class UserError(Exception):
@@ -23,13 +23,15 @@ class Section(BaseModel):
         """YAML reads a bare `off` as false: give the word back where it is one of the choices, else
         refuse."""
         kind = cls.model_fields[info.field_name].annotation
-        if not isinstance(value, bool) or kind is bool:
+        if not isinstance(value, bool) or kind is bool or bool in get_args(kind):
             return value
         if "off" in get_args(kind) and not value:
             return "off"
         raise ValueError("true and false (also yes, no, on, off) mean nothing here; quote it if it is a word")
 
 
+# On, or off: false is as good as null, which a fingerprint leaves out.
+Switch = Annotated[bool | None, BeforeValidator(lambda value: None if value is False else value)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

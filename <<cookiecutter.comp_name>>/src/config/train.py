@@ -1,24 +1,32 @@
-"""The training loop."""
+"""The training loop, and which weights it keeps."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from src.config.losses import Losses
-from src.config.optim import Optim
-from src.config.section import Count, Section
+from src.config.optim import Optim, check_epochs, check_optim
+from src.config.section import Count, Positive, Section
 
 
 class EarlyStopping(Section):
     enabled: bool = True  # false: all epochs, the last weights, and no rows set aside for stopping
-    patience: Count = 5  # epochs without a better score
+    patience: Count | None = 5  # epochs without a better score; null: all epochs, the best weights
 
 
 class Ema(Section):
     enabled: bool = True
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # warmed up, else the random start stays
+
+
+class Swa(Section):
+    """Stochastic weight averaging: the plain mean of the weights at the last epochs' ends."""
+
+    start: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of the epochs before it, 0.75; null: off
+    lr: Positive | None = None  # constant from there on; null: the schedule's, as it falls
+    anneal_epochs: Count | None = None  # in a line to that rate; null: at once
 
 
 class Train(Losses, Optim):
@@ -34,3 +42,121 @@ class Train(Losses, Optim):
     channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
     early_stopping: EarlyStopping = EarlyStopping()
     ema: Ema = Ema()
+    swa: Swa = Swa()
+    snapshots: Annotated[int, Field(ge=2)] | None = None  # cosine: predict with the ends of the last cycles
+    soup: Annotated[int, Field(ge=2)] | None = None  # mix the best of so many last epochs (or snapshots)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether patience may end it before the last epoch."""
+        return self.early_stopping.enabled and self.early_stopping.patience is not None
+
+
+def snapshot_names(train: Train) -> tuple[str, ...]:
+    """The files of weights whose predictions are averaged; none where a soup makes one of them."""
+    if train.snapshots is None or train.soup is not None:
+        return ()
+    return tuple(
+        f"snapshot{number}.safetensors"
+        for number in range(train.cycles - train.snapshots + 1, train.cycles + 1)
+    )
+
+
+def check_train(train: Train, pretrained: bool) -> None:
+    """Raise ValueError for knobs of `train` that mean nothing together, with the reason."""
+    check_optim(train, pretrained)
+    check_epochs(train, train.epochs)
+    if train.schedule == "plateau":
+        _check_plateau(train)
+    _check_weights(train)
+
+
+def _check_plateau(train: Train) -> None:
+    waits, stopping = train.plateau_patience or 4, train.early_stopping
+    if not stopping.enabled:
+        raise ValueError(
+            "train.schedule=plateau watches the stopping rows; set train.early_stopping.enabled=true"
+        )
+    if stopping.patience is not None and stopping.patience <= waits + 1:
+        raise ValueError(
+            f"train.early_stopping.patience={stopping.patience} ends the training when the plateau schedule "
+            f"has just lowered the rate (train.plateau_patience={waits}); {2 * waits + 2} gives it a chance, "
+            f"null all of train.epochs"
+        )
+
+
+def _check_weights(train: Train) -> None:
+    """Averages, snapshots and soups: what they need, and which exclude each other."""
+    swa, all_epochs = train.swa, "set train.early_stopping.patience=null, or .enabled=false"
+    if swa.start is None and (swa.lr is not None or swa.anneal_epochs is not None):
+        raise ValueError("train.swa.lr and .anneal_epochs mean nothing without train.swa.start, such as 0.75")
+    if swa.anneal_epochs is not None and swa.lr is None:
+        raise ValueError("train.swa.anneal_epochs leads to train.swa.lr, which is null: give it a rate")
+    if swa.start is not None and train.ema.enabled:
+        raise ValueError("train.swa and train.ema both average the weights; set train.ema.enabled=false")
+    if swa.start is not None and train.ends_early:
+        raise ValueError(f"train.swa averages the last epochs, so all must run: {all_epochs}")
+    if swa.start is not None and train.snapshots is not None:
+        raise ValueError("train.swa makes one model of the epochs, train.snapshots several: give one of them")
+    if train.snapshots is not None and (train.cycles or 1) < train.snapshots:
+        raise ValueError(
+            f"train.snapshots={train.snapshots} are the ends of cosine cycles, and train.cycles is "
+            f"{train.cycles or 1}; give as many cycles or more"
+        )
+    if train.snapshots is not None and train.ends_early:
+        raise ValueError(f"train.snapshots wants every cycle whole, so all epochs must run: {all_epochs}")
+    if train.soup is None:
+        return
+    if swa.start is not None:
+        raise ValueError("train.soup and train.swa both mix the weights of the last epochs: give one of them")
+    if not train.early_stopping.enabled:
+        raise ValueError(
+            "train.soup is chosen by the stopping rows; set train.early_stopping.enabled=true (patience=null "
+            "runs all epochs)"
+        )
+    there, what = (
+        (train.epochs, "train.epochs") if train.snapshots is None else (train.snapshots, "train.snapshots")
+    )
+    if train.soup > there:
+        raise ValueError(f"train.soup={train.soup} is mixed from {what}={there}; lower the one or raise it")
+
+
+def with_epochs(train: Train, epochs: int) -> Train:
+    """The same training in another number of epochs: what is told in epochs goes along, but not the warm-up,
+    which a head of any training needs."""
+    share, changed = epochs / train.epochs, {"epochs": epochs}
+    if train.freeze_epochs is not None:
+        changed["freeze_epochs"] = min(max(1, round(train.freeze_epochs * share)), epochs - 1) or None
+    if train.hold_epochs is not None:
+        room = epochs - (changed.get("freeze_epochs") or 0) - train.warmup_epochs
+        changed["hold_epochs"] = min(train.hold_epochs * share, room / 2) if room > 0 else None
+    front = sum(
+        changed.get(key, getattr(train, key)) or 0
+        for key in ("freeze_epochs", "warmup_epochs", "hold_epochs")
+    )
+    changed |= _steps_with(train, epochs, share, front) if train.steps is not None else {}
+    if train.cycles is not None:
+        cycles = changed["cycles"] = max(1, min(train.cycles, int(epochs - front)))
+        changed["cycle_decay"] = train.cycle_decay if cycles > 1 else None
+        kept = min(train.snapshots or 0, cycles)
+        changed["snapshots"] = kept if kept > 1 else None
+    if train.soup is not None:
+        there = min(train.soup, changed.get("snapshots") or epochs)
+        changed["soup"] = there if there > 1 else None
+    if train.swa.anneal_epochs is not None:
+        anneal = max(1, round(train.swa.anneal_epochs * share))
+        changed["swa"] = train.swa.model_copy(update={"anneal_epochs": anneal})
+    return train.model_copy(update=changed)
+
+
+def _steps_with(train: Train, epochs: int, share: float, front: float) -> dict[str, Any]:
+    """The steps that still lie after the warm-up; without any of them the rate is constant."""
+    steps = [step * share for step in train.steps]
+    kept = [i for i, step in enumerate(steps) if step > front]
+    if not kept:
+        return {"schedule": "constant", "steps": None, "step_lrs": None, "lr_decay": None}
+    rates = train.step_lrs
+    return {
+        "steps": tuple(steps[i] for i in kept),
+        "step_lrs": None if rates is None else tuple(rates[i] for i in kept),
+    }

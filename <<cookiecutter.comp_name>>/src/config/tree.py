@@ -12,7 +12,7 @@ from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.section import Index, Name, Section
-from src.config.train import Train
+from src.config.train import Train, check_train
 
 
 class Config(Section):
@@ -57,6 +57,18 @@ class Config(Section):
         """Whether a batch is made of a few classes with a few rows each, as a triplet needs it."""
         return self.task.name == "retrieval" or self.train.triplet_weight(self.task.name) > 0
 
+    @property
+    def of_no_use(self) -> dict[str, set[str]]:
+        """By section the knobs that another task, or another loss, alone has, and those that change no bit:
+        they make no trained model stale."""
+        task = self.task.name
+        unused = {"train": self.train.of_no_use(task), "model": {"checkpointing"}}
+        if task != "segmentation":
+            unused["model"] |= {"decoder"}
+        if task != "retrieval":
+            unused["model"] |= {"embedding"}
+        return unused
+
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
         return self.model_dump(mode="json", exclude={"fold", "folds"})
@@ -94,8 +106,7 @@ class Config(Section):
         check_pixels(self.augment, self.mixing, self.data, self.train, self.task.name)
         if self.distill.teacher == self.name:
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
-        if self.train.min_lr > self.train.lr:
-            raise ValueError(f"train.min_lr={self.train.min_lr} lies above train.lr={self.train.lr}")
+        check_train(self.train, self.model.pretrained or self.model.weights is not None)
         self.train.check(self.task.name)
         if self.identities and self.train.batch_size < 2 * self.train.images_per_class:
             raise ValueError(

@@ -18,7 +18,7 @@ from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
-from src.models.weights import load_model
+from src.inference.snapshots import load_models, mean_tables, model_files
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
 from src.tasks import create_task
@@ -34,7 +34,11 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
         store = open_images(images_step(run.config))
         folds_of = read_folds(run.config)["fold"]
         everything = len(folds_of) if run.config.task.name == "retrieval" else None  # the whole gallery
-        rows = sum((everything or (folds_of == fold).sum()) + len(store.test) for fold in todo)
+        rows = sum(
+            ((everything or (folds_of == fold).sum()) + len(store.test))
+            * len(model_files(steps[fold].folder))
+            for fold in todo
+        )
         jobs = [(run, fold, steps[fold]) for fold in todo]
         side_by_side(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
     if set(folds) != set(range(run.config.cv.n_folds)):
@@ -55,8 +59,9 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet too."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
-    model = load_model(step.folder / "model.safetensors")
-    for name, table in KINDS[task.kind](Asked(config, task, data, model, device, report)).items():
+    answers = KINDS[task.kind]
+    said = [answers(Asked(config, task, data, model, device, report)) for model in load_models(step.folder)]
+    for name, table in mean_tables(said, task, data.outputs).items():
         write_parquet(step.folder / f"{name}.parquet", table)
     step.done()
 

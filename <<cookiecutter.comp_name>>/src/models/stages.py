@@ -7,22 +7,28 @@ from torch import nn
 
 
 def stages(backbone: nn.Module) -> list[list[str]]:
-    """The names of a timm backbone's parameters by depth, the shallowest first; every parameter once.
+    """The names of a timm backbone's parameters, a list a stage, the shallowest (the stem) first; every
+    parameter once.
 
-    By timm's own `group_matcher`, a block a depth. A family without one goes by the stages that
-    `feature_info` names.
+    By timm's own `group_matcher`; a plain transformer has a stage a block. A family without one goes by the
+    stages that `feature_info` names, the stem with the first of them.
     """
     names = [name for name, _ in backbone.named_parameters()]
-    if hasattr(backbone, "group_matcher"):
-        groups = group_parameters(backbone, backbone.group_matcher(coarse=False))
-        found = [groups[depth] for depth in sorted(groups)]
-    else:
-        found = _by_feature_info(backbone, names)
+    matcher = getattr(backbone, "group_matcher", None)
+    found = _by_feature_info(backbone, names) if matcher is None else _by_groups(backbone, matcher)
     seen = {name for group in found for name in group}
     rest = [name for name in names if name not in seen]  # of no depth for timm
     if rest:
         found = [*found[:-1], [*(found[-1] if found else []), *rest]]
     return [group for group in found if group]
+
+
+def _by_groups(backbone: nn.Module, matcher) -> list[list[str]]:
+    try:
+        groups = group_parameters(backbone, matcher(coarse=True))
+    except AssertionError:  # a family that has fine groups alone
+        groups = group_parameters(backbone, matcher(coarse=False))
+    return [groups[depth] for depth in sorted(groups)]
 
 
 def _by_feature_info(backbone: nn.Module, names: list[str]) -> list[list[str]]:

@@ -68,11 +68,16 @@ class Precision:
         """Add this batch's gradients."""
         self.scaler.scale(loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_grad: float | None) -> None:
-        """Clip, step, and forget the gradients."""
+    def step(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_grad: float | None
+    ) -> torch.Tensor:
+        """Clip, step, and forget the gradients; gives their norm before the clipping."""
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if clip_grad is not None:
-            self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+            nn.utils.clip_grads_with_norm_(model.parameters(), clip_grad, norm)
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        return norm

@@ -1,10 +1,5 @@
-"""The loop: one model, one fold, from its first step to its best weights; killed and started again, the same
-weights.
-
-Every epoch leaves `checkpoint.pt` (tensors and plain values alone) with all that the next one depends on; it
-is dropped once the fold is finished. Data order and augmentation are drawn from (seed, epoch, batch), so they
-need no state.
-"""
+"""The loop: one model, one fold, epoch by epoch. Data order and augmentation are drawn from (seed, epoch,
+batch), so they need no state; what does is in `Trainer.parts`."""
 
 from __future__ import annotations
 
@@ -15,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from torch import nn
 
-from src.artifacts import Step, atomic, write_csv, write_json
 from src.config import MARGINS, Config, UserError
 from src.data.levels import as_targets
 from src.data.loaders import (
     FoldData,
     Rows,
     evaluation_batches,
-    load_fold,
     target_batches,
+    to_tensor,
     training_loader,
-    training_rows,
 )
 from src.data.mixing import Mixer
 from src.data.scales import create_scales
@@ -41,17 +34,19 @@ from src.models.backbone import input_statistics
 from src.models.build import create_model, embedding_length
 from src.models.checkpointing import checkpoint_gradients
 from src.models.scale import TargetScale
-from src.models.weights import read_checkpoint, save_model
-from src.scoring import finite
-from src.steps import Run
-from src.tasks import create_task
+from src.models.weights import read_checkpoint
 from src.tasks.base import Task
-from src.tracking import create_tracker
-from src.training.averaging import Average, copy_state
+from src.training import checkpoint
+from src.training.averaging import Average, StochasticAverage, copy_state
+from src.training.batchnorm import measure_batch_norms
 from src.training.devices import Precision, loader_workers
+from src.training.freeze import Freeze
 from src.training.optim import create_optimizer
-from src.training.schedule import create_schedule
+from src.training.schedule import Schedule
+from src.training.snapshots import Snapshots
+from src.training.soup import State, greedy_soup
 from src.training.teachers import Teacher
+from src.training.watch import Watch
 
 # report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
 Report = Callable[..., None]
@@ -65,48 +60,6 @@ class Best:
     score: float | None = None
     loss: float = float("inf")
     state: dict[str, torch.Tensor] | None = None
-
-
-def fit(run: Run, fold: int, step: Step, device: torch.device, report: Report) -> None:
-    """Train fold `fold` of a run and write the outputs of its train step."""
-    config, task = run.config, create_task(run.config)
-    data = load_fold(config, task, fold)
-    rows = training_rows(run, task, fold, data)
-    trainer = Trainer(config, task, data, rows, fold, device)
-    checkpoint = step.folder / "checkpoint.pt"
-    trainer.resume(checkpoint, step.fingerprint)
-    report(skipped=trainer.epoch * trainer.steps_per_epoch)
-    began = time.monotonic()
-    tracker = create_tracker(config, run.name, fold)
-    for epoch in range(trainer.epoch, config.train.epochs):
-        if trainer.exhausted():
-            break
-        row = trainer.train_epoch(epoch, report)
-        tracker.log(row)
-        trainer.save(checkpoint, step.fingerprint)
-        report(line=f"{run.name} fold {fold} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
-    state = trainer.best.state or copy_state(trainer.average.model)
-    trainer.average.model.load_state_dict(state)
-    valid, _ = trainer.look_at(data.valid)
-    score = task.score(data.valid_truth, valid)
-    write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
-    save_model(step.folder / "model.safetensors", trainer.architecture, state)
-    summary = {"metric": task.metric.name, "score": finite(score), "best_epoch": trainer.best.epoch + 1}
-    summary |= {
-        "epochs": len(trainer.history),
-        "train": len(rows),
-        "stop": len(data.stop),
-        "valid": len(data.valid),
-    }
-    write_json(step.folder / "score.json", {**summary, "seconds": round(time.monotonic() - began, 1)})
-    step.done()
-    checkpoint.unlink(missing_ok=True)
-    tracker.finish({task.metric.name: score})
-    report(
-        line=f"{run.name} fold {fold}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
-        last=True,
-        skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
-    )
 
 
 class Trainer:
@@ -165,9 +118,12 @@ class Trainer:
             self.rows, data.store, config, workers, seed, device.type == "cuda"
         )
         self.steps_per_epoch = -(-len(self.sampler) // config.train.accumulate)
+        self.freeze = Freeze(self.model, config.train)
         self.optimizer = create_optimizer(self.model, config.train)
-        self.schedule = create_schedule(self.optimizer, config.train, self.steps_per_epoch)
+        self.schedule = Schedule(self.optimizer, config.train, self.steps_per_epoch, task.metric.sign)
         self.average = Average(self.model, config.train.ema)
+        swa = config.train.swa.start is not None
+        self.swa = StochasticAverage(self.model, config.train) if swa else None
         length = embedding_length(self.model) if config.train.center_weight else 0
         loss = create_loss(task.name, config.train, data.outputs, data.train.targets, length)
         self.loss = loss.to(device)
@@ -183,19 +139,18 @@ class Trainer:
     def exhausted(self) -> bool:
         """Whether patience has run out."""
         waited = self.epoch - 1 - self.best.epoch
-        return (
-            self.config.train.early_stopping.enabled
-            and self.best.epoch >= 0
-            and waited >= self.config.train.early_stopping.patience
-        )
+        train = self.config.train
+        return train.ends_early and self.best.epoch >= 0 and waited >= train.early_stopping.patience
 
     def train_epoch(self, epoch: int, report: Report) -> dict[str, Any]:
         """One pass over the rows, then a look at the stopping rows; gives the row for history.csv."""
         began = time.monotonic()
-        self.model.train()
+        self.freeze.apply(epoch)
         self.sampler.epoch = epoch
-        plan = [float(self.rows.weights[batch].sum()) for batch in self.sampler.batches()]
-        accumulate, seen = self.config.train.accumulate, torch.zeros(2, device=self.device)
+        batches = self.sampler.batches()
+        plan = [float(self.rows.weights[batch].sum()) for batch in batches]
+        watch = Watch(epoch, batches, self.ids, self.config.train, self.device)
+        accumulate = self.config.train.accumulate
         for number, (images, targets, weights) in enumerate(self.loader):
             first = number - number % accumulate
             window = sum(plan[first : first + accumulate])  # the last window may be short
@@ -208,19 +163,15 @@ class Trainer:
             with self.precision.autocast():
                 losses = self.sample_losses(images, targets)
             self.precision.backward(reduce(losses, weights, window, self.config.train.top_share))
-            seen += torch.stack([(losses.detach() * weights).sum(), weights.sum()])
+            watch.batch(losses, weights)
             if (number + 1) % accumulate == 0 or number + 1 == len(plan):
-                self.precision.step(self.optimizer, self.model, self.config.train.clip_grad)
+                watch.step(self.precision.step(self.optimizer, self.model, self.config.train.clip_grad))
                 self.schedule.step()
                 self.average.update()
                 report(1)
-        total, weight = seen.tolist()
-        if not np.isfinite(total):
-            raise UserError(
-                f"epoch {epoch + 1}: the loss is no longer a number; lower train.lr={self.config.train.lr:g} "
-                f"to {self.config.train.lr / 10:g}, or set train.clip_grad=1.0"
-            )
-        row = {"epoch": epoch + 1, "lr": self.schedule.get_last_lr()[0], "train_loss": total / weight}
+        row = {"epoch": epoch + 1, "lr": self.schedule.rate, **watch.means()}
+        if self.swa is not None:
+            self.swa.take(self.model, epoch)
         row |= self.look(epoch) | {"seconds": round(time.monotonic() - began, 2)}
         self.history.append(row)
         report(note=self.note(row))
@@ -252,6 +203,7 @@ class Trainer:
         tie = score == best.score or not np.isfinite(score)  # few rows tie often: the loss decides
         if metric.better(score, best.score) or (tie and loss < best.loss):
             self.best = Best(epoch, score, loss, copy_state(self.average.model))
+        self.schedule.look(score)
         return {"stop_loss": loss, f"stop_{metric.name}": score}
 
     @torch.inference_mode()
@@ -273,43 +225,59 @@ class Trainer:
             "" if score is None else f" {self.task.metric.name} {score:.4f}"
         )
 
+    def final_state(self, snapshots: Snapshots) -> tuple[State, str]:
+        """The weights that the training ends with, and what they are: SWA's mean, a soup, those of the best
+        epoch, or of the last where there are no rows to tell."""
+        if self.swa is not None:
+            self.measure(self.swa.model)
+            return copy_state(self.swa.model), f"SWA of epochs {sorted(self.swa.ends)}"
+        if self.config.train.soup is not None:
+            epochs, states = snapshots.read(self.epoch)
+            state, chosen = greedy_soup(states, self.taste)
+            return state, f"soup of epochs {sorted(epochs[i] for i in chosen)}"
+        if self.best.state is None:
+            return copy_state(self.average.model), f"epoch {self.epoch}"
+        return self.best.state, f"epoch {self.best.epoch + 1}"
+
+    def taste(self, state: State) -> tuple[tuple[float, float], State]:
+        """How good weights are on the stopping rows, the score first and then the loss, and the weights with
+        batch-norm statistics of their own."""
+        model = self.average.model
+        model.load_state_dict(state)
+        self.measure(model)
+        predictions, loss = self.look_at(self.stop)
+        score = self.task.score(self.data.stop_truth, predictions)
+        rank = self.task.metric.sign * score if np.isfinite(score) else 0.0
+        return (rank, -loss), copy_state(model)
+
+    def measure(self, model: nn.Module) -> None:
+        """Batch-norm statistics of this network, over the plain images of the first epoch's batches."""
+        self.sampler.epoch = 0
+        store, positions = self.data.store, self.rows.positions
+        images = (to_tensor(store.look(positions[rows])).to(self.device) for rows in self.sampler.batches())
+        measure_batch_norms(model, images, self.freeze.norms)
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """What the tables call training rows."""
+        store = self.data.store
+        pairs = ((store.train, store.train_ids), (store.test, store.test_ids))
+        names = {place: name for places, ids in pairs for place, name in zip(places, ids, strict=True)}
+        return [names[position] for position in self.rows.positions[rows]]
+
+    @property
+    def parts(self) -> dict[str, checkpoint.Stateful]:
+        """All that changes from epoch to epoch and has a state of its own."""
+        parts = {"model": self.model, "average": self.average, "loss": self.loss}
+        parts |= {"optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.precision.scaler}
+        return parts if self.swa is None else parts | {"swa": self.swa}
+
     def save(self, path: Path, fingerprint: str) -> None:
         """Write the checkpoint, atomically."""
-        state = {
-            "fingerprint": fingerprint,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "best": vars(self.best),
-            "history": self.history,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-        with atomic(path) as temporary:
-            torch.save(state, temporary)
+        values = {"best": vars(self.best), "history": self.history}
+        checkpoint.save(path, fingerprint, self.parts, values, self.device)
 
     def resume(self, path: Path, fingerprint: str) -> None:
         """Go on from a checkpoint of the same recipe; one of another recipe is ignored."""
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != fingerprint:
-            return
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.loss.load_state_dict(state.get("loss", {}))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        self.best = Best(**state["best"])
-        self.history = state["history"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
+        values = checkpoint.resume(path, fingerprint, self.parts, self.device)
+        if values is not None:
+            self.best, self.history = Best(**values["best"]), values["history"]

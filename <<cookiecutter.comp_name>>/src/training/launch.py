@@ -21,7 +21,7 @@ from src.progress import Progress
 from src.steps import Run, train_step
 from src.tasks import create_task
 from src.training.devices import devices
-from src.training.fit import fit
+from src.training.fold import train_fold
 
 Job = Callable[..., None]  # job(*arguments, device, report), with report as `fit.Report` says
 
@@ -43,7 +43,7 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
     todo = [fold for fold in todo if steps[fold].begin()]  # the earlier settings may have been set aside
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     jobs = [(run, fold, steps[fold]) for fold in todo]
-    side_by_side(fit, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
+    side_by_side(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
     draw_run(run)
 
 

@@ -1,0 +1,54 @@
+"""A training on disk between two epochs: tensors and plain values, read without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from src.artifacts import atomic
+
+FORMAT = 2  # a checkpoint of an earlier version is not gone on from
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def save(
+    path: Path, fingerprint: str, parts: dict[str, Stateful], values: dict[str, Any], device: torch.device
+) -> None:
+    """Write the states of all parts, plain values, and the random state, atomically."""
+    state = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "values": values,
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def resume(
+    path: Path, fingerprint: str, parts: dict[str, Stateful], device: torch.device
+) -> dict[str, Any] | None:
+    """Put the parts and the random state back; gives the values, or None where there is no checkpoint of this
+    recipe, and nothing was done."""
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if (state.get("format"), state["fingerprint"]) != (FORMAT, fingerprint):
+        return None
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
+    return state["values"]

@@ -1,0 +1,79 @@
+"""One fold, from its first step to the files it leaves; killed and started again, the same files.
+
+Every epoch leaves `checkpoint.pt` (tensors and plain values alone) with all that the next one depends on; it
+is dropped once the fold is finished.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import torch
+
+from src.artifacts import Step, write_csv, write_json
+from src.data.loaders import load_fold, training_rows
+from src.models.weights import save_model
+from src.scoring import finite
+from src.steps import Run
+from src.tasks import create_task
+from src.tracking import create_tracker
+from src.training.fit import Report, Trainer
+from src.training.snapshots import Snapshots
+from src.training.watch import hardly_falls
+
+
+def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Report) -> None:
+    """Train fold `fold` of a run and write the outputs of its train step."""
+    config, task = run.config, create_task(run.config)
+    data = load_fold(config, task, fold)
+    rows = training_rows(run, task, fold, data)
+    trainer, snapshots = Trainer(config, task, data, rows, fold, device), Snapshots(step.folder, config.train)
+    path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
+    trainer.resume(path, step.fingerprint)
+    if trainer.epoch == 0:
+        snapshots.clear()
+    report(skipped=trainer.epoch * trainer.steps_per_epoch)
+    began = time.monotonic()
+    tracker = create_tracker(config, run.name, fold)
+    for epoch in range(trainer.epoch, config.train.epochs):
+        if trainer.exhausted():
+            break
+        row = trainer.train_epoch(epoch, report)
+        tracker.log(row)
+        snapshots.take(
+            epoch, trainer.architecture, trainer.model.state_dict(), trainer.average.model.state_dict()
+        )
+        trainer.save(path, step.fingerprint)
+        report(line=f"{title} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
+        if advice := hardly_falls(trainer.history, config.train):
+            report(line=f"{title}: {advice}", last=True)
+    state, kept = trainer.final_state(snapshots)
+    trainer.average.model.load_state_dict(state)
+    valid, _ = trainer.look_at(data.valid)
+    score = task.score(data.valid_truth, valid)
+    write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
+    save_model(step.folder / "model.safetensors", trainer.architecture, state)
+    summary = {"metric": task.metric.name, "score": finite(score), "best_epoch": trainer.best.epoch + 1}
+    summary |= {
+        "kept": kept,
+        "epochs": len(trainer.history),
+        "train": len(rows),
+        "stop": len(data.stop),
+        "valid": len(data.valid),
+    }
+    write_json(step.folder / "score.json", {**summary, "seconds": round(time.monotonic() - began, 1)})
+    step.done()
+    path.unlink(missing_ok=True)
+    snapshots.clear(finished=True)
+    tracker.finish({task.metric.name: score})
+    report(
+        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
+        last=True,
+        skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
+    )
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")

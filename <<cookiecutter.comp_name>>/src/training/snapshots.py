@@ -1,0 +1,65 @@
+"""Weights kept on the way through a training: one snapshot a cycle to predict with, or the last epochs as
+ingredients of a soup."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from src.config import Train, snapshot_names
+from src.models.build import Architecture
+from src.models.weights import save_model
+from src.training.schedule import cycle_ends
+
+State = dict[str, torch.Tensor]
+
+
+class Snapshots:
+    """Files of weights in a fold's folder. Predictions are averaged over the snapshots of the last cycles of
+    a cyclic schedule (Huang et al. 2017, Snapshot Ensembles: Train 1, Get M for Free); what a soup may be
+    mixed from lies in `ingredients/`, and is dropped with the checkpoint."""
+
+    def __init__(self, folder: Path, settings: Train):
+        self.folder, self.ingredients, self.soup = folder, folder / "ingredients", settings.soup
+        self.names = snapshot_names(settings)
+        ends = cycle_ends(settings)[-(settings.snapshots or 0) :] if settings.snapshots else None
+        self.ends = ends if ends is not None else range(1, settings.epochs + 1) if settings.soup else []
+        self.live = settings.snapshots is not None
+
+    def due(self, epoch: int) -> Path | None:
+        """The file for the weights after this epoch (0 first), or None."""
+        if epoch + 1 not in self.ends:
+            return None
+        if self.soup is not None:
+            return self.ingredients / f"epoch{epoch + 1:04d}.safetensors"
+        return self.folder / self.names[self.ends.index(epoch + 1)]
+
+    def take(self, epoch: int, architecture: Architecture, live: State, averaged: State) -> None:
+        """Write the weights after this epoch where they are wanted: of a cycle as it left them, of any other
+        epoch those that are scored, EMA's. To be called before the epoch's checkpoint, which relies on
+        them."""
+        path = self.due(epoch)
+        if path is None:
+            return
+        save_model(path, architecture, live if self.live else averaged)
+        if self.soup is not None:  # one more than are mixed: a kill may take the last epoch back
+            for old in sorted(self.ingredients.glob("epoch*.safetensors"))[: -self.soup - 1]:
+                old.unlink()
+
+    def read(self, epochs: int) -> tuple[list[int], list[State]]:
+        """The ingredients of a training that ended after so many epochs: which epochs', the earliest first,
+        and the weights."""
+        paths = sorted(self.ingredients.glob("epoch*.safetensors"))
+        found = {int(path.stem.removeprefix("epoch")): path for path in paths}
+        last = [epoch for epoch in found if epoch <= epochs][-self.soup :]
+        return last, [load_file(found[epoch]) for epoch in last]
+
+    def clear(self, finished: bool = False) -> None:
+        """Drop what an earlier training left in the folder; once finished, the ingredients alone."""
+        shutil.rmtree(self.ingredients, ignore_errors=True)
+        for path in self.folder.glob("snapshot*.safetensors"):
+            if not finished or path.name not in self.names:
+                path.unlink()

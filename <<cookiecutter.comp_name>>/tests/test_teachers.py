@@ -1,0 +1,134 @@
+"""Knowledge distillation: the teacher of a fold, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from trainers import CPU, make_trainer, read, silent
+
+from src.artifacts import digest, write_json
+from src.config import UserError
+from src.models.build import Architecture, create_model
+from src.models.weights import save_model
+from src.training.teachers import Teacher
+
+
+def make_teacher(project: Path, size: int = 16, outputs: int = 10, folds: str | None = None) -> dict:
+    """A finished run `teacher` with another network in each fold; gives them."""
+    models = {}
+    for fold in (0, 1):
+        torch.manual_seed(fold)
+        model = create_model(Architecture("test_resnet", outputs, size, (0.4,) * 3, (0.3,) * 3)).eval()
+        folder = project / "runs" / "teacher" / f"fold{fold}"
+        save_model(folder / "model.safetensors", model.architecture, model.state_dict())
+        known = folds or digest(project / "data" / "folds.csv")
+        recipe = {"inputs": {"folds": known}}
+        write_json(folder / "train.stamp.json", {"fingerprint": "", "outputs": {}, "recipe": recipe})
+        models[fold] = model
+    return models
+
+
+def teacher_of(project: Path, fold: int, outputs: int = 10) -> Teacher:
+    pupil = Architecture("test_resnet", outputs, 16, (0.5,) * 3, (0.5,) * 3)
+    return Teacher(read(project, "distill.teacher=teacher"), fold, pupil, CPU)
+
+
+def some_images(size: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8)
+
+
+def test_the_teacher_of_a_fold_is_the_teacher_runs_model_of_that_fold_and_of_no_other(prepared):
+    models, images = make_teacher(prepared), some_images()
+    with torch.no_grad():
+        said = {fold: models[fold](images).logits for fold in (0, 1)}
+    for fold in (0, 1):
+        assert torch.equal(teacher_of(prepared, fold)(images).logits, said[fold])
+        assert not torch.equal(teacher_of(prepared, fold)(images).logits, said[1 - fold])
+
+
+def test_training_asks_the_teacher_of_its_own_fold(prepared):
+    make_teacher(prepared)
+    for fold in (0, 1):
+        trainer = make_trainer(prepared, "distill.teacher=teacher", fold=fold)
+        weight = trainer.teacher.model.head.linear.weight
+        assert torch.equal(weight, teacher_of(prepared, fold).model.head.linear.weight)
+
+
+def test_a_teacher_trained_on_other_folds_is_refused(prepared):
+    make_teacher(prepared)
+    path = prepared / "data" / "folds.csv"
+    path.write_text(path.read_text().replace(",0,", ",1,", 1))
+    with pytest.raises(
+        UserError, match=r"teacher was trained on other folds .* run `make train EXP=teacher`"
+    ):
+        teacher_of(prepared, 0)
+
+
+def test_a_teacher_that_is_not_finished_is_refused(prepared):
+    make_teacher(prepared)
+    (prepared / "runs" / "teacher" / "fold1" / "train.stamp.json").unlink()
+    with pytest.raises(UserError, match=r"fold1 is not finished; run `make train EXP=teacher` first"):
+        teacher_of(prepared, 1)
+
+
+def test_a_teacher_of_other_outputs_is_refused(prepared):
+    make_teacher(prepared, outputs=7)
+    with pytest.raises(UserError, match="teacher has 7 outputs, this task has 10"):
+        teacher_of(prepared, 0)
+
+
+def test_a_teacher_of_another_size_is_shown_the_same_view_resized(prepared):
+    models = make_teacher(prepared, size=32)
+    images = some_images(16)
+    resized = F.interpolate(images.float(), size=(32, 32), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = models[0](resized).logits
+    assert torch.equal(teacher_of(prepared, 0)(images).logits, expected)
+
+
+def test_a_teacher_learns_nothing(prepared):
+    make_teacher(prepared)
+    trainer = make_trainer(prepared, "distill.teacher=teacher")
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.model.state_dict().items()}
+    assert not trainer.teacher(some_images()).logits.requires_grad
+    trainer.train_epoch(0, silent)
+    assert all(p.grad is None for p in trainer.teacher.model.parameters())
+    assert all(torch.equal(before[name], t) for name, t in trainer.teacher.model.state_dict().items())
+    taught = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert taught.isdisjoint(id(p) for p in trainer.teacher.model.parameters())
+
+
+def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_are_smoothed(prepared):
+    make_teacher(prepared)
+    overrides = (
+        "distill.teacher=teacher",
+        "distill.weight=0.3",
+        "distill.temperature=3",
+        "augment.hflip=0.5",
+    )
+    trainer = make_trainer(prepared, *overrides, "train.label_smoothing=0.2")
+    model, teacher, shown = trainer.model, trainer.teacher, []
+
+    class Watch(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.scale = network, model.scale
+
+        def forward(self, images):
+            shown.append(images)
+            return self.network(images)
+
+    trainer.model, trainer.teacher = Watch(model.eval()), Watch(teacher)
+    images, targets, _ = next(iter(trainer.loader))
+    losses = trainer.sample_losses(images, targets)
+    assert shown[0] is shown[1] is images
+    with torch.no_grad():
+        pupil, told = model(images).logits, teacher(images).logits
+    label = F.cross_entropy(pupil, targets, reduction="none", label_smoothing=0.2)
+    softened = (told / 3).softmax(1)
+    word = 9 * (softened * (softened.log() - (pupil / 3).log_softmax(1))).sum(1)
+    torch.testing.assert_close(losses, 0.3 * word + 0.7 * label, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,53 @@
+"""What the tests of training share: a trainer of the small competition, and stores made for a question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.config import Config
+from src.configfile import load_config
+from src.data.images import ImageStore
+from src.data.loaders import FoldData, Rows, load_fold
+from src.tasks import create_task
+from src.training.fit import Trainer
+
+CPU = torch.device("cpu")
+torch.set_num_threads(1)
+
+
+def read(project: Path, *overrides: str) -> Config:
+    return load_config(project / "configs" / "baseline.yaml", list(overrides))
+
+
+def fold_data(config: Config, fold: int = 0) -> FoldData:
+    return load_fold(config, create_task(config), fold)
+
+
+def make_trainer(project: Path, *overrides: str, fold: int = 0) -> Trainer:
+    config = read(project, *overrides)
+    data = fold_data(config, fold)
+    return Trainer(config, create_task(config), data, data.train, fold, CPU)
+
+
+def store_of(pixels: np.ndarray) -> ImageStore:
+    """A store of (N, S, S, 3) images, all of them training rows."""
+    everything = np.arange(len(pixels))
+    return ImageStore(
+        pixels, everything, everything[:0], [str(i) for i in everything], [], (0.5,) * 3, (1,) * 3
+    )
+
+
+def one_image_many_times(n: int, size: int = 16) -> ImageStore:
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    return store_of(np.repeat(image, n, axis=0))
+
+
+def rows_of(n: int) -> Rows:
+    return Rows(np.arange(n), np.eye(n, dtype=np.float32), np.ones(n, np.float32))
+
+
+def silent(*_: object, **__: object) -> None:
+    """A report that nobody reads."""
