@@ -61,11 +61,14 @@ def fail(message: str) -> int:
 
 
 def check_names(config: Config) -> None:
-    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views."""
+    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views and whether
+    the metric takes their average."""
     from src.data.views import check_views
+    from src.inference.average import check_average
     from src.models.names import check_backbone
     from src.tasks import create_task
 
-    create_task(config)
+    task = create_task(config)
     check_backbone(config.model.backbone)
-    check_views(config.inference.tta)
+    check_views(config.inference, task.name)
+    check_average(config.inference, task.metric, task.name)

@@ -9,7 +9,17 @@ of ours is imported here, and nothing heavy, so that a typo is answered at once.
 together.
 """
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
+from src.config.after import (
+    Distill,
+    Expansion,
+    Inference,
+    Pseudo,
+    Rerank,
+    Runtime,
+    Stack,
+    Submit,
+    Tracking,
+)
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.losses import LOSSES, Losses, Margin
 from src.config.model import Model
@@ -29,12 +39,14 @@ __all__ = [
     "Distill",
     "EarlyStopping",
     "Ema",
+    "Expansion",
     "Inference",
     "Losses",
     "Margin",
     "Model",
     "Optim",
     "Pseudo",
+    "Rerank",
     "Runtime",
     "Section",
     "Stack",

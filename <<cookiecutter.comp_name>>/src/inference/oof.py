@@ -18,6 +18,7 @@ from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
+from src.models.sizes import check_sides
 from src.models.weights import load_model
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
@@ -56,6 +57,7 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     model = load_model(step.folder / "model.safetensors")
+    check_sides(model, config.inference.scales or ())
     for name, table in KINDS[task.kind](Asked(config, task, data, model, device, report)).items():
         write_parquet(step.folder / f"{name}.parquet", table)
     step.done()

@@ -34,6 +34,7 @@ from src.losses.build import create_loss, reduce
 from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
 from src.models.scale import TargetScale
+from src.models.sizes import check_sides
 from src.models.weights import read_checkpoint, save_model
 from src.scoring import finite
 from src.steps import Run
@@ -136,6 +137,7 @@ class Trainer:
         )
         weights = read_checkpoint(config.root / config.model.weights) if config.model.weights else None
         self.model = create_model(self.architecture, config.model.pretrained, weights).to(device)
+        check_sides(self.model, config.inference.scales or ())  # now, and not after the night
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.precision = Precision(config.train.amp, device)
