@@ -7,8 +7,9 @@ mend, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from src.config import Config, UserError
@@ -31,7 +32,7 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 fold=0")
     arguments = parser.parse_intermixed_args()
-    try:
+    with plain_errors():
         config = load_config(arguments.config, arguments.overrides)
         if look_first and "data" not in config.model_fields_set and not arguments.show:
             from src.data.sniff.report import sniff
@@ -47,6 +48,13 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
             return
         limit_threads(config)
         stage(config, arguments.force)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the process with one sentence, and no traceback, where the competitor can mend what happened."""
+    try:
+        yield
     except UserError as error:
         sys.exit(fail(str(error)))
     except KeyboardInterrupt:
@@ -61,11 +69,14 @@ def fail(message: str) -> int:
 
 
 def check_names(config: Config) -> None:
-    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views."""
+    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views and whether
+    the metric takes their average."""
     from src.data.views import check_views
+    from src.inference.average import check_average
     from src.models.names import check_backbone
     from src.tasks import create_task
 
-    create_task(config)
+    task = create_task(config)
     check_backbone(config.model.backbone)
-    check_views(config.inference.tta)
+    check_views(config.inference, task.name)
+    check_average(config.inference, task.metric, task.name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -59,12 +60,19 @@ def known_keys() -> dict[str, Any]:
             if field.exclude:
                 continue
             keys[prefix + name] = field.default
-            if isinstance(field.default, Section):
+            inner = section_of(field.annotation)
+            if inner is not None:
                 keys[prefix + name] = None
-                walk(type(field.default), f"{prefix}{name}.")
+                walk(inner, f"{prefix}{name}.")
 
     walk(Config, "")
     return keys
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key of this type holds, `Section` or `Section | None`; None where it holds none."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 # --- reading ---

@@ -200,7 +200,8 @@ def predict_step(run: Run, fold: int) -> Step:
             f"run `make train EXP={run.config.name}` with the same ARGS first"
         )
     ranks = run.config.task.name == "retrieval"
-    of_inference = {"tta", "candidates"} if ranks else {"tta", "average"}
+    of_inference = {"tta", "scales", "crop"}
+    of_inference |= {"candidates", "expansion", "rerank"} if ranks else {"average"}
     return Step(
         title=f"03 predict {run.name} fold {fold}",
         folder=run.fold_folder(fold),

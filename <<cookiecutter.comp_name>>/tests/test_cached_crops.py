@@ -163,5 +163,7 @@ def test_a_transformer_that_cannot_see_the_whole_is_refused(pictured):
     config = read(pictured, "model.backbone=test_vit")
     task = create_task(config)
     data = load_fold(config, task, 0)
-    with pytest.raises(UserError, match=r"built for 16 px, takes no 24 px .* set data.cache_size=null"):
+    with pytest.raises(
+        UserError, match=r"data.cache_size: .* built for 16 px and cannot look at 24, the whole"
+    ):
         Trainer(config, task, data, data.train, 0, torch.device("cpu"))

@@ -279,6 +279,8 @@ def test_every_known_key_can_be_set_to_its_own_default(tmp_path):
         value = settings
         for part in key.split("."):
             value = value[part]  # KeyError: a key that is offered and not stored
+            if value is None:  # a section that is off
+                break
 
 
 # --- what a call costs and how it ends ----------------------------------------------------------------------

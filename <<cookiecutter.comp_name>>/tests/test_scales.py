@@ -16,9 +16,10 @@ from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.levels import as_targets
 from src.data.loaders import load_fold
-from src.data.scales import Scales, check_size, create_scales, sizes_of, stride_of
+from src.data.scales import Scales, create_scales, sizes_of, stride_of
 from src.maps import UNSURE
 from src.models.build import Architecture, create_model
+from src.models.sizes import check_sizes
 from src.tasks import create_task
 from src.training.fit import Trainer
 
@@ -146,8 +147,7 @@ def test_unsure_pixels_stay_unsure_and_do_not_spread():
 def test_convolutional_networks_take_other_sizes_and_are_left_as_they_were(backbone, decoder):
     model = network(backbone, 64, decoder).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for size in (32, 96):
-        check_size(model, size, "it is asked", "null")
+    check_sizes(model, (32, 96), "augment.scales")
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -161,21 +161,22 @@ def test_convolutional_networks_take_other_sizes_and_are_left_as_they_were(backb
     ],
 )
 def test_transformers_tied_to_a_size_are_refused_with_what_to_do(backbone, size, other):
-    with pytest.raises(UserError, match=rf"{backbone}, built for {size} px, takes no {other} px") as error:
-        check_size(network(backbone, size), other, "augment.scales asks", "augment.scales=null")
-    assert "take a convolutional one, such as resnet18, or set augment.scales=null" in str(error.value)
+    says = rf"augment.scales: {backbone} was built for {size} px and cannot look at {other} \("
+    with pytest.raises(UserError, match=says) as error:
+        check_sizes(network(backbone, size), [other], "augment.scales")
+    assert "leave augment.scales=null, or take a convolutional backbone" in str(error.value)
 
 
 def test_a_transformer_is_refused_before_the_first_epoch(prepared):
     config = read(prepared, "model.backbone=vit_tiny_patch16_224", "augment.scales=[1,2]")
     task = create_task(config)
     data = load_fold(config, task, 0)
-    with pytest.raises(UserError, match=r"augment\.scales shows it others than data.image_size"):
+    with pytest.raises(UserError, match=r"augment\.scales: vit_tiny_patch16_224 was built for 16 px"):
         Trainer(config, task, data, data.train, 0, CPU)
 
 
 def test_channels_are_the_networks_own():
-    check_size(network("test_resnet", 32, channels=5), 64, "it is asked", "null")
+    check_sizes(network("test_resnet", 32, channels=5), [64], "augment.scales")
 
 
 # --- in the loop --------------------------------------------------------------------------------------------

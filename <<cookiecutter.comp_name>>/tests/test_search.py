@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from src.inference import search
-from src.inference.search import top_identities, unit_rows
+from src.inference.search import nearest_images, top_identities, unit_rows
 
 
 class IndexFlatIP:
@@ -186,3 +186,30 @@ def test_what_is_given_is_not_changed(way):
     before = queries.copy(), gallery.copy(), owners.copy()
     top_identities(queries, gallery, owners, 4, exclude=np.arange(50))
     assert all(np.array_equal(a, b) for a, b in zip(before, (queries, gallery, owners), strict=True))
+
+
+# --- the nearest images, by a product or by faiss -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 60, 400])
+def test_the_nearest_images_are_those_of_a_sort(way, k, own, monkeypatch):
+    monkeypatch.setattr(search, "CELLS", 3 * 300)
+    queries, gallery, _ = (unit_rows(x) if x.ndim == 2 else x for x in scene(11))
+    queries = gallery if own else queries
+    found, cosines = nearest_images(queries, gallery, k, own=own)
+    product = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    if own:
+        np.fill_diagonal(product, -np.inf)
+    kept = min(k, len(gallery) - own)
+    assert found.shape == cosines.shape == (len(queries), kept)
+    np.testing.assert_allclose(cosines, -np.sort(-product, axis=1)[:, :kept], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(product, found, 1), cosines, atol=1e-6)
+    assert all(len(set(row)) == kept for row in found.tolist())
+
+
+def test_a_row_among_copies_of_itself_is_not_its_own_neighbour(way):
+    rows = unit_rows(np.ones((6, 3), np.float32))
+    found, cosines = nearest_images(rows, rows, 3, own=True)
+    assert not (found == np.arange(6)[:, None]).any()
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)

@@ -1,1 +1,1 @@
-"""What is asked for by `make <command>` beside the six stages; each can be called alone."""
+"""Commands beside the six stages, a module each: `python -m src.commands.<name>`, or `make <name>`."""

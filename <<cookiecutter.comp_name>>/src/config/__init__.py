@@ -9,7 +9,17 @@ mixing · `losses.py`, `optim.py`, `train.py` training · `after.py` what comes 
 all together.
 """
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
+from src.config.after import (
+    Distill,
+    Expansion,
+    Inference,
+    Pseudo,
+    Rerank,
+    Runtime,
+    Stack,
+    Submit,
+    Tracking,
+)
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.losses import EXCLUSIVE, LOSSES, MARGINS, Losses, Margin
 from src.config.model import Model
@@ -31,6 +41,7 @@ __all__ = [
     "Distill",
     "EarlyStopping",
     "Ema",
+    "Expansion",
     "Inference",
     "Losses",
     "Margin",
@@ -38,6 +49,7 @@ __all__ = [
     "Model",
     "Optim",
     "Pseudo",
+    "Rerank",
     "Runtime",
     "Section",
     "Stack",

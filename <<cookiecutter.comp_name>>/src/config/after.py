@@ -9,6 +9,9 @@ from pydantic import Field
 
 from src.config.section import Count, Index, Name, Positive, Section, Share
 
+Side = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # pixels; strides of 32 then fit
+CropShare = Annotated[float, Field(ge=0.5, lt=1)]  # of the side; four crops of a half just cover the image
+
 
 class Distill(Section):
     teacher: Name | None = None  # a finished run; its fold k teaches our fold k, never another
@@ -26,11 +29,62 @@ class Pseudo(Section):
     epochs: Count | None = None  # of a round; null: train.epochs
 
 
+class Rerank(Section):
+    """k-reciprocal re-ranking (Zhong et al. 2017), see src/inference/rerank.py; the paper's own numbers."""
+
+    k1: Count = 20  # nearest images that may be neighbours, if they hold each other so; for many an identity
+    k2: Count = 6  # images whose neighbourhoods are averaged, the image itself among them; 1: none
+    weight: Share = 0.3  # of the cosine; the rest is the overlap of the neighbourhoods
+
+
+class Expansion(Section):
+    """Query expansion (Chum et al. 2007; Radenovic et al. 2018), see src/inference/expansion.py."""
+
+    k: Count = 5  # nearest gallery images added to a query; about as many as an identity has
+    alpha: Annotated[float, Field(ge=0)] = 3.0  # each weighs its cosine to this power; 0: all the same
+    gallery: bool = False  # true: gallery images are averaged with their neighbours, too
+
+
 class Inference(Section):
-    tta: tuple[str, ...] = ("identity", "hflip")  # views, see src/data/augment.py; averaged
-    average: Literal["probability", "logit"] = "probability"
+    tta: tuple[str, ...] = ("identity", "hflip")  # views, see src/data/views.py; averaged
+    scales: tuple[Side, ...] | None = None  # pixels, each view at each of them; null: data.image_size alone
+    crop: CropShare | None = None  # share of the side that a crop keeps; null: 7/8, 224 of 256 as ever
+    average: Literal["probability", "logit", "rank"] = "probability"  # rank: for AUC and the like
     batch_size: Count = 64
     candidates: Count = 50  # retrieval: identities kept of each query's ranking
+    expansion: Expansion | None = None  # retrieval: queries averaged with their nearest images
+    rerank: Rerank | None = None  # retrieval: images are alike that have neighbours in common
+
+
+def check_inference(inference: Inference, task: str) -> None:
+    """Raise ValueError for knobs of inference that exclude each other, or the task."""
+    if not inference.tta:
+        raise ValueError("inference.tta is empty: give at least [identity]")
+    scales, rerank = inference.scales, inference.rerank
+    if scales is not None and (not scales or len(set(scales)) < len(scales)):
+        raise ValueError(
+            f"inference.scales={list(scales)} must name one size or more, each once, such as [224, 256]"
+        )
+    if inference.average == "rank" and task not in ("binary", "multilabel", "multiclass"):
+        raise ValueError(f"inference.average=rank does not suit {task}: {RANKLESS[task]}")
+    for key in ("expansion", "rerank"):
+        if getattr(inference, key) is not None and task != "retrieval":
+            raise ValueError(
+                f"inference.{key} works on the neighbours of an image in a gallery, and {task} has none; "
+                f"leave it null"
+            )
+    if rerank is not None and rerank.k2 > rerank.k1:
+        raise ValueError(
+            f"inference.rerank.k2={rerank.k2} lies above inference.rerank.k1={rerank.k1}, and only the k1 "
+            f"nearest are known; give a smaller k2, such as {min(6, rerank.k1)}"
+        )
+
+
+RANKLESS = {  # why ranks cannot take the place of predictions
+    "regression": "a rank is not in the target's units",
+    "segmentation": "a pixel's rank among all pixels of all images says nothing of its own image",
+    "retrieval": "embeddings are averaged, and they have no order",
+}
 
 
 class Stack(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
+from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
@@ -116,8 +116,7 @@ class Config(Section):
         if self.train.target_log and self.task.name != "regression":
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
-        if not self.inference.tta:
-            raise ValueError("inference.tta is empty: give at least [identity]")
+        check_inference(self.inference, self.task.name)
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from src.config import Config, UserError
+from src.models.network import Network
+from src.models.sizes import check_sizes
 
 STREAM = 2  # beside the seed: draws of their own
 STRIDE = 32  # of a backbone that does not say its own
@@ -40,7 +41,7 @@ class Scales:
         return resized, targets
 
 
-def create_scales(config: Config, model: nn.Module) -> Scales:
+def create_scales(config: Config, model: Network) -> Scales:
     """The sizes of `augment.scales`, in whole strides of the backbone.
 
     Raises `UserError` where the backbone cannot take one of them, or an image of the cached size that a mask
@@ -48,13 +49,11 @@ def create_scales(config: Config, model: nn.Module) -> Scales:
     """
     data, shares = config.data, config.augment.scales
     if config.task.name == "segmentation" and data.cache_size is not None:
-        why = "masks are predicted for the whole of data.cache_size"
-        check_size(model, data.cache_size, why, "data.cache_size=null")
+        check_sizes(model, [data.cache_size], "data.cache_size", ", the whole, of which masks are predicted")
     if shares is None:
         return Scales()
     sizes = sizes_of(shares, data.image_size, stride_of(model))
-    for size in sizes:
-        check_size(model, size, "augment.scales shows it others than data.image_size", "augment.scales=null")
+    check_sizes(model, sizes, "augment.scales")
     return Scales(sizes)
 
 
@@ -70,26 +69,7 @@ def sizes_of(shares: tuple[float, ...], image_size: int, stride: int) -> tuple[i
     return sizes
 
 
-def stride_of(model: nn.Module) -> int:
+def stride_of(model: Network) -> int:
     """Pixels a step of the backbone's deepest map."""
     levels = getattr(model.backbone, "feature_info", None)
     return max(int(level["reduction"]) for level in levels) if levels else STRIDE
-
-
-@torch.no_grad()
-def check_size(model: nn.Module, size: int, why: str, instead: str) -> None:
-    """Show the network a black image (1, C, size, size); raises `UserError` where it cannot take it."""
-    training, weight = model.training, next(model.parameters())
-    channels = len(model.architecture.mean)
-    model.eval()
-    try:
-        model(torch.zeros(1, channels, size, size, dtype=torch.uint8, device=weight.device))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        name, built = model.architecture.backbone, model.architecture.image_size
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"model.backbone: {name}, built for {built} px, takes no {size} px ({said}), and {why}; "
-            f"take a convolutional one, such as resnet18, or set {instead}"
-        ) from error
-    finally:
-        model.train(training)

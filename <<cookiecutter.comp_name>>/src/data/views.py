@@ -1,14 +1,16 @@
 """TTA views: a batch of images (B, C, H, W) seen another way; the predictions of all views are averaged.
 
-What is said of a whole image needs no way back; a map does, by `UNDO`. Written with tensor methods alone, so
+What is said of a whole image needs no way back; a map does, by `View.undo`. Written with tensor methods, so
 that a config is checked without importing torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from src.config import UserError
+from src.config import Inference, UserError
+
+CROP = 7 / 8  # 224 of 256 pixels, as Krizhevsky, Sutskever, Hinton 2012 cropped for AlexNet
 
 
 def _identity(x: Any) -> Any:
@@ -52,6 +54,7 @@ def _shifted(rows: int, columns: int) -> Any:
     return shift
 
 
+# The views of the whole image, at its own size.
 VIEWS = {
     "identity": _identity,
     "hflip": _hflip,
@@ -83,10 +86,88 @@ UNDO = {
 }
 
 
-def check_views(names: tuple[str, ...]) -> None:
-    """Raise `UserError` naming the known views for a name that is none, or that stands twice."""
+# The crops: where the kept part lies between the first row and column (0) and the last (1). `centre` zooms.
+CROPS = {
+    "centre": (0.5, 0.5),
+    "top_left": (0.0, 0.0),
+    "top_right": (0.0, 1.0),
+    "bottom_left": (1.0, 0.0),
+    "bottom_right": (1.0, 1.0),
+}
+CORNERS = set(CROPS) - {"centre"}
+
+
+class View(NamedTuple):
+    """One of the views above, of a crop of `share` of the side where it is one, shown at `side` pixels.
+
+    Without `side` it is shown at the image's own size, crops enlarged to it.
+    """
+
+    name: str
+    side: int | None = None
+    share: float = CROP
+
+    def see(self, images: Any) -> Any:
+        """(B, C, H, W) images as the network is to see them: uint8 as they are, float where resized."""
+        height, width = images.shape[-2:]
+        top, left, h, w = self.box(height, width)
+        part = images[..., top : top + h, left : left + w]
+        shown = resize(part, (height, width) if self.side is None else (self.side, self.side))
+        return VIEWS.get(self.name, _identity)(shown)
+
+    def undo(self, maps: Any, size: tuple[int, int]) -> Any:
+        """(B, C, h, w) maps of this view where the image was, at its `size` (H, W); 0 where a crop did not
+        look."""
+        top, left, h, w = self.box(*size)
+        part = resize(UNDO.get(self.name, _identity)(maps), (h, w))
+        if (h, w) == tuple(size):
+            return part
+        whole = part.new_zeros(*part.shape[:-2], *size)
+        whole[..., top : top + h, left : left + w] = part
+        return whole
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The part of an image that is looked at: top, left, height, width."""
+        if self.name not in CROPS:
+            return 0, 0, height, width
+        h, w = (max(1, round(side * self.share)) for side in (height, width))
+        down, right = CROPS[self.name]
+        return round((height - h) * down), round((width - w) * right), h, w
+
+
+def views_of(settings: Inference) -> list[View]:
+    """Every view of `inference.tta` at every one of `inference.scales`."""
+    share = CROP if settings.crop is None else settings.crop
+    return [View(name, side, share) for side in settings.scales or (None,) for name in settings.tta]
+
+
+def resize(x: Any, size: tuple[int, int]) -> Any:
+    """(B, C, H, W) to another height and width, linearly and without aliasing, in float; of that size already
+    it stays as it is."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    from torch.nn.functional import interpolate
+
+    return interpolate(x.float(), size=tuple(size), mode="bilinear", antialias=True)
+
+
+def check_views(settings: Inference, task: str) -> None:
+    """Raise `UserError` for a name that is no view, or stands twice; for a crop's share without a crop; and
+    where maps are asked for and no view sees the whole image."""
+    names = settings.tta
     for name in names:
-        if name not in VIEWS:
-            raise UserError(f"inference.tta: there is no view {name!r}; known are {', '.join(VIEWS)}")
+        if name not in VIEWS and name not in CROPS:
+            known = ", ".join([*VIEWS, *CROPS])
+            raise UserError(f"inference.tta: there is no view {name!r}; known are {known}")
         if names.count(name) > 1:
             raise UserError(f"inference.tta: {name!r} stands twice; a view counts once")
+    if settings.crop is not None and not CROPS.keys() & set(names):
+        raise UserError(
+            f"inference.crop={settings.crop:g}: no view of inference.tta is a crop; leave it null, or add "
+            f"one of {', '.join(CROPS)}"
+        )
+    if task == "segmentation" and not VIEWS.keys() & set(names) and not set(names) >= CORNERS:
+        raise UserError(
+            f"inference.tta=[{', '.join(names)}] leaves pixels that no view sees; add identity, or take all "
+            f"of {', '.join(name for name in CROPS if name in CORNERS)}"
+        )

@@ -8,14 +8,18 @@ from pathlib import Path
 from src.artifacts import digest, read_json
 from src.config import Config, UserError
 
+TRIAL = "trial.json"  # the mark of a trial's run, see src/commands/trials.py
+
 
 def find_members(config: Config) -> tuple[list[Path], list[str]]:
     """Folders of the runs that `stack.members` names, by name; and a line for each that was left out, with
     the reason.
 
-    Raises `UserError` where a name matches no run, or nothing is left.
+    Trials of `make ablate` and `make sweep` are passed over unless one is named in full. Raises `UserError`
+    where a name matches no run, or nothing is left.
     """
-    runs = sorted(path for path in (config.root / "runs").glob("*") if path.is_dir())
+    folders = sorted(path for path in (config.root / "runs").glob("*") if path.is_dir())
+    runs = [f for f in folders if f.name in config.stack.members or not (f / TRIAL).exists()]
     names = [path.name for path in runs]
     for pattern in config.stack.members:
         if not fnmatch.filter(names, pattern):

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from src.config import Config
+from src.config import Config, Inference
 from src.data.loaders import FoldData, read_folds
 from src.data.masks import true_masks
+from src.inference.expansion import expand
 from src.inference.predict import embed, predict, predict_maps
+from src.inference.rerank import Reranked
 from src.inference.search import top_identities
 from src.models.build import Network
 from src.steps import images_step
@@ -81,8 +84,9 @@ def maps(asked: Asked) -> dict[str, pd.DataFrame]:
 
 
 def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
-    """Identities by the cosine to their nearest training image. A fold's own rows look among the other folds'
-    rows, its stopping rows among those it learned from, and the test rows among all.
+    """Identities by the cosine to their nearest training image, or by what `inference.expansion` and
+    `inference.rerank` make of it. A fold's own rows look among the other folds' rows, its stopping rows among
+    those it learned from, and the test rows among all; no query looks at another.
 
     The target of a row whose identity is nowhere among them is the label for new ones, where there is one.
     """
@@ -96,7 +100,7 @@ def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
     owners = task.encode(everyone, data.outputs)[:, 0].astype(np.int64)
 
     def ranked(queries: np.ndarray, gallery: np.ndarray) -> pd.DataFrame:
-        numbers, similarity = top_identities(queries, train[gallery], owners[gallery], settings.candidates)
+        numbers, similarity = identities(queries, train[gallery], owners[gallery], settings)
         return task.write(task.ranking(numbers, similarity, data.outputs), data.outputs)
 
     def told(index: np.ndarray, gallery: np.ndarray) -> pd.DataFrame:
@@ -111,6 +115,17 @@ def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
         "test": asked.test_ids().join(ranked(test, np.arange(len(owners)))),
         "stop": told(data.stop_index, data.train_index),
     }
+
+
+def identities(
+    queries: np.ndarray, gallery: np.ndarray, owners: np.ndarray, settings: Inference
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, candidates) identities of queries (Q, D) and their similarity, as `top_identities` gives them, in a
+    gallery (G, D) of `owners` (G,); each query on its own, whatever the settings."""
+    if settings.expansion is not None:
+        queries, gallery = expand(queries, gallery, settings.expansion)
+    by = None if settings.rerank is None else partial(Reranked, settings=settings.rerank)
+    return top_identities(queries, gallery, owners, settings.candidates, by=by)
 
 
 KINDS = {"numbers": numbers, "maps": maps, "rankings": rankings}

@@ -19,6 +19,7 @@ from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
 from src.inference.snapshots import load_models, mean_tables, model_files
+from src.models.sizes import check_sizes
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
 from src.tasks import create_task
@@ -59,8 +60,9 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet too."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
-    answers = KINDS[task.kind]
-    said = [answers(Asked(config, task, data, model, device, report)) for model in load_models(step.folder)]
+    answers, models = KINDS[task.kind], load_models(step.folder)
+    check_sizes(models[0], config.inference.scales or (), "inference.scales")
+    said = [answers(Asked(config, task, data, model, device, report)) for model in models]
     for name, table in mean_tables(said, task, data.outputs).items():
         write_parquet(step.folder / f"{name}.parquet", table)
     step.done()

@@ -12,7 +12,8 @@ from src.config import Data, Inference
 from src.data.images import ImageStore
 from src.data.loaders import evaluation_batches
 from src.data.masks import crop_inside
-from src.data.views import UNDO, VIEWS
+from src.data.views import views_of
+from src.inference.average import rank_mean
 from src.maps import Maps
 from src.models.build import Network
 from src.tasks.base import Task
@@ -33,24 +34,29 @@ def predict(
     """Predictions (N, C) float32 for the images at `positions`; and how far the views of each are apart (N,),
     their standard deviation, or None for a single view.
 
-    Views are averaged as probabilities or as logits (`inference.average`): the two can differ a lot, so
-    decide on OOF.
+    Views are averaged as probabilities or as logits (`inference.average`), image by image, or as ranks among
+    all images, for which all views of all of them are held: the three can differ a lot, so decide on OOF.
     """
-    model = model.to(device).eval()
+    model, views = model.to(device).eval(), views_of(settings)
     result = np.empty((len(positions), model.architecture.n_outputs), np.float32)
-    spread = np.empty(len(positions), np.float32)
+    spread, all_said = np.empty(len(positions), np.float32), []
     start = 0
     for images in evaluation_batches(store, positions, settings.batch_size):
         images = images.to(device)
-        seen = torch.stack([model.scale.decode(model(VIEWS[view](images)).logits) for view in settings.tta])
+        seen = torch.stack([model.scale.decode(model(view.see(images)).logits) for view in views])
         said = torch.stack([task.activate(raw) for raw in seen])  # (views, B, C)
-        average = task.activate(seen.float().mean(0)) if settings.average == "logit" else said.mean(0)
         rows = slice(start, start + len(images))
-        result[rows] = average.cpu().numpy()
+        if settings.average == "rank":
+            all_said.append(said.cpu().numpy())
+        else:
+            mean = task.activate(seen.float().mean(0)) if settings.average == "logit" else said.mean(0)
+            result[rows] = mean.cpu().numpy()
         spread[rows] = said.std(0, correction=0).mean(1).cpu().numpy()
         start += len(images)
         report(len(images))
-    return result, spread if len(settings.tta) > 1 else None
+    if all_said:
+        result = rank_mean(np.concatenate(all_said, axis=1))
+    return result, spread if len(views) > 1 else None
 
 
 def predict_maps(
@@ -84,12 +90,16 @@ def predict_maps(
 
 @torch.inference_mode()
 def _levels(model: Network, task: Task, images: torch.Tensor, settings: Inference) -> np.ndarray:
-    """(B, C, S, S) uint8 levels, the mean of the views' probabilities or logits."""
+    """(B, C, S, S) uint8 levels, the mean of the views' probabilities or logits, of a pixel's over those that
+    saw it."""
     total: torch.Tensor | float = 0.0
-    for view in settings.tta:
-        raw = UNDO[view](model(VIEWS[view](images)).logits.float())
-        total = total + (raw if settings.average == "logit" else task.activate(raw))
-    mean = total / len(settings.tta)
+    seen: torch.Tensor | float = 0.0  # (1, 1, S, S) how many views
+    for view in views_of(settings):
+        raw = model(view.see(images)).logits.float()
+        said = raw if settings.average == "logit" else task.activate(raw)
+        total = total + view.undo(said, images.shape[-2:])
+        seen = seen + view.undo(torch.ones_like(said[:1, :1]), images.shape[-2:])
+    mean = total / seen
     return task.compact(task.activate(mean) if settings.average == "logit" else mean)
 
 
@@ -103,10 +113,10 @@ def embed(
     report: Report = lambda rows: None,
 ) -> np.ndarray:
     """(N, D) embeddings of the images at `positions`: the views' sum, of length one."""
-    model, found = model.to(device).eval(), []
+    model, views, found = model.to(device).eval(), views_of(settings), []
     for images in evaluation_batches(store, positions, settings.batch_size):
         images = images.to(device)
-        total = sum(model(VIEWS[view](images)).embedding.float() for view in settings.tta)
+        total = sum(model(view.see(images)).embedding.float() for view in views)
         found.append(torch.nn.functional.normalize(total, dim=1).cpu().numpy())
         report(len(images))
     return np.concatenate(found) if found else np.empty((0, 0), np.float32)

@@ -110,6 +110,11 @@ def sentence(row: dict[str, Any], metric: str) -> str:
 
 
 def check_allowed(config: Config) -> None:
-    """Stage 04 works on all folds: one fold's labels are of no use to another."""
+    """Stage 04 works on all folds: one fold's labels are of no use to another; and on probabilities."""
     if config.partial:
         raise UserError("04 works on all folds; leave fold= and folds= out")
+    if config.inference.average == "rank" and config.pseudo.rounds:
+        raise UserError(
+            "04: with inference.average=rank a tenth of the rows is above 0.9 however unsure the model is; "
+            "average by probability or logit, or set pseudo.rounds=0"
+        )

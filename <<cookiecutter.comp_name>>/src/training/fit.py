@@ -34,6 +34,7 @@ from src.models.backbone import input_statistics
 from src.models.build import create_model, embedding_length
 from src.models.checkpointing import checkpoint_gradients
 from src.models.scale import TargetScale
+from src.models.sizes import check_sizes
 from src.models.weights import read_checkpoint
 from src.tasks.base import Task
 from src.training import checkpoint
@@ -109,6 +110,7 @@ class Trainer:
         if config.model.checkpointing:
             checkpoint_gradients(self.model.backbone, config.model.backbone)
         self.scales = create_scales(config, self.model)
+        check_sizes(self.model, config.inference.scales or (), "inference.scales")  # and not after the night
         self.mixing = Mixer(config.mixing, config.train.epochs)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)

@@ -1,0 +1,149 @@
+"""Which tricks help on this competition: each against the experiment as it is, on the same folds and seeds.
+
+    make ablate EXP=baseline TRY="train.ema.enabled=false train.optimizer=adamw,train.lr=1e-3" MINUTES=30
+
+Reads   what 02 and 03 read; without --try the list `try:` of configs/ablate.yaml
+Writes  ablations/<name>/ (table.csv, pairs.csv, ablation.png, report.txt, plan.json), and in runs/ a run a
+        trick and seed, which stacks leave out unless they are named in stack.members
+
+A space parts tricks, a comma the keys of one. The minutes decide how many folds, seeds and epochs; killed and
+called again it goes on, and an ablation that is up to date says what it found.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from src.artifacts import Step, read_json, write_json, write_text
+from src.cli import check_names, plain_errors
+from src.commands.request import command, plan_step
+from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
+from src.config import UserError
+from src.machine import limit_threads
+
+LIST = "configs/ablate.yaml"
+
+
+def main() -> None:
+    parser = command("ablate", __doc__)
+    parser.add_argument("--try", dest="tricks", default="", help="the tricks; default: those of " + LIST)
+    with plain_errors():
+        arguments = parser.parse_intermixed_args()
+        trials = Trials(arguments.config, arguments.overrides, "ablate")
+        changes = read_changes(arguments.tricks, trials.root / LIST)
+        check_names(trials.config)
+        trials.check(changes)
+        limit_threads(trials.config)
+        ablate(trials, changes, arguments.minutes, arguments.name or trials.config.name)
+
+
+def read_changes(tricks: str, path: Path) -> list[Change]:
+    """The tricks of the command line, or else those of the list in the file, each once."""
+    words = [word for word in re.split(rf"\s+{NEXT_KEY}", tricks.strip()) if word]
+    if not words:
+        import yaml
+
+        try:
+            words = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})["try"]
+        except FileNotFoundError:
+            raise UserError(f'{path}: no such list; name the tricks, TRY="train.ema.enabled=false"') from None
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            words = None
+        if not words or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(
+                f"{path}: it should hold `try:` and a list below it, such as `- train.ema.enabled=false`"
+            )
+    for word in words:
+        if not re.match(r"[A-Za-z_][\w.]*=", word.strip()):
+            raise UserError(f"{word!r} is no trick; one looks like train.ema.enabled=false")
+    return list(dict.fromkeys(Change.read(word) for word in words))
+
+
+def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> None:
+    """Plan, train what is missing, compare, and say what was found."""
+    folder = trials.root / "ablations" / name
+    request = plan_step(folder, trials, changes, minutes)
+    if request.begin():
+        plan_ablation(trials, changes, minutes, request)
+    from src.commands.budget import Clock, Plan
+
+    plan = Plan.from_json(read_json(folder / "plan.json"))
+    trials.share, pairs = plan.share, list(plan.pairs)
+    everyone = [BASE, *changes]
+    if all(trials.done(change, pairs) for change in everyone):
+        found = report_step(folder, trials, everyone, pairs)
+        if found.fresh():
+            print(f"{found.up_to_date_line()}\n{(folder / 'report.txt').read_text(encoding='utf-8')}", end="")
+            return
+    print(f"{request.title}: {plan.say(len(changes), minutes)}")
+    clock, done = Clock(minutes), []
+    for part in side_by_side(pairs, plan.cost.width):
+        if not clock.round(trials, everyone, part):
+            print(f"the minutes are spent after {len(done)} of {len(pairs)} pairs; the same command goes on")
+            break
+        done += part
+    trials.finish([change for change in everyone if change not in trials.failed], done)
+    report(folder, trials, changes, done, whole=len(done) == len(pairs))
+
+
+def plan_ablation(trials: Trials, changes: list[Change], minutes: float, step: Step) -> None:
+    """Measure an epoch of the experiment and write the plan that fits the minutes."""
+    from src.commands.budget import all_pairs, measure, plan_pairs
+
+    cost = measure(trials, step.folder)
+    pairs = all_pairs(trials.folds, trials.seed)
+    plan = plan_pairs(cost, len(changes), trials.config.train.epochs, pairs, minutes)
+    write_json(step.folder / "plan.json", plan.as_json())
+    step.done()
+
+
+def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair]) -> Step:
+    """The tables and the picture, and the predictions that they come from."""
+    tables = {change.name: trials.tables(change, pairs) for change in changes}
+    return Step(
+        title=f"ablate {trials.config.name}",
+        folder=folder,
+        outputs=("table.csv", "pairs.csv", "ablation.png", "report.txt"),
+        recipe={"tables": tables, "task": trials.config.task.model_dump(mode="json")},
+        stamp_name="report",
+    )
+
+
+def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
+    """Compare, write the tables, draw the picture, print the lines."""
+    from src.commands.budget import said_pairs
+    from src.commands.compare import chance, compare, how_scored, lines, write_tables
+    from src.report.trials import draw_differences
+    from src.tasks import create_task
+
+    metric = create_task(trials.config).metric
+    made = [change for change in changes if change not in trials.failed]
+    scores = {change: trials.scores(change, pairs) for change in [BASE, *made]}
+    rows = [
+        compare(change, scores.get(change, {}), scores[BASE], metric.sign, trials.failed.get(change, ""))
+        for change in changes
+    ]
+    rows.sort(key=lambda row: (bool(row.note), -row.difference if row.difference == row.difference else 0))
+    base = compare(BASE, scores[BASE], scores[BASE], metric.sign)
+    said = [
+        f"ablation of {trials.config.name}: {metric.name}, {said_pairs(pairs)}, base {base.score:.4f}; "
+        f"positive is better",
+        *lines(rows),
+        f"{how_scored(metric)}; helps and hurts are beyond two standard errors of the paired difference.",
+    ]
+    if len(pairs) > 1:
+        count = chance(len(pairs)) * len(made)
+        said.append(
+            f"Of {len(made)} tricks that do nothing, {count:.1f} would seem to, with {len(pairs)} pairs."
+        )
+    write_tables(folder, rows, scores, metric.sign)
+    draw_differences(folder / "ablation.png", [row for row in rows if not row.note], said[0])
+    write_text(folder / "report.txt", "\n".join(said) + "\n")
+    if whole and not trials.failed:
+        report_step(folder, trials, [BASE, *changes], pairs).done()
+    print("\n".join(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""From minutes to a plan: how many pairs of fold and seed, and how many epochs, fit the time there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from src.artifacts import Step, read_json, write_json
+from src.commands.trials import BASE, Change, Pair, Trials, side_by_side
+from src.config import UserError
+
+WANTED = 4  # pairs: with fewer a standard error is hardly one, so shorter trainings are the lesser evil
+LEAST = 2  # pairs: with one there is no standard error
+SEEDS = 3  # at most; the folds are drawn once, so more of them tell of the seed alone
+SHORTEST = 0.25  # of the epochs: a trick that needs long training would show nothing in fewer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of `width` trainings of the experiment side by side, on the pairs of one seed."""
+
+    epoch: float
+    rest: float  # what is paid once: reading, building, predicting with every view
+    width: int
+
+    def of(self, epochs: int) -> float:
+        """Seconds of `width` trainings of that many epochs, until their rows are predicted."""
+        return self.rest + epochs * self.epoch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be trained: each change on these pairs, for `epochs` of the experiment's epochs."""
+
+    epochs: int
+    of_epochs: int
+    pairs: tuple[Pair, ...]
+    cost: Cost
+
+    @property
+    def share(self) -> float:
+        return self.epochs / self.of_epochs
+
+    def say(self, changes: int, minutes: float) -> str:
+        """One sentence."""
+        rounds = len(list(side_by_side(list(self.pairs), self.cost.width)))
+        about = (1 + changes) * rounds * self.cost.of(self.epochs) / 60
+        return (
+            f"{changes} to try beside the base, {said_pairs(self.pairs)}, {self.epochs} of {self.of_epochs} "
+            f"epochs: {(1 + changes) * len(self.pairs)} trainings, about {about:.3g} of {minutes:g} minutes"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Plan:
+        pairs = tuple(Pair(*pair) for pair in stored["pairs"])
+        return cls(stored["epochs"], stored["of_epochs"], pairs, Cost(**stored["cost"]))
+
+
+def said_pairs(pairs: tuple[Pair, ...] | list[Pair]) -> str:
+    """`4 pairs (folds 0 1 2 3, seed 42)`."""
+    folds, seeds = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
+    names = " ".join(map(str, folds)), " ".join(map(str, seeds))
+    return (
+        f"{len(pairs)} pair{'s' * (len(pairs) != 1)} (fold{'s' * (len(folds) != 1)} {names[0]}, "
+        f"seed{'s' * (len(seeds) != 1)} {names[1]})"
+    )
+
+
+def all_pairs(folds: tuple[int, ...], seed: int) -> list[Pair]:
+    """Every fold with the experiment's own seed, then every fold with another."""
+    return [Pair(fold, seed + more) for more in range(SEEDS) for fold in folds]
+
+
+def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes: float) -> Plan:
+    """The whole trainings where four pairs of each fit; else as many epochs as leave room for four, a quarter
+    of them at least; then as many pairs as fit. Raises `UserError` where two pairs do not.
+
+    `pairs` are all that there could be, in their order.
+    """
+    wanted, parts = min(WANTED, len(pairs)), list(side_by_side(pairs, cost.width))
+
+    def fitting(of_epochs: int) -> list[Pair]:
+        rounds = int(60 * minutes / ((1 + changes) * cost.of(of_epochs)) + 1e-9)
+        return [pair for part in parts[:rounds] for pair in part]
+
+    shortest = math.ceil(SHORTEST * epochs)
+    long_enough = (e for e in range(epochs, shortest - 1, -1) if len(fitting(e)) >= wanted)
+    chosen = next(long_enough, shortest)
+    chosen_pairs = fitting(chosen)
+    if len(chosen_pairs) < min(LEAST, len(pairs)):
+        needed = (1 + changes) * math.ceil(LEAST / cost.width) * cost.of(shortest) / 60
+        raise UserError(
+            f"MINUTES={minutes:g} is too short: {LEAST} pairs of {1 + changes} trainings of {shortest} "
+            f"epochs take about {math.ceil(needed)} minutes; give MINUTES={math.ceil(needed)}, or try fewer"
+        )
+    return Plan(chosen, epochs, tuple(chosen_pairs), cost)
+
+
+def measure(trials: Trials, folder: Any) -> Cost:
+    """Train the experiment for one epoch, on as many folds as go side by side, and predict; kept in
+    `cost.json`, so that it is done once."""
+    short = replace(trials, share=1 / trials.config.train.epochs)
+    width = _width(trials)
+    step = Step(
+        title=f"{trials.kind} {trials.config.name}: seconds an epoch",
+        folder=folder,
+        outputs=("cost.json",),
+        recipe={"settings": trials.mark(short.configured(BASE, trials.seed)), "width": width},
+        stamp_name="cost",
+    )
+    if step.begin():
+        import pandas as pd
+
+        import src.inference.oof
+        import src.training.launch  # noqa: F401  paid once, so not a part of what a training costs
+
+        pairs = [Pair(fold, trials.seed) for fold in trials.folds[:width]]
+        run, began = short.run(BASE, trials.seed), time.monotonic()
+        short.make(BASE, pairs)
+        seconds = time.monotonic() - began
+        histories = [pd.read_csv(run.fold_folder(pair.fold) / "history.csv") for pair in pairs]
+        epoch = max(float(history["seconds"].iloc[-1]) for history in histories)
+        seconds = max(seconds, epoch)  # a training taken over from elsewhere took no time now
+        write_json(step.folder / "cost.json", asdict(Cost(epoch, seconds - epoch, len(pairs))))
+        step.done()
+    return Cost(**read_json(step.folder / "cost.json"))
+
+
+def _width(trials: Trials) -> int:
+    """How many trainings go side by side on this machine."""
+    from src.training.devices import devices
+
+    return min(len(devices(trials.config)), len(trials.folds))
+
+
+class Clock:
+    """The minutes that are left; a round begins only where one as long as the last still fits."""
+
+    def __init__(self, minutes: float):
+        self.end, self.last = time.monotonic() + 60 * minutes, 0.0
+
+    def round(self, trials: Trials, changes: list[Change], pairs: list[Pair]) -> bool:
+        """Make these pairs of each change; False, with none begun, where time is up. The first round that is
+        not there yet is made in any case."""
+        missing = [c for c in changes if c not in trials.failed and not trials.done(c, pairs)]
+        began = time.monotonic()
+        if missing and self.last and began + self.last > self.end:
+            return False
+        for change in missing:
+            trials.make(change, pairs)
+        self.last = time.monotonic() - began if missing else self.last
+        return True

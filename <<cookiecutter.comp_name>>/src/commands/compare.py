@@ -1,0 +1,157 @@
+"""A change against the base: the paired difference of their scores, its standard error, and what it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from src.artifacts import write_csv
+from src.commands.trials import BASE, Change, Pair
+from src.metrics import Metric
+from src.scoring import standard_error
+
+Scores = dict[Change, dict[Pair, float]]
+
+SURE = 2.0  # standard errors
+ENOUGH = 3  # pairs: of two, a third of the tricks that do nothing lie beyond two standard errors
+
+
+@dataclass(frozen=True)
+class Row:
+    """What `pairs` pairs say: means of the scores, and of their difference, positive where the change is
+    better whatever the metric's direction."""
+
+    change: Change
+    pairs: int
+    base: float
+    score: float
+    difference: float
+    error: float
+    note: str = ""  # why it could not be tried
+
+    @property
+    def verdict(self) -> str:
+        if self.note:
+            return "failed"
+        if self.pairs < ENOUGH or not abs(self.difference) > SURE * self.error:
+            return "cannot tell"
+        return "helps" if self.difference > 0 else "hurts"
+
+
+def compare(
+    change: Change, own: dict[Pair, float], base: dict[Pair, float], sign: int, note: str = ""
+) -> Row:
+    """The row of a change, over the pairs that it and the base both have a score for."""
+    differences = paired(own, base, sign)
+    known = list(differences)
+    mean = [
+        sum(scores[pair] for pair in known) / len(known) if known else float("nan") for scores in (base, own)
+    ]
+    difference = sum(differences.values()) / len(known) if known else float("nan")
+    return Row(change, len(known), *mean, difference, standard_error(list(differences.values())), note)
+
+
+def paired(own: dict[Pair, float], base: dict[Pair, float], sign: int) -> dict[Pair, float]:
+    """Each pair's difference, positive where `own` is better."""
+    both = {pair: sign * (own[pair] - base[pair]) for pair in own if pair in base}
+    return {pair: value for pair, value in both.items() if isfinite(value)}
+
+
+def chance(pairs: int) -> float:
+    """How often a trick that does nothing lies beyond two standard errors: Student's t with pairs - 1 degrees
+    of freedom."""
+    from scipy.stats import t
+
+    return float(2 * t.sf(SURE, pairs - 1)) if pairs > 1 else float("nan")
+
+
+def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:
+    """The best point's mean difference to the base; that of choosing the best on the other folds, fold by
+    fold (on the other seeds where there is one fold); and among how many, the base included.
+
+    Only points with every pair take part; the base is one of them, with a difference of 0.
+    """
+    differences = {change: paired(own, scores[BASE], sign) for change, own in scores.items()}
+    pairs = list(differences[BASE])
+    whole = {change: own for change, own in differences.items() if len(own) == len(pairs)}
+    by = 0 if len({pair.fold for pair in pairs}) > 1 else 1  # which part of a pair is left out
+
+    def mean(own: dict[Pair, float], kept: list[Pair]) -> float:
+        return sum(own[pair] for pair in kept) / len(kept)
+
+    honest = 0.0
+    for left_out in {pair[by] for pair in pairs}:
+        inside = [pair for pair in pairs if pair[by] == left_out]
+        others = [pair for pair in pairs if pair[by] != left_out]
+        if not others:
+            return max(mean(own, pairs) for own in whole.values()), float("nan"), len(whole)
+        best = max(whole.values(), key=lambda own: mean(own, others))
+        honest += mean(best, inside) * len(inside) / len(pairs)
+    return max(mean(own, pairs) for own in whole.values()), honest, len(whole)
+
+
+def flattery(scores: Scores, sign: int) -> str:
+    """How much of the best point's lead is the luck of having been picked."""
+    best, honest, among = nested_choice(scores, sign)
+    if not isfinite(honest):
+        return f"The best of {among} flatters itself, by how much one pair cannot tell."
+    lost = len(scores) - among
+    more = f"; the {lost} dropped on the way flatter it a little more" if lost else ""
+    return (
+        f"The best of {among} flatters itself: {best:+.4f} over the base as it stands, {honest:+.4f} when it "
+        f"is chosen on the other folds each time, so {max(0.0, best - honest):.4f} is the luck of the pick"
+        f"{more}."
+    )
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """A line a row."""
+    width = max((len(row.change.name) for row in rows), default=0)
+    return [f"  {row.change.name:<{width}}  {_said(row)}" for row in rows]
+
+
+def _said(row: Row) -> str:
+    if row.note:
+        return f"failed: {row.note}"
+    error = f" ± {row.error:.4f}" if isfinite(row.error) else ""
+    return f"{row.difference:+.4f}{error}  {row.verdict} ({row.pairs} pair{'s' * (row.pairs != 1)})"
+
+
+def how_scored(metric: Metric) -> str:
+    """One sentence on what a score is."""
+    if metric.decides is None:
+        return f"A score is {metric.name} on a fold's held-out rows"
+    return (
+        f"A score is {metric.name} on a fold's held-out rows, decided by a rule fitted on the other folds of "
+        f"the same run (the plain rule where there are none)"
+    )
+
+
+def write_tables(folder: Path, rows: list[Row], scores: Scores, sign: int) -> None:
+    """`table.csv`, a row a change, and `pairs.csv`, a row a pair of each."""
+    import pandas as pd
+
+    table = [
+        {
+            "change": row.change.name,
+            "pairs": row.pairs,
+            "base": row.base,
+            "score": row.score,
+            "difference": row.difference,
+            "standard_error": row.error,
+            "verdict": row.verdict,
+            "note": row.note,
+        }
+        for row in rows
+    ]
+    base = scores[BASE]
+    pairs: list[dict[str, Any]] = [
+        {"change": change.name, **pair._asdict(), "base": base.get(pair), "score": score}
+        | {"difference": sign * (score - base.get(pair, float("nan")))}
+        for change, own in scores.items()
+        for pair, score in own.items()
+    ]
+    write_csv(folder / "table.csv", pd.DataFrame(table))
+    write_csv(folder / "pairs.csv", pd.DataFrame(pairs))

@@ -1,0 +1,257 @@
+"""Which values of a few keys are best: a grid, or successive halving over it, paired with the experiment.
+
+    make sweep EXP=baseline KEYS="train.margin.scale=10,20,30 train.margin.angle=0.2,0.3,0.5" MINUTES=60
+
+Reads   what 02 and 03 read
+Writes  sweeps/<name>/ (table.csv, pairs.csv, sweep.png, report.txt, plan.json), and in runs/ a run a point
+        and seed, which stacks leave out unless they are named in stack.members
+
+The minutes decide how many points, folds, seeds and epochs. The best of many flatters itself; the report says
+by how much, from a choice made again without each fold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+from src.artifacts import Step, read_json, write_json, write_text
+from src.cli import check_names, plain_errors
+from src.commands.compare import Row, Scores, compare, flattery, how_scored, lines, write_tables
+from src.commands.request import command, plan_step
+from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
+from src.config import UserError
+from src.machine import limit_threads
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key and the values to try, as they would stand on the command line."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def main() -> None:
+    parser = command("sweep", __doc__)
+    parser.add_argument("--keys", required=True, help="key=value,value,... several keys with spaces between")
+    with plain_errors():
+        arguments = parser.parse_intermixed_args()
+        trials = Trials(arguments.config, arguments.overrides, "sweep")
+        keys = read_keys(arguments.keys)
+        check_names(trials.config)
+        points = points_of(trials, keys)
+        limit_threads(trials.config)
+        sweep(trials, keys, points, arguments.minutes, arguments.name or trials.config.name)
+
+
+def read_keys(text: str) -> list[Key]:
+    """`a=1,2 b=[x],[x,y]`: two keys of two values each; a comma within brackets is of the value."""
+    keys = []
+    for word in re.split(rf"\s+{NEXT_KEY}", text.strip()):
+        name, _, values = word.partition("=")
+        several = tuple(dict.fromkeys(part.strip() for part in re.split(r",(?![^\[{]*[\]}])", values)))
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", name) or len(several) < 2 or not all(several):
+            raise UserError(
+                f"KEYS: {word!r} is no key with two values or more, such as train.lr=1e-4,3e-4,1e-3"
+            )
+        if name in [key.name for key in keys]:
+            raise UserError(f"KEYS: {name} stands twice; give all its values at once")
+        keys.append(Key(name, several))
+    return keys
+
+
+def points_of(trials: Trials, keys: list[Key]) -> list[Change]:
+    """Every combination of values but the experiment's own, which is the base; raises `UserError` for the
+    first that is no good config."""
+    combined = itertools.product(*([f"{key.name}={value}" for value in key.values] for key in keys))
+    points = [Change.read(",".join(words)) for words in combined]
+    base = trials.mark(trials.configured(BASE, trials.seed))
+    points = [p for p in points if trials.mark(trials.configured(p, trials.seed)) != base]
+    trials.check(points)
+    return points
+
+
+def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float, name: str) -> None:
+    """Plan, train rung by rung, compare, and say what was found."""
+    folder = trials.root / "sweeps" / name
+    request = plan_step(folder, trials, points, minutes)
+    if request.begin():
+        plan_sweep(trials, points, minutes, request)
+    stored = read_json(folder / "plan.json")
+    trials.share = stored["epochs"] / stored["of_epochs"]
+    found = tried_step(folder, trials)
+    if found is not None and found.fresh():
+        print(f"{found.up_to_date_line()}\n{(folder / 'report.txt').read_text(encoding='utf-8')}", end="")
+        return
+    print(say_plan(trials, keys, points, stored, minutes))
+    scores, whole = climb(trials, points, stored, minutes)
+    report(folder, trials, keys, points, scores, stored, whole)
+
+
+def plan_sweep(trials: Trials, points: list[Change], minutes: float, step: Step) -> None:
+    """Measure an epoch, choose the rungs that fit the minutes and, where points must be left out, which:
+    those that are tried are drawn by the experiment's seed."""
+    from dataclasses import asdict
+
+    from src.commands.budget import all_pairs, measure
+    from src.commands.halving import plan_rungs
+
+    cost = measure(trials, step.folder)
+    pairs = all_pairs(trials.folds, trials.seed)
+    parts = list(side_by_side(pairs, cost.width))
+    epochs = trials.config.train.epochs
+    chosen, rungs = plan_rungs(cost, len(points), epochs, len(parts), minutes)
+    drawn = sorted(random.Random(trials.seed).sample(range(len(points)), min(rungs[0].points, len(points))))
+    plan = {"epochs": chosen, "of_epochs": epochs, "rungs": rungs, "points": drawn, "cost": asdict(cost)}
+    write_json(step.folder / "plan.json", plan)
+    step.done()
+
+
+def say_plan(trials: Trials, keys: list[Key], points: list[Change], stored: dict, minutes: float) -> str:
+    """One sentence."""
+    from src.commands.budget import Cost, all_pairs
+
+    cost, rungs = Cost(**stored["cost"]), stored["rungs"]
+    about = sum((1 + n) * rounds for n, rounds in rungs) * cost.of(stored["epochs"]) / 60
+    sizes = [len(part) for part in side_by_side(all_pairs(trials.folds, trials.seed), cost.width)]
+    total = [sum(sizes[:end]) for end in itertools.accumulate(rounds for _, rounds in rungs)]
+    steps = ", then ".join(f"{n} on {pairs} pairs" for (n, _), pairs in zip(rungs, total, strict=True))
+    some = "" if len(stored["points"]) == len(points) else f" (drawn from {len(points)})"
+    return (
+        f"sweep {trials.config.name} over {' x '.join(key.name for key in keys)}: {steps}{some}, the base "
+        f"beside them, {stored['epochs']} of {stored['of_epochs']} epochs, about {about:.3g} of {minutes:g} "
+        f"minutes"
+    )
+
+
+def climb(trials: Trials, points: list[Change], stored: dict, minutes: float) -> tuple[Scores, bool]:
+    """Train rung by rung; gives each point's scores on the pairs it was tried on, and whether time sufficed
+    for all rungs."""
+    from src.commands.budget import Clock, all_pairs
+    from src.tasks import create_task
+
+    sign, clock = create_task(trials.config).metric.sign, Clock(minutes)
+    parts = side_by_side(all_pairs(trials.folds, trials.seed), stored["cost"]["width"])
+    alive, tried = [points[i] for i in stored["points"]], dict.fromkeys([BASE], ())
+    for size, rounds in stored["rungs"]:
+        alive = [change for change in alive if change not in trials.failed]
+        if len(alive) > size:
+            alive = better(scores_of(trials, tried), alive, sign)[:size]
+        for part in itertools.islice(parts, rounds):
+            everyone = [BASE, *alive]
+            if not clock.round(trials, everyone, part):
+                print(f"the minutes are spent after {len(tried[BASE])} pairs; the same command goes on")
+                return scores_of(trials, tried), False
+            tried |= {one: (*tried.get(one, ()), *part) for one in everyone if one not in trials.failed}
+    trials.finish([BASE, *alive], list(tried[BASE]))
+    return scores_of(trials, tried), True
+
+
+def scores_of(trials: Trials, tried: dict[Change, Iterable[Pair]]) -> Scores:
+    """The scores of what could be trained."""
+    return {
+        change: trials.scores(change, list(pairs))
+        for change, pairs in tried.items()
+        if change not in trials.failed
+    }
+
+
+def better(scores: Scores, alive: list[Change], sign: int) -> list[Change]:
+    """The points by their mean difference to the base, the best first; in their own order where they tie."""
+
+    def lead(change: Change) -> float:
+        found = compare(change, scores[change], scores[BASE], sign).difference
+        return found if isfinite(found) else float("-inf")
+
+    return sorted(alive, key=lead, reverse=True)
+
+
+def tried_step(folder: Path, trials: Trials) -> Step | None:
+    """The tables and the picture, with the predictions they come from; None before there are any."""
+    try:
+        tried = read_json(folder / "tried.json")
+        found = [(Change(tuple(words)), [Pair(*pair) for pair in pairs]) for words, pairs in tried]
+        tables = {change.name: trials.tables(change, pairs) for change, pairs in found}
+    except (OSError, ValueError, TypeError):
+        return None
+    return Step(
+        title=f"sweep {trials.config.name}",
+        folder=folder,
+        outputs=("table.csv", "pairs.csv", "sweep.png", "report.txt"),
+        recipe={
+            "tables": tables,
+            "task": trials.config.task.model_dump(mode="json"),
+            "plan": read_json(folder / "plan.json"),
+        },
+        stamp_name="report",
+    )
+
+
+def report(
+    folder: Path,
+    trials: Trials,
+    keys: list[Key],
+    points: list[Change],
+    scores: Scores,
+    stored: dict,
+    whole: bool,
+) -> None:
+    """Compare, write the tables, draw the picture, print the lines."""
+    from src.tasks import create_task
+
+    metric = create_task(trials.config).metric
+    rows = [
+        compare(p, scores.get(p, {}), scores[BASE], metric.sign, trials.failed.get(p, ""))
+        for p in points
+        if p in scores or p in trials.failed
+    ]
+    rows.sort(key=lambda row: (-row.pairs, -row.difference if isfinite(row.difference) else float("inf")))
+    base = compare(BASE, scores[BASE], scores[BASE], metric.sign)
+    title = f"sweep of {trials.config.name}: {metric.name}, base {base.score:.4f}; positive is better"
+    said = [
+        title,
+        *lines(rows),
+        f"{how_scored(metric)}, paired with the base.",
+        flattery(scores, metric.sign),
+    ]
+    write_tables(folder, rows, scores, metric.sign)
+    draw(folder / "sweep.png", keys, points, [row for row in rows if not row.note], title)
+    write_text(folder / "report.txt", "\n".join(said) + "\n")
+    if whole and not trials.failed:
+        write_json(folder / "tried.json", [[list(c.overrides), list(own)] for c, own in scores.items()])
+        tried_step(folder, trials).done()
+    print("\n".join(said))
+
+
+def draw(path: Path, keys: list[Key], points: list[Change], rows: list[Row], title: str) -> None:
+    """A line for one key, a map for two, dots for more. The experiment's own values, which are no point, are
+    the zero; a point that was not tried is left out."""
+    import numpy as np
+
+    from src.report.trials import draw_differences, draw_line, draw_map
+
+    zero, found = Row(BASE, 0, 0.0, 0.0, 0.0, 0.0), {row.change: row for row in rows}
+
+    def at(*values: str) -> Row | None:
+        change = Change(tuple(f"{key.name}={value}" for key, value in zip(keys, values, strict=True)))
+        return found.get(change) if change in points else zero
+
+    if len(keys) == 1:
+        known = [(value, at(value)) for value in keys[0].values if at(value) is not None]
+        draw_line(path, keys[0].name, [value for value, _ in known], [row for _, row in known], title)
+    elif len(keys) == 2:
+        cells = [[at(a, b) for b in keys[1].values] for a in keys[0].values]
+        shown = np.array([[np.nan if row is None else row.difference for row in line] for line in cells])
+        draw_map(path, [key.name for key in keys], [list(key.values) for key in keys], shown, title)
+    else:
+        draw_differences(path, rows, title)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Which image sizes a network takes besides the one it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from src.config import UserError
+from src.models.network import Network
+
+
+@torch.no_grad()
+def check_sizes(network: Network, sizes: Iterable[int], key: str, why: str = "") -> None:
+    """Show the network one black square image of each of `sizes` pixels, which the config's `key` asks for.
+
+    Raises `UserError` with that key, and `why` where it does not say so itself, where it cannot take one:
+    transformers with a table of positions are tied to the size they were built for. The network's weights,
+    statistics and mode stay what they were.
+    """
+    architecture, training = network.architecture, network.training
+    device = next(network.parameters()).device
+    network.eval()
+    try:
+        for size in sizes:
+            try:
+                network(torch.zeros(1, len(architecture.mean), size, size, dtype=torch.uint8, device=device))
+            except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"{key}: {architecture.backbone} was built for {architecture.image_size} px and cannot "
+                    f"look at {size}{why} ({first}); leave {key}=null, or take a convolutional backbone"
+                ) from error
+    finally:
+        network.train(training)

@@ -1,0 +1,75 @@
+"""Pictures of trials: what each change does, with its error; a sweep of one key as a line, of two as a
+map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.artifacts import atomic
+from src.report.pictures import QUALITY
+
+COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
+
+
+def draw_differences(path: Path, rows: list[Any], title: str) -> None:
+    """A dot and an error bar a change, the best on top; the bar is two standard errors either way. `rows`
+    have `change.name`, `difference`, `error` and `verdict`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.32 * max(1, len(rows))))
+    axis = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        error = 2 * row.error if np.isfinite(row.error) else 0.0
+        axis.errorbar(row.difference, place, xerr=error, fmt="o", capsize=3, color=COLOURS[row.verdict])
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [row.change.name for row in reversed(rows)], fontsize=8)
+    axis.set_ylim(-0.6, max(1, len(rows)) - 0.4)
+    axis.set_xlabel("difference of the score (two standard errors)", fontsize=9)
+    axis.set_title(title, fontsize=8)
+    axis.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
+def draw_line(path: Path, key: str, values: list[Any], rows: list[Any], title: str) -> None:
+    """The difference by the values of one key, in their order, with two standard errors either way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6))
+    axis = figure.subplots()
+    errors = [2 * row.error if np.isfinite(row.error) else 0.0 for row in rows]
+    differences = [row.difference for row in rows]
+    axis.errorbar(range(len(values)), differences, yerr=errors, fmt="o-", capsize=3, color="tab:blue")
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xticks(range(len(values)), [str(value) for value in values], fontsize=8)
+    axis.set_xlabel(key)
+    axis.set_ylabel("difference (two standard errors)", fontsize=9)
+    axis.set_title(title, fontsize=8)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_map(path: Path, keys: list[str], values: list[list[Any]], cells: np.ndarray, title: str) -> None:
+    """The differences (len(values[0]), len(values[1])) of two keys; NaN is a point that was not tried."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 + 0.9 * len(values[1]), 1.8 + 0.5 * len(values[0])))
+    axis = figure.subplots()
+    size = np.nanmax(np.abs(cells)) if np.isfinite(cells).any() else 1.0
+    shown = axis.imshow(cells, cmap="RdYlGn", vmin=-size, vmax=size, aspect="auto")
+    for row, column in zip(*np.nonzero(np.isfinite(cells)), strict=True):
+        axis.text(column, row, f"{cells[row, column]:+.4f}", ha="center", va="center", fontsize=8)
+    axis.set_yticks(range(len(values[0])), [str(value) for value in values[0]], fontsize=8)
+    axis.set_xticks(range(len(values[1])), [str(value) for value in values[1]], fontsize=8)
+    axis.set_ylabel(keys[0], fontsize=9)
+    axis.set_xlabel(keys[1], fontsize=9)
+    axis.set_title(title, fontsize=8)
+    figure.colorbar(shown, ax=axis)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", **QUALITY)

@@ -1,0 +1,31 @@
+"""A small prepared competition of each task, for tests that go through all six."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import BASELINE, forget_the_listings, write_config
+from digits import write_competition
+
+from src.configfile import load_config
+from src.data.prepare import prepare
+
+TASKS = {  # by task: the made data set, and what the config says of it
+    "multiclass": ("multiclass", ""),
+    "binary": ("binary", "task: {name: binary}\n"),
+    "multilabel": ("multilabel", "task: {name: multilabel}\ndata: {target: [loop, even, above four]}\n"),
+    "regression": ("regression", "task: {name: regression}\ndata: {target: target}\n"),
+    "segmentation": ("segmentation", "task: {name: segmentation}\ndata: {rle: rle}\n"),
+    "retrieval": ("retrieval", "task: {name: retrieval}\ndata: {target: Id, new_label: new_id}\n"),
+}
+
+
+def prepare_competition(folder: Path, task: str, image_size: int = 16, n_train: int = 80) -> Path:
+    """A project below `folder` with that task's raw files and stage 01 done; gives its `baseline.yaml`."""
+    made, text = TASKS[task]
+    write_competition(folder / "data" / "raw", n_train=n_train, n_test=24, task=made)
+    write_config(folder, "common", BASELINE.replace("image_size: 16", f"image_size: {image_size}"))
+    path = write_config(folder, "baseline", f"base: common\n{text}")
+    forget_the_listings()
+    prepare(load_config(path))
+    return path
