@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from src.artifacts import Step, digest
-from src.config import Config, UserError, snapshot_names, with_epochs
+from src.config import Config, UserError, snapshot_names
 from src.owncode import preprocessing
 from src.rawfiles import image_folders, listing, raw_tables
 
@@ -60,7 +60,7 @@ def round_of(config: Config, number: int) -> Run:
     """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
     if config.pseudo.epochs is not None:
-        config = config.model_copy(update={"train": with_epochs(config.train, config.pseudo.epochs)})
+        config = config.with_epochs(config.pseudo.epochs)
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,21 @@ def test_every_trick_of_the_list_that_comes_along_is_a_good_config(tmp_path):
     assert len(changes) >= 5
 
 
+def test_what_is_told_in_epochs_goes_along_with_a_share_of_them(project):
+    told = (
+        "train.epochs=20",
+        "train.hold_epochs=4",
+        "train.cycles=4",
+        "mixing.mixup=1",
+        "mixing.off_epochs=8",
+    )
+    trials = replace(trials_of(project, *told), share=1 / 20)
+    config = trials.configured(BASE, 0)
+    assert (config.train.epochs, config.train.cycles, config.mixing.off_epochs) == (1, 1, 0)
+    half = replace(trials, share=0.5).configured(BASE, 0)
+    assert (half.train.epochs, half.train.hold_epochs, half.mixing.off_epochs) == (10, 2, 4)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "try:\n", "- a=1\n", "try: a=1\n", "try: [1, 2]\n", "try: [a: 1]\n", "{", "try:\n  - hello\n"],
@@ -178,7 +194,10 @@ def test_a_list_that_is_none_is_refused_in_a_sentence(tmp_path, text):
         ("cv.n_folds=3", "other folds cannot be paired"),
         ("task.metric=log_loss", "another task or metric"),
         ("seed=7", "the pairs have seeds of their own"),
-        ("data.target=x", "of data only image_size, fit, max_value can be tried"),
+        (
+            "data.target=x",
+            "of data only image_size, cache_size, fit, max_value, squeeze, preprocess can be tried",
+        ),
         ("pseudo.rounds=3", "a trial ends with stage 03"),
         ("stack.patience=3", "a trial ends with stage 03"),
         ("runtime.jobs=3", "it changes no score"),

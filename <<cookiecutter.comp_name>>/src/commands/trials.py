@@ -24,7 +24,14 @@ from src.steps import Run, images_step, predict_step, run_of, score_step, train_
 
 NEXT_KEY = r"(?=[A-Za-z_][\w.]*=)"
 MARKER = "trial.json"
-IMAGES = ("image_size", "fit", "max_value")  # of `data`, what changes the pixels and no row
+IMAGES = (
+    "image_size",
+    "cache_size",
+    "fit",
+    "max_value",
+    "squeeze",
+    "preprocess",
+)  # of `data`, what changes the pixels and no row
 NOT_TRIED = {  # sections and keys that are no trick of stages 02 and 03, with the reason
     "name": "a trial is named after what it changes",
     "seed": "the pairs have seeds of their own",
@@ -105,10 +112,10 @@ class Trials:
         words = [*self.arguments, *change.overrides, f"seed={seed}", "tracking.wandb=disabled"]
         try:
             config = load_config(self.path, words)
-            epochs = max(1, round(self.share * config.train.epochs))
-            return config if self.share == 1 else load_config(self.path, [*words, f"train.epochs={epochs}"])
         except UserError as error:
             raise UserError(f"{change.name}: {error}" if change.overrides else str(error)) from None
+        epochs = max(1, round(self.share * config.train.epochs))
+        return config if self.share == 1 else config.with_epochs(epochs)
 
     def mark(self, config: Config) -> str:
         """Eight digits that stand for all that a trial's score depends on, and that tell trials apart."""

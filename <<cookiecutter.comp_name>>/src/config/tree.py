@@ -12,7 +12,7 @@ from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.section import Index, Name, Section
-from src.config.train import Train, check_train
+from src.config.train import Train, check_train, with_epochs
 
 
 class Config(Section):
@@ -68,6 +68,12 @@ class Config(Section):
         if task != "retrieval":
             unused["model"] |= {"embedding"}
         return unused
+
+    def with_epochs(self, epochs: int) -> Config:
+        """The same experiment in another number of epochs: what is told in epochs goes along."""
+        off = min(round(self.mixing.off_epochs * epochs / self.train.epochs), epochs - 1)
+        mixing = self.mixing.model_copy(update={"off_epochs": off})
+        return self.model_copy(update={"train": with_epochs(self.train, epochs), "mixing": mixing})
 
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
