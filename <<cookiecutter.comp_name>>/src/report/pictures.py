@@ -12,6 +12,7 @@ from src.artifacts import atomic
 
 COLUMNS, ROWS = 10, 12  # images of a class, classes: what fits a screen
 COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
+RIGHT, WRONG = (64, 224, 64), (255, 64, 64)
 QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 
 
@@ -57,6 +58,32 @@ def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
             found = cv2.findContours(masks[row, :, :, channel], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, found[0], -1, COLOURS[channel % len(COLOURS)], 1)
         axis.imshow(image, interpolation="nearest")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", **QUALITY)
+
+
+def draw_worst(
+    path: Path, images: list[np.ndarray], captions: list[str], masks: list[list[np.ndarray]] | None = None
+) -> None:
+    """Images (S, S, C) with a caption each; with `masks` the outlines of the true one (green) and of what was
+    said (red), (S, S, classes) bool each."""
+    import cv2
+    from matplotlib.figure import Figure
+
+    lines = -(-len(images) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS * 1.5, lines * 1.9))
+    axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
+        picture = three_channels(image).copy()
+        for mask, colour in zip(masks[number] if masks else (), (RIGHT, WRONG), strict=False):
+            for channel in range(mask.shape[2]):
+                one = np.ascontiguousarray(mask[:, :, channel]).astype(np.uint8)
+                found = cv2.findContours(one, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+                cv2.drawContours(picture, found[0], -1, colour, 1)
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(captions[number], fontsize=6, parse_math=False)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", **QUALITY)
 
