@@ -1,7 +1,8 @@
 """03 · Predict, with TTA: every training row by the model that never saw it (OOF), every test row by all.
 
 Reads   runs/<name>/fold<k>/model.safetensors
-Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables fold by fold
+Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables fold by fold; to look at,
+        outputs.csv and worst.png
 """
 
 from src.artifacts import read_json

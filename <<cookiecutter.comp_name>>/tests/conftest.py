@@ -123,13 +123,20 @@ def call_stage(
     project: Path, script: str, *args: str, config: str = "baseline"
 ) -> subprocess.CompletedProcess[str]:
     """The same within this process, for the seconds that imports take; what it gives looks the same."""
-    from src.cli import main
-
-    forget_the_listings()
     spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    argv, code = [script, "--config", f"configs/{config}.yaml", *args], 0
+    return call_command(module, project, *args, config=config)
+
+
+def call_command(
+    module, project: Path, *args: str, config: str = "baseline"
+) -> subprocess.CompletedProcess[str]:
+    """Run a module that has a `run(config, force)`, such as those of src/commands, within this process."""
+    from src.cli import main
+
+    forget_the_listings()
+    argv, code = [module.__name__, "--config", f"configs/{config}.yaml", *args], 0
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(project),
@@ -148,6 +155,12 @@ def call_stage(
 def stage_here():
     """`call_stage`."""
     return call_stage
+
+
+@pytest.fixture
+def command():
+    """`call_command`."""
+    return call_command
 
 
 @pytest.fixture

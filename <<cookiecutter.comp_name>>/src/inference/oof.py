@@ -13,17 +13,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from src.artifacts import Step, read_json, write_json, write_parquet
+from src.artifacts import Step, read_json, write_csv, write_json, write_parquet
 from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
 from src.inference.snapshots import load_models, mean_tables, model_files
+from src.inference.worst import show_worst
 from src.models.sizes import check_sizes
+from src.report.outputs import describe_outputs
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
 from src.tasks import create_task
-from src.tasks.base import targets_in
+from src.tasks.base import Task, targets_in
 from src.training.launch import side_by_side
 
 
@@ -85,6 +87,19 @@ def score_run(run: Run, step: Step) -> None:
     write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
     write_json(run.folder / "metrics.json", evaluate(task, oof, outputs))
     step.done()
+    look_back(run, task, oof, outputs)
+
+
+def look_back(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> None:
+    """What a competitor looks at after a run: outputs.csv, and worst.png."""
+    truth, said = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
+    table = describe_outputs(task, truth, said, outputs)
+    write_csv(run.folder / "outputs.csv", table)
+    never = table.loc[(table["rows"] > 0) & (table["said"] == 0), "output"] if "rows" in table else []
+    if len(never):
+        shown = ", ".join(map(str, never[:8])) + (", ..." if len(never) > 8 else "")
+        print(f"{run.name}: {len(never)} of {len(outputs)} outputs are never said ({shown}); see outputs.csv")
+    show_worst(run, task, oof, outputs)
 
 
 def describe(name: str, metrics: dict[str, Any]) -> str:

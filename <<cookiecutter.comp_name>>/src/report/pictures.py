@@ -12,6 +12,7 @@ from src.artifacts import atomic
 
 COLUMNS, ROWS = 10, 12  # images of a class, classes: what fits a screen
 COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
+RIGHT, WRONG = (64, 224, 64), (255, 64, 64)
 QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 
 
@@ -56,17 +57,39 @@ def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
         figure.savefig(temporary, format="png", **QUALITY)
 
 
-def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(S, S, 3) of an image (S, S, C) with the outline of each of its masks (S, S, K) uint8, a colour a
-    class; what is not 0 is inside."""
+def outlined(image: np.ndarray, masks: np.ndarray, colour: tuple[int, int, int] | None = None) -> np.ndarray:
+    """(S, S, 3) of an image (S, S, C) with the outline of each of its masks (S, S, K), in one colour or a
+    colour a class; what is not 0 is inside."""
     import cv2
 
     drawn = three_channels(image).copy()
     for channel in range(masks.shape[2]):
-        inside = np.ascontiguousarray(masks[:, :, channel])
+        inside = np.ascontiguousarray(masks[:, :, channel]).astype(np.uint8)
         found = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, found[0], -1, COLOURS[channel % len(COLOURS)], 1)
+        cv2.drawContours(drawn, found[0], -1, colour or COLOURS[channel % len(COLOURS)], 1)
     return drawn
+
+
+def draw_worst(
+    path: Path, images: list[np.ndarray], captions: list[str], masks: list[list[np.ndarray]] | None = None
+) -> None:
+    """Images (S, S, C) with a caption each; with `masks` the outlines of the true one (green) and of what was
+    said (red), (S, S, classes) bool each."""
+    from matplotlib.figure import Figure
+
+    lines = -(-len(images) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS * 1.5, lines * 1.9))
+    axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
+        picture = three_channels(image)
+        for mask, colour in zip(masks[number] if masks else (), (RIGHT, WRONG), strict=False):
+            picture = outlined(picture, mask, colour)
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(captions[number], fontsize=6, parse_math=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", **QUALITY)
 
 
 def three_channels(pixels: np.ndarray) -> np.ndarray:

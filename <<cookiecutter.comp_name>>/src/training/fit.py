@@ -23,7 +23,7 @@ from src.data.loaders import (
     to_tensor,
     training_loader,
 )
-from src.data.mixing import Mixer
+from src.data.mixing import Batch, Mixer
 from src.data.scales import create_scales
 from src.losses.build import create_loss
 from src.losses.distillation import distillation
@@ -153,15 +153,10 @@ class Trainer:
         plan = [float(self.rows.weights[batch].sum()) for batch in batches]
         watch = Watch(epoch, batches, self.ids, self.config.train, self.device)
         accumulate = self.config.train.accumulate
-        for number, (images, targets, weights) in enumerate(self.loader):
+        for number, batch in enumerate(self.loader):
             first = number - number % accumulate
             window = sum(plan[first : first + accumulate])  # the last window may be short
-            images, targets, weights = (
-                x.to(self.device, non_blocking=True) for x in (images, targets, weights)
-            )
-            seed = self.sampler.seed_of(number)
-            images, targets = self.scales(images, as_targets(targets), seed)
-            images, targets, weights = self.mixing(images, targets, weights, epoch, seed)
+            images, targets, weights = self.shown(batch, epoch, number)
             with self.precision.autocast():
                 losses = self.sample_losses(images, targets)
             self.precision.backward(reduce(losses, weights, window, self.config.train.top_share))
@@ -178,6 +173,14 @@ class Trainer:
         self.history.append(row)
         report(note=self.note(row))
         return row
+
+    def shown(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """Images, targets and weights of an epoch's batch as they are learned from: on the device, at the
+        batch's size, mixed."""
+        images, targets, weights = (x.to(self.device, non_blocking=True) for x in batch)
+        seed = self.sampler.seed_of(number)
+        images, targets = self.scales(images, as_targets(targets), seed)
+        return self.mixing(images, targets, weights, epoch, seed)
 
     def sample_losses(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(B,) losses: the label's word, and the teacher's on the same view where there is one."""

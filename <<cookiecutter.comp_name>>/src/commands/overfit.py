@@ -1,0 +1,42 @@
+"""Learn one batch by heart, without augmentation or regularisation: the first thing to try when a score is no
+better than guessing. Exit status 1 where it cannot.
+
+Reads   data/folds.csv, data/cache/ (stage 01); trains a network of its own on the first fold, and drops it
+Writes  nothing
+"""
+
+from __future__ import annotations
+
+import sys
+
+from src.cli import main
+
+
+def run(config, force):
+    from src.steps import dataset_inputs
+
+    dataset_inputs(config)
+    from src.data.loaders import load_fold
+    from src.progress import Progress
+    from src.tasks import create_task
+    from src.training.devices import devices
+    from src.training.fit import Trainer
+    from src.training.overfit import STEPS, learn_by_heart, plain
+
+    fold, bare, task = config.selected_folds[0], plain(config), create_task(config)
+    data = load_fold(bare, task, fold)
+    trainer = Trainer(bare, task, data, data.train, fold, devices(config)[0])
+    with Progress(f"overfit {config.name}", STEPS) as progress:
+        outcome = learn_by_heart(trainer, report=progress.step)
+    rows = len(trainer.sampler.batches()[0])
+    print(f"overfit: one batch of {rows} rows, {len(outcome.losses)} steps, loss {outcome.words}")
+    metric = f"{task.metric.name} {outcome.score:.4f} on these rows"
+    if outcome.learned:
+        print(f"overfit: learned by heart, {metric}: targets, loss and network belong together")
+        return
+    print(f"overfit: NOT learned by heart, {metric}: {outcome.advice(config.train)}")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,161 @@
+"""One batch learned by heart: what a network cannot do with sixteen images it will not do with sixteen
+thousand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from src.config import Augment, Config, EarlyStopping, Ema, Losses, Mixing, Train
+from src.data.levels import Levels, as_targets
+from src.data.loaders import read_folds
+from src.tasks.base import targets_in
+from src.training.fit import Trainer
+
+STEPS = 200
+NEAR_ZERO = 0.05  # of the first loss, or of what the first score lacks
+STEADY = 3  # steps in a row
+KEPT = ("optimizer", "lr", "momentum", "batch_size", "images_per_class", "target_log", "amp", "channels_last")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The loss before each step, the metric after the last, and whether either is as good as can be."""
+
+    losses: list[float]
+    score: float
+    learned: bool
+
+    @property
+    def words(self) -> str:
+        """The curve in words: the loss at a few steps."""
+        places = sorted({1, 2, 5, 10, 20, 50, 100, 150, len(self.losses)})
+        return ", ".join(f"{self.losses[n - 1]:.3g} at step {n}" for n in places if n <= len(self.losses))
+
+    def advice(self, settings: Train) -> str:
+        """Where to look, the likeliest first, by how the loss went."""
+        first, last, lowest = self.losses[0], self.losses[-1], min(self.losses)
+        lower, higher = f"train.lr={settings.lr / 10:g}", f"train.lr={settings.lr * 10:g}"
+        if not math.isfinite(last) or last > 2 * first:
+            return f"it blows up: lower the rate to {lower}; then look at the range of the targets"
+        if last > 2 * lowest and lowest < 0.5 * first:
+            return f"it falls and comes back: the rate is too high, try {lower}"
+        if last < 0.7 * first:
+            return f"it falls, but slowly: raise the rate to {higher}"
+        return (
+            f"it hardly moves: try {higher}; then look at the targets (data/summary.md: is it the right "
+            f"column?), at the images (samples.png: are they blank, is data.max_value right? they are "
+            f"normalised by data/cache/*/statistics.json), and at train.loss"
+        )
+
+
+def plain(config: Config) -> Config:
+    """The same network and loss, with nothing that keeps it from learning by heart."""
+    train = {name: getattr(config.train, name) for name in (*Losses.model_fields, *KEPT)}
+    train |= {
+        "label_smoothing": 0.0,
+        "epochs": 1,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "min_lr": 0.0,
+        "early_stopping": EarlyStopping(enabled=False),
+        "ema": Ema(enabled=False),
+    }
+    undropped = {"drop_rate": 0.0, "drop_path_rate": 0.0, "dropout_samples": None}
+    larger = config.data.cache_size is not None
+    return config.model_copy(
+        update={
+            "train": Train(**train),
+            "augment": Augment(hflip=0.0, crop_scale=(1.0, 1.0), crop="centre" if larger else None),
+            "mixing": Mixing(),
+            "model": config.model.model_copy(update=undropped),
+            "distill": type(config.distill)(),
+        }
+    )
+
+
+def learn_by_heart(
+    trainer: Trainer, steps: int = STEPS, report: Callable[[int], None] = lambda steps: None
+) -> Outcome:
+    """Train on the first batch alone until its loss stays near zero, `steps` times at most. Some losses keep
+    a little, such as Dice of a class that is not there: a metric that is all but perfect is as good."""
+    batch = Batch(trainer)
+    first, losses = batch.score(), []
+    trainer.freeze.apply(0)
+    for _ in range(steps):
+        losses.append(batch.step())
+        if not math.isfinite(losses[-1]) or near_zero(losses):
+            break
+        report(1)
+    last = batch.score()
+    return Outcome(losses, last, near_zero(losses) or closed(first, last, batch.perfect()))
+
+
+def near_zero(losses: list[float]) -> bool:
+    """Whether the last few losses are all near zero."""
+    return len(losses) > STEADY and all(loss <= NEAR_ZERO * abs(losses[0]) for loss in losses[-STEADY:])
+
+
+def closed(first: float, last: float, perfect: float) -> bool:
+    """Whether all but a little of the way from the first score to the perfect one was gone."""
+    return abs(perfect - last) <= NEAR_ZERO * abs(perfect - first)  # never of NaN
+
+
+class Batch:
+    """The first batch of a training, trained on and scored as the network in training mode sees it."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        seed, self.rows = next(iter(trainer.sampler))
+        parts = (part.to(trainer.device) for part in trainer.loader.dataset[seed, self.rows])
+        self.images, targets, self.weights = parts
+        self.targets = as_targets(targets)
+
+    def step(self) -> float:
+        """One optimiser step; gives the mean loss before it."""
+        trainer = self.trainer
+        with trainer.precision.autocast():
+            losses = trainer.sample_losses(self.images, self.targets)
+        loss = (losses * self.weights).sum() / self.weights.sum()
+        trainer.precision.backward(loss)
+        trainer.precision.step(trainer.optimizer, trainer.model, clip_grad=None)
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def score(self) -> float:
+        """The task's metric."""
+        task = self.trainer.task
+        self.trainer.model.train()
+        logits = self.trainer.model(self.images).logits
+        said = task.compact(task.activate(self.trainer.model.scale.decode(logits)))
+        return task.score(self.truth(), task.gathered([said], self.trainer.data.outputs))
+
+    def perfect(self) -> float:
+        """The metric where every prediction is the truth; NaN for rankings, which their loss tells enough
+        of."""
+        task, outputs = self.trainer.task, self.trainer.data.outputs
+        if task.kind == "rankings":
+            return math.nan
+        if task.kind == "maps":
+            return task.score(self.truth(), [mask.astype(np.uint8) * 255 for mask in self.truth()])
+        return task.score(self.truth(), task.encode(self.labels(), outputs))
+
+    def truth(self) -> Any:
+        """What the metric wants of these rows."""
+        data = self.trainer.data
+        if self.trainer.task.kind == "maps":
+            masks = data.train.targets
+            whole = Levels(masks.sources, masks.source[self.rows], masks.row[self.rows]).masks()
+            side = self.images.shape[-1]  # the centre of a larger cache
+            first = (whole[0].shape[-1] - side) // 2
+            return [mask[:, first : first + side, first : first + side] for mask in whole]
+        return self.trainer.task.truth(self.labels(), data.outputs)
+
+    def labels(self) -> pd.DataFrame:
+        return targets_in(read_folds(self.trainer.config)).iloc[self.trainer.data.train_index[self.rows]]

@@ -1,0 +1,93 @@
+"""How fast a training is on this machine, how much memory it takes, and which batch would fit."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+
+from src.data.mixing import Batch
+from src.training.fit import Trainer
+from src.training.windows import take_step, windows
+
+WARM, MOST, SECONDS = 3, 30, 10.0  # steps that are not counted, steps and seconds at most that are
+LARGEST = 4096  # images a batch: beyond, what limits is no memory
+
+
+def images_per_second(trainer: Trainer) -> float:
+    """Training images a second, loading and augmentation among the work, after the first steps."""
+    trainer.freeze.apply(trainer.config.train.freeze_epochs or 0)
+    endless = windows(trainer)
+    for window in islice(endless, WARM):
+        take_step(trainer, window)
+    wait(trainer.device)
+    began, images = time.perf_counter(), 0
+    for window in islice(endless, MOST):
+        take_step(trainer, window)
+        images += sum(len(weights) for _, _, weights in window)
+        if time.perf_counter() - began > SECONDS:
+            break
+    wait(trainer.device)
+    return images / (time.perf_counter() - began)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def memory(device: torch.device) -> int:
+    """Bytes taken at most so far: of a CUDA device, elsewhere of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def doublings(first: int, last: int = LARGEST) -> Iterator[int]:
+    """`first`, twice that, and so on up to `last`."""
+    while first <= last:
+        yield first
+        first *= 2
+
+
+def largest_batch(fits: Callable[[int], bool], first: int, last: int = LARGEST) -> int | None:
+    """The largest of `first` and its doublings that fits, tried upwards until one does not; smaller ones
+    where `first` itself does not; None where not even two images fit."""
+    found = None
+    for size in doublings(first, last):
+        if not fits(size):
+            break
+        found = size
+    size = first // 2
+    while found is None and size >= 2:
+        if fits(size):
+            found = size
+        size //= 2
+    return found
+
+
+def fits_on(trainer: Trainer, batch: Batch) -> Callable[[int], bool]:
+    """Whether the device has the memory for a training step with so many images, copies of those in
+    `batch`."""
+
+    def fits(size: int) -> bool:
+        copies = torch.arange(size, device=trainer.device) % len(batch[0])
+        try:
+            take_step(trainer, [tuple(part[copies] for part in batch)])
+            wait(trainer.device)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return True
+
+    return fits
