@@ -40,7 +40,6 @@ from src.models.output import Output
 from src.models.scale import TargetScale
 from src.models.weights import save_model
 from src.tasks import create_task
-from src.training import fit
 from src.training.averaging import Average, copy_state
 from src.training.devices import Precision, devices, loader_workers
 from src.training.fit import Best, Trainer
