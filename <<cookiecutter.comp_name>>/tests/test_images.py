@@ -458,7 +458,7 @@ def test_numbers_with_a_sign_are_squeezed_about_mid_grey(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (np.zeros((24, 20, 11), np.uint8), "has 11 channels; an image has 10 at most"),
+        (np.zeros((24, 20, 11), np.uint8), r"shape \(24, 20, 11\); an image has 10 channels at most"),
         (np.zeros((8,), np.uint8), r"shape \(8,\)"),
         (np.zeros((8, 8), np.float32), "set data.max_value"),
         (np.full((8, 8), np.nan, np.float32), "no finite numbers"),

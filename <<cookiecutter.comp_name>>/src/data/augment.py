@@ -136,5 +136,4 @@ def augment_with_masks(
     """The same with masks (B, H, W, C) uint8 that move with their images, no level between two ever made."""
     pipeline.set_random_seed(seed)
     done = [pipeline(image=image, mask=mask) for image, mask in zip(images, masks, strict=True)]
-    moved = [one["mask"].reshape(*one["mask"].shape[:2], -1) for one in done]  # one channel loses its axis
-    return np.stack([one["image"] for one in done]), np.stack(moved)
+    return np.stack([one["image"] for one in done]), np.stack([one["mask"] for one in done])
