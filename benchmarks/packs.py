@@ -82,8 +82,15 @@ PACKS = {
         "floor": 0.734,
         "task": {"metric": "map5"},
         "data": {"image_size": 56},
-        "model": {"backbone": "resnet18", "pretrained": False, "embedding": 256},
-        "train": {"epochs": 12, "lr": 1e-3, "optimizer": "adamw", "batch_size": 64},
+        "model": {"backbone": "resnet10t", "pretrained": False, "embedding": 256},
+        "train": {
+            "epochs": 30,
+            "lr": 3e-3,
+            "optimizer": "adamw",
+            "weight_decay": 0.01,
+            "batch_size": 48,
+            "ema": {"decay": 0.99},
+        },
         "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06, "zoom": 0.1},
         "inference": {"tta": ["identity"]},
     },
@@ -205,8 +212,8 @@ if task.kind == "maps":
     runs = zip(solution.drop(columns="Usage").iloc[:, 0], whole.sizes, strict=True)
     truth = [decode_runs(text, *size)[None] for text, size in runs]
 elif task.kind == "rankings":
-    known = solution["Id"].isin(outputs)
-    truth = solution["Id"].where(known, data.new_label).to_numpy(dtype=object)
+    known = solution[data.target].isin(outputs)
+    truth = solution[data.target].where(known, data.new_label).to_numpy(dtype=object)
 else:
     targets = [data.target] if isinstance(data.target, str) else list(data.target)
     truth = task.truth(solution[targets], outputs)

@@ -61,7 +61,6 @@ REFUSED = [
 ]
 
 
-
 def refusal(bake, capfd, **answers: str) -> str:
     """Bake, expect to be refused, and return what was said."""
     from cookiecutter.exceptions import FailedHookException

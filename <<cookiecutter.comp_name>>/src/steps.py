@@ -216,7 +216,7 @@ def predict_step(run: Run, fold: int) -> Step:
     return Step(
         title=f"03 predict {run.name} fold {fold}",
         folder=run.fold_folder(fold),
-        outputs=("oof.parquet", "test.parquet", *(("stop.parquet",) if ranks else ())),
+        outputs=("oof.parquet", "test.parquet", *(("stop.parquet", "blind.parquet") if ranks else ())),
         recipe={
             "inference": run.config.inference.model_dump(mode="json", include=of_inference),
             "model": digest(trained.folder / "model.safetensors"),
@@ -244,9 +244,16 @@ def score_step(run: Run) -> Step:
     )
 
 
+def unlabelled(run: Run, fold: int) -> Path:
+    """What fold `fold`'s own model of the run before says of the test rows; of rankings, which say whose the
+    rows of the gallery are, the table without that fold's rows in it."""
+    name = "blind" if run.config.task.name == "retrieval" else "test"
+    return run.config.root / "runs" / str(run.labels_from) / f"fold{fold}" / f"{name}.parquet"
+
+
 def select_step(run: Run, fold: int) -> Step:
     """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
-    before = run.config.root / "runs" / str(run.labels_from) / f"fold{fold}"
+    said = unlabelled(run, fold)
     keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
     keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
     return Step(
@@ -255,8 +262,8 @@ def select_step(run: Run, fold: int) -> Step:
         outputs=(f"fold{fold}.pseudo.parquet",),
         recipe={
             "pseudo": run.config.pseudo.model_dump(mode="json", include=keys),
-            "predictions": digest(before / "test.parquet"),
-            "calibrated_on": _digest_if_there(before / "stop.parquet"),
+            "predictions": digest(said),
+            "calibrated_on": _digest_if_there(said.with_name("stop.parquet")),
         },
         stamp_name=f"select{fold}",
     )

@@ -90,11 +90,8 @@ def write_competition(
     if task == "segmentation":
         targets = pd.DataFrame({"rle": [runs_of(ink) for ink in inks]})
     elif task == "masks":
-        loops = np.isin(values, [0, 6, 8, 9])
-        told = [
-            (runs_of(i), "") if not loop else ("", runs_of(i)) for i, loop in zip(inks, loops, strict=True)
-        ]
-        targets = pd.DataFrame(told, columns=["plain", "loop"])
+        loops, runs = np.isin(values, [0, 6, 8, 9]), np.array([runs_of(ink) for ink in inks], dtype=object)
+        targets = pd.DataFrame({"plain": np.where(loops, "", runs), "loop": np.where(loops, runs, "")})
     elif task == "retrieval":
         targets = pd.DataFrame({"Id": [f"w_{value}" if value < 8 else "new_id" for value in values]})
     else:

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT, write_config
+from conftest import BASELINE, ROOT, write_config
+from digits import write_competition
 
-from src.config import Config, UserError
+from src.config import LOSSES, Config, UserError
 from src.configfile import known_keys, load_config
 
 HEAVY = (
@@ -171,12 +172,49 @@ def test_a_value_out_of_bounds_is_named_with_the_bound(tmp_path, text, expected)
         ("folds: [1, 1]", "each once"),
         ("folds: []", "must name one fold or more"),
         ("{fold: 1, folds: [0, 2]}", "fold and folds were both given"),
+        (
+            "task: {name: retrieval}\ntrain: {batch_size: 31, images_per_class: 16}",
+            "train.batch_size=31 holds fewer than two identities of train.images_per_class=16",
+        ),
+        (
+            "task: {name: segmentation}\ndata: {mask_classes: [cell, wall, cell]}",
+            "data.mask_classes=['cell', 'wall', 'cell'] must name each class once",
+        ),
+        (
+            "task: {name: segmentation}\ndata: {rle: pixels, train_masks: masks}",
+            "data.rle=pixels and data.train_masks=masks both name the masks: give one",
+        ),
+        (
+            "task: {name: segmentation}\ntrain: {loss: cross_entropy}",
+            "train.loss=cross_entropy does not suit segmentation; good are bce_dice, ce_dice",
+        ),
+        (
+            "task: {name: retrieval}\ntrain: {loss: bce_dice}",
+            "train.loss=bce_dice does not suit retrieval; good are arcface_triplet, arcface",
+        ),
+        ("train: {loss: arcface}", "train.loss=arcface does not suit multiclass; good are cross_entropy"),
     ],
 )
 def test_a_combination_that_cannot_mean_anything_is_refused_with_the_reason(tmp_path, text, expected):
     message = refused(tmp_path, text)
     assert message.startswith(f"{tmp_path / 'configs' / 'experiment.yaml'}: ")
     assert expected in message
+
+
+def test_a_batch_of_two_identities_is_enough_and_other_tasks_know_none(tmp_path):
+    two = "train: {batch_size: 32, images_per_class: 16}"
+    assert load(tmp_path, "task: {name: retrieval}\n" + two).train.images_per_class == 16
+    assert load(tmp_path, two.replace("32", "31")).train.batch_size == 31
+
+
+@pytest.mark.parametrize("task", LOSSES)
+def test_a_task_takes_each_of_its_own_losses_and_no_other(tmp_path, task):
+    for loss in {name for names in LOSSES.values() for name in names}:
+        text = f"task: {{name: {task}}}\ntrain: {{loss: {loss}}}"
+        if loss in LOSSES[task]:
+            assert load(tmp_path, text).train.loss == loss
+        else:
+            assert f"train.loss={loss} does not suit {task}" in refused(tmp_path, text)
 
 
 def test_a_combination_that_the_command_line_spoils_says_so(tmp_path):
@@ -325,11 +363,9 @@ def test_a_config_error_imports_nothing_heavy_and_ends_with_status_2(project, sc
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        (
-            "task.name=retrieval",
-            ["task.name: 'retrieval' comes with a later release; today there is multiclass"],
-        ),
+        ("task.name=retreival", ["`task.name` is 'retreival'", "'segmentation' or 'retrieval'"]),
         ("task.metric=acuracy", ["task.metric: 'acuracy'", "accuracy"]),
+        ("task={name: retrieval, metric: map_5}", ["task.metric: 'map_5'", "map5"]),
         ("model.backbone=resnet1", ["model.backbone: timm knows no 'resnet1'", "resnet18"]),
         ("inference.tta=[flip]", ["inference.tta: there is no view 'flip'", "hflip"]),
     ],
@@ -343,11 +379,24 @@ def test_a_name_that_nobody_knows_ends_with_status_2_and_near_names(project, sta
     assert not (project / "data" / "cache").exists()
 
 
-def test_an_up_to_date_stage_01_says_so_and_imports_nothing_heavy(prepared):
-    done = spy(prepared, "01_folds.py")
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("multiclass", ""),
+        ("segmentation", "task: {name: segmentation}\ndata: {rle: rle}\n"),
+        ("retrieval", "task: {name: retrieval}\ndata: {target: Id, new_label: new_id}\n"),
+    ],
+)
+def test_an_up_to_date_stage_01_says_so_and_imports_nothing_heavy(tmp_path, stage_here, task, settings):
+    write_competition(tmp_path / "data" / "raw", n_train=60, n_test=20, task=task)
+    write_config(tmp_path, "common", BASELINE)
+    write_config(tmp_path, "baseline", "base: common\n" + settings)
+    assert stage_here(tmp_path, "01_folds.py").returncode == 0
+    done = spy(tmp_path, "01_folds.py")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         "01 images at 16 px: up to date",
+        *(["01 masks at 16 px: up to date"] if task == "segmentation" else []),
         "01 folds (2, stratified): up to date",
         "HEAVY []",
     ]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from src.config import UserError
-from src.decisions import Rule, assemble, countable, fit, nested, score, take
+from src.decisions import Rule, assemble, countable, fit, mixed, nested, score, take
+from src.decisions.novelty import fit_new_threshold, insert_new, thresholds
 from src.maps import Maps
 from src.metrics import METRICS, Metric, create_metric
 from src.metrics.retrieval import Ranking
@@ -265,6 +266,51 @@ def test_a_metric_that_needs_no_decision_gets_none():
     assert found.folds == [metric(targets[k::3], probabilities[k::3]) for k in range(3)]
 
 
+def someone(seed: int = 0, rows: int = 90, known: float = 0.7) -> tuple[np.ndarray, Ranking]:
+    """Answers, some of them `new`, and lists of six candidates that know the others rather well."""
+    rng = np.random.default_rng(seed)
+    names = np.array([f"w_{i}" for i in range(15)])
+    shown = np.array([rng.permutation(names)[:6] for _ in range(rows)])
+    truth = np.where(rng.random(rows) < known, shown[:, 0], "new").astype(object)
+    values = np.round(rng.normal(0.3, 0.15, shown.shape) + 0.3 * (shown == truth[:, None]), 2)
+    order = np.argsort(-values, axis=1, kind="stable")
+    labels, scores = (np.take_along_axis(one, order, 1).tolist() for one in (shown, values))
+    return truth, Ranking(labels, scores, "new")
+
+
+RETRIEVAL = ("map5", "map1", "recall5", "map_full", "gap")
+
+
+def test_a_rule_about_new_ones_puts_their_label_before_the_first_candidate_below_its_threshold():
+    ranking = Ranking([["a", "b"], ["c"], []], [[0.9, 0.5], [0.4], []], "new")
+    found = Rule("new", ((0.5,),)).apply(ranking)
+    assert found.labels == [["a", "b", "new"], ["new", "c"], ["new"]]
+    assert found.scores == [[0.9, 0.5, 0.5], [0.5, 0.4], [0.5]]
+    assert found.new == "new"
+
+
+def test_without_a_threshold_or_a_label_for_new_ones_a_ranking_stays():
+    truth, ranking = someone()
+    assert Rule("new").apply(ranking) is ranking
+    nobody = Ranking(ranking.labels, ranking.scores)
+    assert fit(create_metric("retrieval", "map5"), truth, nobody) == Rule(None)
+    assert fit(create_metric("retrieval", "map5"), truth[:0], ranking.take([])) == Rule("new")
+
+
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_a_rule_about_new_ones_is_the_best_of_those_tried_and_comes_back_from_json(name):
+    metric, (truth, ranking) = create_metric("retrieval", name), someone()
+    rule = fit(metric, truth, ranking)
+    assert rule.decides == "new"
+    tried = [score(metric, truth, ranking, Rule("new", ((t,),))) for t in thresholds(ranking).tolist()]
+    assert score(metric, truth, ranking, rule) == pytest.approx(max(tried))
+    assert max(tried) > metric(truth, ranking)
+    stored = json.dumps(rule.as_json(), allow_nan=False)
+    again = Rule.from_json(json.loads(stored))
+    assert again == rule
+    assert again.apply(ranking) == rule.apply(ranking)
+
+
 # --- the honest score ---------------------------------------------------------------------------------------
 
 
@@ -303,6 +349,86 @@ def test_a_folds_own_labels_do_not_change_its_rule(task, name):
     assert after[1] == before[1]
     if task != "segmentation":
         assert (after[0], after[2]) != (before[0], before[2])
+
+
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_nested_for_rankings_is_a_loop_over_folds_that_fits_on_the_others(name):
+    metric, (truth, ranking) = create_metric("retrieval", name), someone()
+    fold = np.random.default_rng(1).permutation(np.arange(90) % 3) + 5
+    labels, values, scores, rules = [[]] * 90, [[]] * 90, [], {}
+    for k in (5, 6, 7):
+        own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+        threshold = fit_new_threshold(metric, truth[others], ranking.take(others), "new")
+        rules[k] = Rule("new", ((threshold,),))
+        decided = insert_new(ranking.take(own), "new", threshold)
+        scores.append(metric(truth[own], decided))
+        for place, row in enumerate(own):
+            labels[row], values[row] = decided.labels[place], decided.scores[place]
+    found = nested(metric, truth, ranking, fold)
+    assert (found.rules, found.folds) == (rules, pytest.approx(scores, abs=1e-12))
+    assert found.score == pytest.approx(metric(truth, Ranking(labels, values)), abs=1e-12)
+    assert len(set(rules.values())) > 1
+
+
+def test_a_folds_own_answers_do_not_move_its_threshold_for_new_ones():
+    metric, (truth, ranking) = create_metric("retrieval", "map5"), someone()
+    fold, changed = np.arange(90) % 3, truth.copy()
+    changed[fold == 1] = "new"
+    before, after = (nested(metric, answers, ranking, fold).rules for answers in (truth, changed))
+    assert after[1] == before[1]
+    assert (after[0], after[2]) != (before[0], before[2])
+
+
+# --- what several predictions share out ---------------------------------------------------------------------
+
+SHARED = [*CASES, ("retrieval", "map5"), ("retrieval", "gap"), ("binary", "roc_auc")]
+
+
+@pytest.mark.parametrize(("task", "name"), SHARED)
+@pytest.mark.parametrize("plain", [False, True], ids=["fitted", "plain"])
+def test_a_mixture_is_scored_with_each_part_decided_by_its_own_rule(task, name, plain):
+    metric = create_metric(task, name)
+    if task == "retrieval":
+        (truth, first), (_, second) = someone(0), someone(1)
+        second = Ranking(second.labels, [[value / 3 for value in row] for row in second.scores], "new")
+    else:
+        truth, first = data_of(task)
+        smaller = lambda values: (values * np.float64(0.6)).astype(values.dtype)  # noqa: E731
+        second = [smaller(one) for one in first] if isinstance(first, list) else smaller(first)
+    rows = np.random.default_rng(2).permutation(len(first))
+    parts, decided, crossed = [], {}, {}
+    both = [(rows[::2], first), (rows[1::2], second)]
+    rules = [Rule(fit(metric, truth, one).decides) if plain else fit(metric, truth, one) for _, one in both]
+    for (own, one), rule, other in zip(both, rules, rules[::-1], strict=True):
+        parts.append((own, take(one, own), rule))
+        for by, into in ((rule, decided), (other, crossed)):
+            one_by_one = [by.apply(take(one, np.array([row]))) for row in own]
+            into |= dict(zip(own.tolist(), one_by_one, strict=True))
+    whole, swapped = (assemble([(np.array([row]), d[row]) for row in rows]) for d in (decided, crossed))
+    expected = metric(truth, whole)
+    assert mixed(metric, truth, parts) == pytest.approx(expected, abs=1e-12)
+    if rules[0] != rules[1]:  # the threshold of one is none of the other
+        assert metric(truth, swapped) != pytest.approx(expected, abs=1e-4)
+    if task == "segmentation":
+        counted = [
+            (own, take(countable(metric, truth, one), own), rule)
+            for (own, one), rule in zip(both, rules, strict=True)
+        ]
+        assert mixed(metric, truth, counted) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_mixture_with_a_prediction_that_is_not_finite_has_no_score():
+    metric, (truth, said) = create_metric("binary", "f1"), data_of("binary")
+    rows = np.arange(60)
+    parts = [(rows[:30], said[:30], Rule("threshold")), (rows[30:], said[30:].copy(), Rule("threshold"))]
+    assert np.isfinite(mixed(metric, truth, parts))
+    parts[1][1][3] = np.nan
+    assert np.isnan(mixed(metric, truth, parts))
+    dice, (targets, predictions) = create_metric("segmentation", "dice"), masks(kind="float")
+    predictions[4][0, 0, 0] = np.nan
+    counted, rows = countable(dice, targets, predictions), np.arange(8)
+    shared = [(own, take(counted, own), Rule("threshold")) for own in (rows[:3], rows[3:])]
+    assert np.isnan(mixed(dice, targets, shared))
 
 
 def test_on_noise_thresholds_flatter_themselves_in_sample_and_not_nested():

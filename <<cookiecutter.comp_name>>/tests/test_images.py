@@ -424,7 +424,7 @@ def test_an_array_of_two_axes_is_one_channel_and_max_value_is_white(tmp_path):
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (np.zeros((24, 20, 11), np.uint8), "has 11 channels; an image has 10 at most"),
+        (np.zeros((24, 20, 11), np.uint8), r"shape \(24, 20, 11\); an image has 10 channels at most"),
         (np.zeros((8,), np.uint8), r"shape \(8,\)"),
         (np.zeros((8, 8), np.float32), "set data.max_value"),
         (np.full((8, 8), np.nan, np.float32), "no finite numbers"),

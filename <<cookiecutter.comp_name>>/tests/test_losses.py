@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
-
 import numpy as np
 import pytest
 import torch
@@ -362,9 +359,7 @@ def test_margins_are_made_with_their_own_settings_and_the_number_of_outputs(name
         asked.append((settings, n_outputs, triplet))
         return "the loss"
 
-    module = types.ModuleType("src.losses.embedding")
-    module.create_arcface = create_arcface
-    monkeypatch.setitem(sys.modules, "src.losses.embedding", module)
+    monkeypatch.setattr("src.losses.build.create_arcface", create_arcface)
     settings = Train(margin={"angle": 0.4, "triplet": 0.2})
     assert create_loss(name, settings, 7) == "the loss"
     assert asked == [(settings.margin, 7, name == "arcface_triplet")]

@@ -425,7 +425,7 @@ def spoiled(tmp_path: Path, spoil) -> str:
 def test_a_bad_file_is_named_with_its_row_and_touches_nothing_made_before(tmp_path):
     said = spoiled(tmp_path, lambda paths: paths[2].write_bytes(b""))
     path = tmp_path / "masks" / "i2.png"
-    assert said == f"{path} (row 4 of the train table): the file is empty (0 bytes)"
+    assert said == f"{path} (row 4 of the train table): the file is empty (0 bytes); fetch it again"
 
 
 def test_several_bad_files_are_counted_and_the_first_is_named(tmp_path):

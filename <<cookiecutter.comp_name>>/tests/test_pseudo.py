@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.isotonic import IsotonicRegression
 
 from src.artifacts import write_json, write_parquet
 from src.config import Config, Pseudo
+from src.maps import Maps
+from src.metrics.retrieval import Ranking
 from src.pseudo.rounds import best_run, label_round
 from src.pseudo.select import agreement, same, select, shares
 from src.steps import round_of
@@ -135,6 +138,123 @@ def test_the_share_of_a_label_is_over_the_rows_that_were_told_it():
     tables = [told("abc", cat=[0.95, unknown, 0.05], dog=[unknown] * 3), told("d", cat=[0.02], dog=[unknown])]
     assert shares(tables, task, ["cat", "dog"]) == {"cat": pytest.approx(1 / 3, abs=1e-4), "dog": 0.0}
     assert shares([tables[0][:0]], task, ["cat", "dog"]) == {"cat": 0.0, "dog": 0.0}
+
+
+# --- whom an image shows, and masks -------------------------------------------------------------------------
+
+RETRIEVAL = create_task(Config(task={"name": "retrieval"}, data={"new_label": "new"}))
+SEGMENTATION = create_task(Config(task={"name": "segmentation"}))
+
+
+def ranked(n: int = 80, seed: int = 0, lift: float = 0.0) -> pd.DataFrame:
+    """Rows whose first answer is the righter the higher its cosine, as 03 writes them, with the truth."""
+    rng = np.random.default_rng(seed)
+    cosines = rng.random(n)
+    first = rng.choice(OUTPUTS, n)
+    truth = np.where(rng.random(n) < cosines, first, "new")
+    second = np.array(OUTPUTS)[(np.searchsorted(sorted(OUTPUTS), first) + 1) % 3]
+    lists = Ranking(
+        np.stack([first, second], 1).tolist(), np.stack([cosines + lift, cosines - 1], 1).tolist()
+    )
+    table = pd.DataFrame({"id": [f"{i:03d}" for i in range(n)], "target": truth})
+    return table.join(RETRIEVAL.write(lists, OUTPUTS))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_a_query_is_selected_by_the_probability_that_its_cosine_stood_for_on_the_rows_that_are_known(
+    threshold,
+):
+    known, asked = ranked(200), ranked(60, seed=1).drop(columns="target")
+    cosines = np.array([row[0] for row in known["similarity"]])
+    right = np.array([row[0] for row in known["candidates"]]) == known["target"]
+    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(cosines, right.astype(float))
+    chance = curve.predict(np.array([row[0] for row in asked["similarity"]]))
+    found = select(asked, RETRIEVAL, OUTPUTS, Pseudo(threshold=threshold), known)
+    sure = chance >= threshold
+    assert 5 < sure.sum() < 55
+    assert found["id"].tolist() == asked["id"][sure].tolist()
+    np.testing.assert_allclose(found["confidence"], chance[sure])
+    assert [row.tolist() for row in found["candidates"].map(np.array)] == [
+        [row[0]] for row in asked["candidates"][sure]
+    ]
+    lifted = select(ranked(60, seed=1, lift=0.3), RETRIEVAL, OUTPUTS, Pseudo(threshold=threshold), known)
+    assert set(found["id"]) < set(lifted["id"])
+
+
+def test_two_rounds_agree_on_a_query_that_keeps_its_identity():
+    def said(ids: str, names: list[str]) -> pd.DataFrame:
+        lists = Ranking([[name] for name in names], [[0.9]] * len(names))
+        table = pd.DataFrame({"id": list(ids), "confidence": 0.95})
+        return table.join(RETRIEVAL.write(lists, OUTPUTS))
+
+    now, then = said("abc", ["cat", "dog", "cow"]), said("bcd", ["dog", "cat", "cat"])
+    assert agreement(now, then, RETRIEVAL, OUTPUTS) == pytest.approx(1 / 2)
+    assert same(now, said("abc", ["cat", "dog", "cow"]), RETRIEVAL, OUTPUTS)
+    assert not same(now, said("abc", ["cat", "cat", "cow"]), RETRIEVAL, OUTPUTS)
+    found = shares([now, then], RETRIEVAL, OUTPUTS)
+    assert found == {"cat": 0.5, "dog": pytest.approx(1 / 3, abs=1e-4), "cow": pytest.approx(1 / 6, abs=1e-4)}
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_an_image_is_selected_by_its_share_of_sure_pixels_and_the_others_are_unsure(labels):
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (30, 2, 6, 8)).astype(np.uint8)
+    calm = np.arange(30) % 3 == 0
+    levels[calm] = np.where(levels[calm] > 99, 250, 3)
+    levels[calm, :, 0, 0] = 128
+    table = pd.DataFrame({"id": [f"{i:02d}" for i in range(30)]})
+    table = table.join(SEGMENTATION.write(Maps.of(levels).resized([(12, 16)] * 30), ["cell", "wall"]))
+    found = select(table, SEGMENTATION, ["cell", "wall"], Pseudo(threshold=0.9, labels=labels, pixels=0.9))
+    assert found["id"].tolist() == table["id"][calm].tolist()
+    np.testing.assert_allclose(found["confidence"], 94 / 96)
+    assert list(found.columns) == ["id", "confidence", "height", "width", "cell", "wall"]
+    told = SEGMENTATION.read(found, ["cell", "wall"])
+    assert told.sizes == [(12, 16)] * 10
+    for maps, own in zip(told.resized(None), levels[calm], strict=True):
+        sure = (own >= 0.9 * 255) | (own <= 0.1 * 255)
+        hard = np.where(own >= 128, 255, 0)
+        np.testing.assert_array_equal(maps, np.where(sure, hard if labels == "hard" else own, 128))
+
+
+def test_masks_never_agree_exactly_so_nothing_is_told_of_it():
+    table = pd.DataFrame({"id": ["a"], "confidence": [0.9]})
+    table = table.join(
+        SEGMENTATION.write(Maps.of(np.full((1, 1, 4, 4), 255, np.uint8)).resized([(4, 4)]), ["mask"])
+    )
+    assert agreement(table, table, SEGMENTATION, ["mask"]) is None
+    assert shares([table], SEGMENTATION, ["mask"]) == {"mask": 1.0}
+    assert same(table, table.copy(), SEGMENTATION, ["mask"])
+
+
+def test_a_round_of_identities_reads_what_was_said_without_the_folds_own_rows(tmp_path):
+    """test.parquet looked among all rows, the fold's own labels too."""
+    write_json(tmp_path / "data/dataset.json", {"outputs": OUTPUTS})
+    for k in range(2):
+        own = tmp_path / f"runs/base/fold{k}"
+        write_parquet(own / "stop.parquet", ranked(200, seed=k))
+        write_parquet(own / "blind.parquet", ranked(60, seed=10 + k).drop(columns="target"))
+        write_parquet(own / "test.parquet", ranked(60, seed=20 + k).drop(columns="target"))
+    config = Config(
+        root=tmp_path,
+        name="base",
+        task={"name": "retrieval"},
+        data={"new_label": "new"},
+        cv={"n_folds": 2},
+        pseudo={"threshold": 0.6},
+    )
+    run = round_of(config, 1)
+    row = label_round(run, RETRIEVAL, (0, 1))
+    for k in range(2):
+        known, asked = ranked(200, seed=k), ranked(60, seed=10 + k).drop(columns="target")
+        expected = select(asked, RETRIEVAL, OUTPUTS, config.pseudo, known)
+        found = pd.read_parquet(run.pseudo_labels(k))
+        assert found["id"].tolist() == expected["id"].tolist()
+        np.testing.assert_allclose(found["confidence"], expected["confidence"])
+    assert row["selected"] > 5
+    assert not row["unchanged"]
+
+
+# --- rounds -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

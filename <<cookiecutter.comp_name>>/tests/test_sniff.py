@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from src.config import UserError
 from src.configfile import load_config
@@ -42,6 +44,11 @@ cv:
 ROWS = 24  # with rounds of 2, 3, 4 and 5 values in them
 PIXELS = cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
 MASK = cv2.imencode(".png", np.eye(48, 64, dtype=np.uint8) * 255)[1].tobytes()
+GRADED = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64) % 3  # a mask of two classes
+CONTENTS = {
+    "train_masks": MASK,
+    "class_masks": cv2.imencode(".png", GRADED)[1].tobytes(),
+}
 
 TRAIN, TEST = [f"a{i:03d}" for i in range(ROWS)], [f"b{i:03d}" for i in range(ROWS)]
 
@@ -59,7 +66,7 @@ def competition(
         files = [f"train_images/{n}.png" for n in TRAIN] + [f"test_images/{n}.png" for n in TEST]
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(MASK if "mask" in name else PIXELS)
+        (folder / name).write_bytes(CONTENTS.get(name.partition("/")[0], PIXELS))
     for name, table in (("train", train), ("test", test), ("sample_submission", sample)):
         if table is not None:
             pd.DataFrame(table).to_csv(folder / f"{name}.csv", index=False)
@@ -202,8 +209,25 @@ def masks_in_files():
     files += [f"train_masks/{n}.png" for n in TRAIN]
     train = {"id": [f"{n}.jpg" for n in TRAIN], "width": cycle(64, 32)}
     test = {"id": [f"{n}.jpg" for n in TEST], "width": 64}
-    found = {"task.name": "segmentation", "data.train_masks": "train_masks", "data.rle": None}
+    found = {
+        "task.name": "segmentation",
+        "data.train_masks": "train_masks",
+        "data.rle": None,
+        "data.mask_classes": None,
+    }
     return train, test, {"id": test["id"], "rle": ""}, files, found, set()
+
+
+def masks_of_two_classes_in_files():
+    files = [f"train_images/{n}.png" for n in TRAIN] + [f"test_images/{n}.png" for n in TEST]
+    files += [f"class_masks/{n}.png" for n in TRAIN]
+    sample = {"id": [f"{n}_{kind}" for n in TEST for kind in (1, 2)], "rle": ""}
+    found = {
+        "task.name": "segmentation",
+        "data.train_masks": "class_masks",
+        "data.mask_classes": ("1", "2"),
+    }
+    return {"id": TRAIN}, {"id": TEST}, sample, files, found, {"data.mask_classes"}
 
 
 def masks_as_run_lengths_of_several_objects():
@@ -234,8 +258,24 @@ def masks_as_run_lengths_by_class():
 def identities_with_a_new_one():
     train = {"Image": [f"{n}.png" for n in TRAIN], "Id": [f"w_{i // 4}" for i in range(ROWS)]}
     sample = {"Image": [f"{n}.png" for n in TEST], "Id": "new_whale w_1 w_2 w_3 w_4"}
-    found = {"task.name": "retrieval", "data.id": "Image", "data.target": "Id", "data.test_csv": None}
+    found = {
+        "task.name": "retrieval",
+        "data.id": "Image",
+        "data.target": "Id",
+        "data.test_csv": None,
+        "data.new_label": "new_whale",
+    }
     return train, None, sample, None, found, set()
+
+
+def identities_with_several_answers_and_no_new_one():
+    names = [f"w_{i}" for i in range(60)]
+    images = [f"c{i:03d}" for i in range(180)]
+    train = {"Image": [f"{n}.png" for n in images], "Id": cycle(*names, rows=180)}
+    files = [f"train_images/{n}.png" for n in images] + [f"test_images/{n}.png" for n in TEST]
+    sample = {"Image": [f"{n}.png" for n in TEST], "Id": "w_1 w_2 w_3"}
+    found = {"task.name": "retrieval", "data.target": "Id", "data.new_label": None}
+    return train, None, sample, files, found, {"task.name"}
 
 
 def images_in_several_folders_named_by_a_column():
@@ -300,9 +340,11 @@ CASES = [
     counts_where_the_sample_shows_decimals,
     several_amounts,
     masks_in_files,
+    masks_of_two_classes_in_files,
     masks_as_run_lengths_of_several_objects,
     masks_as_run_lengths_by_class,
     identities_with_a_new_one,
+    identities_with_several_answers_and_no_new_one,
     images_in_several_folders_named_by_a_column,
     train_and_test_images_in_one_folder_by_class,
     a_target_that_only_its_name_gives_away,
@@ -344,19 +386,17 @@ def test_a_second_look_changes_nothing(tmp_path, capsys, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda function: function.__name__)
-def test_what_was_found_is_what_stage_01_can_read(tmp_path, case, monkeypatch):
-    from src.tasks import TASKS
-
+def test_what_was_found_is_what_stage_01_can_read(tmp_path, case):
     path = competition(tmp_path, *case()[:4])
     sniff(path)
     config = load_config(path)
-    if config.task.name not in TASKS:
-        pytest.skip(f"{config.task.name} is no task yet")
-    # whether a task can fill this form is the task's to say, and to test
-    monkeypatch.setattr(TASKS[config.task.name], "check_sample", lambda *_: None)
     tables = load_tables(config)
-    assert len(tables.train) == len(tables.targets) == len(tables.images["train"]) == ROWS
+    raw = pd.read_csv(tmp_path / "data" / "raw" / "train.csv")
+    assert tables.train[config.data.id].tolist() == list(dict.fromkeys(raw[config.data.id].astype(str)))
+    assert len(tables.train) == len(tables.targets) == len(tables.images["train"])
     assert set(tables.form.images) == set(tables.test[config.data.id])
+    if config.data.train_masks is not None:
+        assert [mask.stem for mask in tables.masks] == TRAIN
 
 
 def test_the_tables_may_lie_one_folder_down(tmp_path):
@@ -387,6 +427,131 @@ def test_hidden_labels_are_not_looked_at(tmp_path):
     path = competition(tmp_path, *binary_with_probabilities()[:4])
     (tmp_path / "data" / "raw" / "test_solution.csv").write_bytes(b"\xff not even text")
     assert sniff(path)["data.test_csv"] == "test.csv"
+
+
+# --- classes of masks, and the answer for new identities ----------------------------------------------------
+
+
+def with_masks(project: Path, content: bytes, suffix: str = ".png") -> Path:
+    """The competition of masks in files, all of them this one."""
+    path = competition(project, *masks_in_files()[:4])
+    for mask in (project / "data" / "raw" / "train_masks").iterdir():
+        mask.unlink()
+        mask.with_suffix(suffix).write_bytes(content)
+    return path
+
+
+def png(values: np.ndarray) -> bytes:
+    return cv2.imencode(".png", values)[1].tobytes()
+
+
+def palette() -> bytes:
+    """The numbers of three colours, as PASCAL VOC has them; the colours' own greys are 0, 38 and 75."""
+    image = Image.fromarray(GRADED)
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, GRADED.astype(np.float64))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "classes"),
+    [
+        (png(GRADED), ".png", ("1", "2")),
+        (png(np.where(GRADED > 0, np.uint8(5), np.uint8(0))), ".png", ("1", "2", "3", "4", "5")),
+        (png(GRADED.astype(np.uint16)), ".png", ("1", "2")),
+        (palette(), ".png", ("1", "2")),
+        (array(), ".npy", ("1", "2")),
+        (png(np.minimum(GRADED, 1)), ".png", None),
+        (png(np.minimum(GRADED, 1) * np.uint8(255)), ".png", None),
+        (png(GRADED * np.uint8(100)), ".png", None),
+        (b"no mask at all", ".png", None),
+    ],
+    ids=["1 and 2", "5 alone", "16 bits", "palette", "npy", "0 and 1", "0 and 255", "greys", "no image"],
+)
+def test_several_small_values_of_a_mask_are_classes_whose_names_it_cannot_know(
+    tmp_path, content, suffix, classes
+):
+    path = with_masks(tmp_path, content, suffix)
+    findings = sniff(path)
+    assert findings.get("data.mask_classes") == classes
+    assert load_config(path).data.mask_classes == classes
+    doubts = {line.key: line.unsure for line in findings.lines if line.unsure}
+    assert ("data.mask_classes" in doubts) == (classes is not None)
+    assert ("# unsure: give the classes their names" in default_of(path)) == (classes is not None)
+
+
+def test_classes_that_were_given_their_names_are_kept_and_no_doubt_is_left(tmp_path, capsys):
+    path = with_masks(tmp_path, png(GRADED))
+    sniff(path)
+    ground = path.with_name("default.yaml")
+    named = default_of(path).replace('["1", "2"]', "[cell, wall]")
+    ground.write_text(named.replace("  # unsure: give the classes their names\n", ""), encoding="utf-8")
+    mine = default_of(path)
+    findings = sniff(path)
+    assert findings["data.mask_classes"] == ("cell", "wall")
+    assert default_of(path) == mine
+    assert "data.mask_classes: [cell, wall], where the files say [1, 2]" in capsys.readouterr().out
+
+
+def test_too_few_names_for_the_values_in_the_masks_are_replaced_in_sight(tmp_path, capsys):
+    path = with_masks(tmp_path, png(GRADED))
+    ground = path.with_name("default.yaml")
+    ground.write_text(DEFAULT.replace("  id: id\n", "  id: id\n  mask_classes: [cell]\n"), encoding="utf-8")
+    sniff(path)
+    assert load_config(path).data.mask_classes == ("1", "2")
+    assert "[cell] stood there, which the files do not bear out" in capsys.readouterr().out
+
+
+def test_names_that_only_the_sample_gives_are_asked_for_since_their_order_is_nowhere(tmp_path, capsys):
+    """Taken in the sample's order, a wrong one would show in no CV."""
+    train, test, _, files, *_ = masks_of_two_classes_in_files()
+    sample = {"id": [f"{n}_{kind}" for n in TEST for kind in ("wall", "cell")], "rle": ""}
+    path = competition(tmp_path, train, test, sample, files)
+    assert sniff(path)["data.mask_classes"] == ("1", "2")
+    says = (
+        "its rows are about wall, cell, the masks' classes are called 1, 2; "
+        "name them so in data.mask_classes, in the order of the masks' values"
+    )
+    assert says in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"sample_submission\.csv: {says}$"):
+        load_tables(load_config(path))
+    tables = load_tables(load_config(path, ["data.mask_classes=[cell, wall]"]))
+    assert tables.form.classes == ("wall", "cell") * ROWS
+    assert tables.form.images == tuple(n for n in TEST for _ in range(2))
+
+
+@pytest.mark.parametrize("label", ["new_whale", "new_id", "unknown", "NEW_individual", "none_of_them"])
+def test_the_answer_for_new_identities_is_the_one_of_the_sample_that_train_lacks(tmp_path, label):
+    train, _, sample, *_ = identities_with_a_new_one()
+    path = competition(tmp_path, train, None, sample | {"Id": f"w_1 {label} w_2"})
+    findings = sniff(path)
+    assert findings["data.new_label"] == load_config(path).data.new_label == label
+    assert {line.key for line in findings.lines if line.unsure} == {"task.metric"}
+
+
+@pytest.mark.parametrize("answers", ["w_1 w_2 w_3", "newt_1 w_2", "renew w_1"])
+def test_a_label_that_train_has_or_that_only_begins_like_new_is_no_answer_for_new_ones(tmp_path, answers):
+    names = ["newt_1", "renew", *(f"w_{i}" for i in range(58))]
+    train, _, sample, files, *_ = identities_with_several_answers_and_no_new_one()
+    path = competition(
+        tmp_path, train | {"Id": cycle(*names, rows=180)}, None, sample | {"Id": answers}, files
+    )
+    assert sniff(path).get("data.new_label") is None
+
+
+def test_an_own_answer_for_new_identities_is_kept(tmp_path, capsys):
+    path = competition(tmp_path, *identities_with_a_new_one()[:4])
+    ground = path.with_name("default.yaml")
+    ground.write_text(DEFAULT.replace("  id: id\n", "  id: id\n  new_label: nobody\n"), encoding="utf-8")
+    assert sniff(path)["data.new_label"] == load_config(path).data.new_label == "nobody"
+    assert "data.new_label: nobody, where the files say new_whale" in capsys.readouterr().out
 
 
 # --- the competitor's own values ----------------------------------------------------------------------------

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, softmax
 
 from src.artifacts import digest
 from src.config import Config, Stack, UserError
-from src.ensemble.boosting import Stacker, column, examples, features, fit, stack_oof
+from src.decisions import Rule, assemble, countable, nested, take
+from src.decisions import fit as fit_rule
+from src.ensemble import choice, stack
+from src.ensemble.boosting import Stacker, boost, column, examples, features, fit, stack_oof
 from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
+from src.ensemble.pairs import apply_pairs
+from src.ensemble.pixels import PixelStacker
 from src.ensemble.stack import build_stack, load_tables
+from src.maps import Maps
+from src.metrics.retrieval import Ranking
 from src.steps import stack_step
 from src.tasks import create_task
+from src.tasks.base import Task, as_targets, targets_in
 
 TASK = create_task(Config())
 
@@ -118,8 +130,8 @@ def voices(kind: str, n: int = 240, outputs: int = 2, noises: tuple[float, ...] 
     return 50 + 20 * oof, 50 + 20 * signal, np.arange(n) % 4
 
 
-def by_hand(x, y, rounds: int, kind: str, settings: Stack, watch=None):
-    """LightGBM called as its manual says, with nothing of ours between."""
+def by_hand(x, y, rounds: int, kind: str, settings: Stack, watch=None, weights=(None, None)):
+    """LightGBM called as its manual says, with nothing of ours between; weights are of x and of the watch."""
     import lightgbm as lgb
 
     parameters = {
@@ -135,10 +147,10 @@ def by_hand(x, y, rounds: int, kind: str, settings: Stack, watch=None):
         "num_threads": 1,
         "verbose": -1,
     }
-    data = lgb.Dataset(x, y)
+    data = lgb.Dataset(x, y, weight=weights[0])
     more = {}
     if watch is not None:
-        more["valid_sets"] = [lgb.Dataset(*watch, reference=data)]
+        more["valid_sets"] = [lgb.Dataset(*watch, reference=data, weight=weights[1])]
         more["callbacks"] = [lgb.early_stopping(settings.patience, verbose=False)]
     return lgb.train(parameters, data, rounds, **more)
 
@@ -163,6 +175,23 @@ def test_labels_and_numbers_are_stacked_one_by_one_as_a_loop_over_outputs_and_fo
             last = by_hand(words[~scored], targets[~scored, c], int(stopped[k, c]), kind, settings)
             np.testing.assert_allclose(result[scored, c], last.predict(words[scored]), rtol=1e-9)
     assert rounds == np.median(stopped, axis=0).astype(int).tolist()
+
+
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_rows_may_count_unlike_in_what_is_learned_and_in_what_stops(kind):
+    oof, targets, fold = voices(kind)
+    words, answers, settings = column(oof, 0, kind), targets[:, 0], Stack(max_rounds=150, patience=10)
+    weights = np.random.default_rng(0).exponential(size=240) ** 3
+    learned, watched = fold < 3, fold == 3
+    parts = [(words[rows], answers[rows]) for rows in (learned, watched)]
+    own = [weights[rows] for rows in (learned, watched)]
+    expected = by_hand(*parts[0], 150, kind, settings, parts[1], own)
+    found = boost((*parts[0], own[0]), (*parts[1], own[1]), 150, kind, settings, 0)
+    assert found.model_to_string() == expected.model_to_string()
+    assert found.best_iteration == expected.best_iteration < 150
+    assert found.best_iteration != boost(*parts, 150, kind, settings, 0).best_iteration
+    alone = boost((*parts[0], own[0]), None, 20, kind, settings, 0)
+    assert alone.model_to_string() == by_hand(*parts[0], 20, kind, settings, weights=own).model_to_string()
 
 
 @pytest.mark.parametrize("kind", ["labels", "values"])
@@ -291,38 +320,192 @@ def test_members_that_leave_the_metric_undefined_are_passed_over():
     assert choose(task, candidates, targets, fold)[0] == "mean"
 
 
-def test_what_the_choice_predicts_for_a_fold_was_chosen_without_it():
-    oof, truth, fold = members(n=400, skills=(0.2, 2.5))
-    candidates = {"mean": oof.mean(0), "best single": oof[1]}
-    changed = truth.copy()
-    changed[fold == 0] = np.roll(changed[fold == 0], 1)
-    before, after = (choose(TASK, candidates, y, fold)[1] for y in (truth, changed))
-    np.testing.assert_array_equal(before[fold == 0], after[fold == 0])
+# --- the choice, honest in every kind of prediction ---------------------------------------------------------
+
+ROWS = 160
+FOLD = np.arange(ROWS) % 4
+NAMES = [f"w_{i}" for i in range(12)]
 
 
-# --- on disk ---
+def classes_scene(rng):
+    truth = rng.integers(0, 3, ROWS)
+    noise = rng.normal(size=(ROWS, 3))
+    say = lambda skill: softmax(noise + skill * np.eye(3)[truth], axis=1)  # noqa: E731
+    return Config(), truth, (truth + 1) % 3, say
+
+
+def labels_scene(rng):
+    """Probabilities that are too low, so that thresholds matter."""
+    truth = (rng.random((ROWS, 2)) < 0.3).astype(np.float64)
+    noise = rng.normal(size=(ROWS, 2))
+    say = lambda skill: expit(noise / skill**2 + 2 * truth - 2.5)  # noqa: E731
+    return Config(task={"name": "multilabel", "metric": "f1_macro"}), truth, 1 - truth, say
+
+
+def maps_scene(rng):
+    """Masks of blocks, and levels that are too low."""
+    masks = np.kron(rng.random((ROWS, 1, 3, 3)) < 0.4, np.ones((4, 4), bool))
+    noise = rng.random(masks.shape)
+    levels = lambda skill: np.clip(0.18 * skill * masks + 0.4 * noise, 0, 1) * 255  # noqa: E731
+    say = lambda skill: Maps.of(levels(skill).astype(np.uint8))  # noqa: E731
+    truth, other = (Maps.of(one * np.uint8(255)) for one in (masks, ~masks))
+    return Config(task={"name": "segmentation"}), truth, other, say
+
+
+def rankings_scene(rng):
+    """Eight candidates of which one may be right; a quarter of the queries show someone new."""
+    shown = np.array([rng.permutation(NAMES)[:8] for _ in range(ROWS)])
+    truth = np.where(rng.random(ROWS) < 0.25, "new", shown[:, 0]).astype(object)
+    noise = rng.normal(0.3, 0.15, shown.shape)
+
+    def say(skill: float) -> Ranking:
+        values = noise + 0.25 * skill * (shown == truth[:, None])
+        order = np.argsort(-values, axis=1)
+        labels, scores = (np.take_along_axis(one, order, 1).tolist() for one in (shown, values))
+        return Ranking(labels, scores, "new")
+
+    config = Config(task={"name": "retrieval"}, data={"new_label": "new"})
+    return config, truth, np.roll(truth, 4), say
+
+
+def inside(*folds: int) -> np.ndarray:
+    return np.isin(FOLD, folds).nonzero()[0]
+
+
+def outside(*folds: int) -> np.ndarray:
+    return (~np.isin(FOLD, folds)).nonzero()[0]
+
+
+SCENES = [classes_scene, labels_scene, maps_scene, rankings_scene]
+
+
+def scene(make):
+    """The task, what is true, something else in its place, and candidates: each is better than the mean in
+    two of the folds and a little worse in the others, so that whom a fold chooses hangs on the others."""
+    config, truth, other, say = make(np.random.default_rng(0))
+
+    def good_in(*folds: int, better: float, worse: float):
+        good, bad = inside(*folds), outside(*folds)
+        return assemble([(good, take(say(better), good)), (bad, take(say(worse), bad))])
+
+    candidates = {
+        "mean": say(1.0),
+        "lightgbm": good_in(0, 1, better=1.7, worse=0.95),
+        "best single": good_in(1, 2, better=1.8, worse=0.96),
+    }
+    return create_task(config), truth, other, candidates
+
+
+def rule_of_the_others(metric, truth, said, fold, k):
+    others = np.flatnonzero(fold != k)
+    return fit_rule(metric, take(truth, others), take(said, others))
+
+
+def winner_by_hand(metric, truth, candidates, fold) -> str:
+    """Fold by fold against the mean, each fold decided by a rule of the others."""
+    scored = {}
+    for name, said in candidates.items():
+        own = {k: np.flatnonzero(fold == k) for k in np.unique(fold)}
+        rules = {k: rule_of_the_others(metric, truth, said, fold, k) for k in own}
+        decided = {k: rules[k].apply(take(said, rows)) for k, rows in own.items()}
+        scored[name] = np.array([metric(take(truth, own[k]), decided[k]) for k in own])
+    best, lead = "mean", 0.0
+    for name in candidates:
+        gains = metric.sign * (scored[name] - scored["mean"])
+        if gains.mean() > max(lead, gains.std(ddof=1) / np.sqrt(len(gains))):
+            best, lead = name, gains.mean()
+    return best
+
+
+def choose_by_hand(metric, truth, candidates, fold) -> tuple[str, float, list[str]]:
+    """Whom all folds choose; the score of rows that are each predicted by the candidate, and decided by the
+    rule, that the other folds chose; and which candidates these are."""
+    names, decided = [], {}
+    for k in np.unique(fold):
+        others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        seen = {name: take(said, others) for name, said in candidates.items()}
+        names.append(winner_by_hand(metric, take(truth, others), seen, fold[others]))
+        rule = rule_of_the_others(metric, truth, candidates[names[-1]], fold, k)
+        decisions = rule.apply(take(candidates[names[-1]], own))
+        parts = zip(own.tolist(), range(len(own)), strict=True)
+        decided |= {row: take(decisions, np.array([place])) for row, place in parts}
+    whole = assemble([(np.array([row]), one) for row, one in decided.items()])
+    return winner_by_hand(metric, truth, candidates, fold), metric(truth, whole), names
+
+
+@pytest.mark.parametrize("make", SCENES)
+def test_the_choice_and_its_score_are_those_of_a_loop_over_folds_that_looks_at_the_others_alone(make):
+    task, truth, _, candidates = scene(make)
+    kept, expected, names = choose_by_hand(task.metric, truth, candidates, FOLD)
+    assert len(set(names)) > 1
+    counted = {name: countable(task.metric, truth, said) for name, said in candidates.items()}
+    for form in (candidates, counted):  # masks also as what they add to the metric
+        found, honest = choose(task, form, truth, FOLD)
+        assert (found, honest) == (kept, pytest.approx(expected, abs=1e-12))
+    flattering = max(
+        task.metric(truth, fit_rule(task.metric, truth, said).apply(said)) for said in candidates.values()
+    )
+    assert expected < flattering - 0.005
+
+
+def same(first, second) -> bool:
+    """Whether two predictions of the same rows are the same."""
+    if isinstance(first, Ranking):
+        return (first.labels, first.scores) == (second.labels, second.scores)
+    return np.array_equal(getattr(first, "parts", first), getattr(second, "parts", second))
+
+
+def choices(monkeypatch, task, truth, candidates) -> dict[int, tuple[str, Rule]]:
+    """Fold by fold the candidate that predicts its rows, and the rule that decides them."""
+    seen, counted = [], {name: countable(task.metric, truth, said) for name, said in candidates.items()}
+    monkeypatch.setattr(choice, "mixed", lambda metric, truth, parts: seen.extend(parts))
+    choose(task, counted, truth, FOLD)
+    found = {}
+    for rows, part, rule in seen:
+        (name,) = [name for name, said in counted.items() if same(take(said, rows), part)]
+        found[int(FOLD[rows[0]])] = name, rule
+    assert np.concatenate([rows for rows, _, _ in seen]).tolist() == np.argsort(FOLD, kind="stable").tolist()
+    return found
+
+
+@pytest.mark.parametrize("make", SCENES)
+@pytest.mark.parametrize("k", [0, 2])
+def test_what_the_choice_predicts_for_a_fold_was_chosen_without_it(make, k, monkeypatch):
+    task, truth, other, candidates = scene(make)
+    changed = assemble([(inside(k), take(other, inside(k))), (outside(k), take(truth, outside(k)))])
+    before, after = (choices(monkeypatch, task, labels, candidates) for labels in (truth, changed))
+    assert after[k] == before[k]
+    assert any(after[f] != before[f] for f in range(4) if f != k)
+
+
+# --- on disk ------------------------------------------------------------------------------------------------
+
+
+def write_runs(root, task, outputs, labels, fold, oof: list, test: list) -> None:
+    """Finished runs a, b, ... with these predictions, as 03 leaves them, on folds of as many rows."""
+    ids = [f"{i:03d}" for i in range(len(fold))]
+    (root / "data").mkdir()
+    pd.DataFrame({"id": ids, "fold": fold}).to_csv(root / "data/folds.csv", index=False)
+    stamp = {
+        "recipe": {"folds": digest(root / "data/folds.csv"), "task": {"name": task.name}},
+        "outputs": {"oof.parquet": {}, "test.parquet": {}},
+    }
+    for name, own, unseen in zip("abcdef", oof, test, strict=False):
+        folder = root / "runs" / name
+        folder.mkdir(parents=True)
+        table = pd.DataFrame({"id": ids, "fold": fold}).join(as_targets(labels))
+        table.join(task.write(own, outputs)).to_parquet(folder / "oof.parquet")
+        asked = pd.DataFrame({"id": [f"t{i}" for i in range(len(unseen))]})
+        asked.join(task.write(unseen, outputs)).to_parquet(folder / "test.parquet")
+        (folder / "score.stamp.json").write_text(json.dumps(stamp))
 
 
 @pytest.fixture
 def project(tmp_path):
     """Three finished runs on the same folds, as 03 leaves them."""
     oof, truth, fold = members()
-    (tmp_path / "data").mkdir()
-    ids = [f"{i:03d}" for i in range(240)]
-    pd.DataFrame({"id": ids, "fold": fold}).to_csv(tmp_path / "data/folds.csv", index=False)
-    for m, name in enumerate(("a", "b", "c")):
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        table = pd.DataFrame({"id": ids, "fold": fold, "target": np.array(["x", "y", "z"])[truth]})
-        table.join(pd.DataFrame(oof[m], columns=list("xyz"))).to_parquet(folder / "oof.parquet")
-        test = pd.DataFrame(oof[m, :50], columns=list("xyz"))
-        test.insert(0, "id", [f"t{i}" for i in range(50)])
-        test.to_parquet(folder / "test.parquet")
-        stamp = {
-            "recipe": {"folds": digest(tmp_path / "data/folds.csv"), "task": {"name": "multiclass"}},
-            "outputs": {"oof.parquet": {}, "test.parquet": {}},
-        }
-        (folder / "score.stamp.json").write_text(json.dumps(stamp))
+    labels = pd.DataFrame({"target": np.array(["x", "y", "z"])[truth]})
+    write_runs(tmp_path, TASK, list("xyz"), labels, fold, list(oof), list(oof[:, :50]))
     return tmp_path
 
 
@@ -376,21 +559,183 @@ def test_a_run_with_other_rows_is_refused(project):
         load_tables([project / "runs" / name for name in "abc"], list("xyz"))
 
 
-def test_the_stack_on_disk_scores_what_it_says_and_can_be_applied_again(project):
-    config = Config(root=project)
+# --- from run folders to a stack that can be applied again --------------------------------------------------
+
+OUTPUTS = {"numbers": ["x", "y", "z"], "maps": ["cell", "wall"], "rankings": NAMES}
+SECOND = {"numbers": ["lightgbm"], "maps": ["weights", "lightgbm"], "rankings": ["lightgbm"]}
+
+
+def competition_of_numbers(root):
+    """Three classes."""
+    oof, truth, fold = members()
+    labels = pd.DataFrame({"target": np.array(OUTPUTS["numbers"])[truth]})
+    return Config(root=root), labels[:200], fold[:200], [(one[:200], one[200:]) for one in oof]
+
+
+def competition_of_maps(root):
+    """Three members that are good at one class, the other, or neither; files larger than what models see."""
+    rng = np.random.default_rng(0)
+    masks = np.kron(rng.random((44, 2, 3, 4)) < 0.4, np.ones((4, 4), bool))  # (44, 2, 12, 16)
+    config = Config(root=root, task={"name": "segmentation"}, stack={"max_rounds": 30})
+    members = []
+    for noise in ((1.0, 3.0), (2.5, 1.0), (2.0, 2.0)):
+        off = np.array(noise)[:, None, None] * rng.normal(size=masks.shape)
+        levels = np.rint(255 * expit(3 * (2 * masks - 1.6 + off))).astype(np.uint8)
+        members.append(Maps.of(levels).resized([(24, 32)] * 44))
+    large = np.kron(masks, np.ones((2, 2), bool)) * np.uint8(255)
+    labels = pd.DataFrame(Maps.of(large).cells, columns=OUTPUTS["maps"])[:36]
+    return (
+        config,
+        labels,
+        np.arange(36) % 3,
+        [(one.take(slice(36)), one.take(slice(36, 44))) for one in members],
+    )
+
+
+def competition_of_rankings(root):
+    """A member whose cosines tell much, one whose tell little, and one that knows half of the identities."""
+    rng = np.random.default_rng(0)
+    truth = np.where(rng.random(150) < 0.2, "new", rng.choice(NAMES, 150)).astype(object)
+    config = Config(
+        root=root, task={"name": "retrieval"}, data={"new_label": "new"}, stack={"max_rounds": 30}
+    )
+    members = []
+    for skill, known in ((0.5, 12), (0.1, 12), (0.3, 6)):
+        cosines = rng.normal(0.3, 0.15, (150, known)) + skill * (np.array(NAMES[:known]) == truth[:, None])
+        order = np.argsort(-cosines, axis=1)[:, :5]
+        labels = np.array(NAMES)[order].tolist()
+        members.append(Ranking(labels, np.take_along_axis(cosines, order, 1).tolist(), "new"))
+    folds, rows = np.arange(120) % 3, np.arange(150)
+    labels = pd.DataFrame({"target": truth[:120]})
+    return config, labels, folds, [(one.take(rows[:120]), one.take(rows[120:])) for one in members]
+
+
+@dataclass
+class Stacked:
+    """A project, what its stack left, and every candidate as it would be stored if it were kept."""
+
+    config: Config
+    task: Task
+    folders: list[Path]
+    metrics: dict
+    stored: dict
+    oof: pd.DataFrame
+    test: pd.DataFrame
+    candidates: dict[str, tuple[pd.DataFrame, pd.DataFrame]]
+
+    def read(self, table: pd.DataFrame):
+        return self.task.read(table, OUTPUTS[self.task.kind])
+
+    def members(self, name: str) -> list:
+        return [self.read(pd.read_parquet(folder / f"{name}.parquet")) for folder in self.folders]
+
+
+@pytest.fixture(scope="module", params=[competition_of_numbers, competition_of_maps, competition_of_rankings])
+def stacked(request, tmp_path_factory) -> Stacked:
+    root = tmp_path_factory.mktemp("stacked")
+    config, labels, fold, said = request.param(root)
+    task = create_task(config)
+    outputs = OUTPUTS[task.kind]
+    write_runs(root, task, outputs, labels, fold, *map(list, zip(*said, strict=True)))
     folders, _ = find_members(config)
-    metrics = build_stack(stack_step(config, folders), config, TASK, folders, list("xyz"))
-    folder = project / "stacks/stack"
-    table = pd.read_parquet(folder / "oof.parquet")
-    predicted = np.array(["x", "y", "z"])[table[list("xyz")].to_numpy().argmax(1)]
-    assert metrics["cv"] == pytest.approx((predicted == table["target"]).mean())
-    assert metrics == json.loads((folder / "metrics.json").read_text())
-    assert set(metrics["candidates"]) == {"mean", "best single", "lightgbm"}
-    stored = json.loads((folder / "stacker.json").read_text())
-    assert stored["members"] == ["a", "b", "c"]
-    test = [table[list("xyz")].to_numpy(float) for table in load_tables(folders, list("xyz"))[1]]
-    again = Stacker.from_json(stored).apply(np.stack(test))
-    if metrics["kept"] == "lightgbm":
-        np.testing.assert_allclose(pd.read_parquet(folder / "test.parquet")[list("xyz")], again)
-    np.testing.assert_allclose(again.sum(1), 1)
-    assert stack_step(config, folders).fresh()
+    folder, candidates = root / "stacks" / "stack", {}
+
+    def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+        return pd.read_parquet(folder / "oof.parquet"), pd.read_parquet(folder / "test.parquet")
+
+    for name in build_stack(stack_step(config, folders), config, task, folders, outputs)["candidates"]:
+        with mock.patch.object(stack, "choose", return_value=(name, 0.0)):
+            build_stack(stack_step(config, folders), config, task, folders, outputs)
+        candidates[name] = tables()
+    build_stack(stack_step(config, folders), config, task, folders, outputs)
+    metrics, stored = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "stacker"))
+    return Stacked(config, task, folders, metrics, stored, *tables(), candidates)
+
+
+def alike(first, second) -> bool:
+    """Whether two predictions for the same rows say the same."""
+    if isinstance(first, Ranking):
+        scores = np.concatenate(first.scores), np.concatenate(second.scores)
+        return first.labels == second.labels and np.allclose(*scores)
+    if isinstance(first, Maps):
+        return first.sizes == second.sizes and all(map(np.array_equal, first, second))
+    return np.allclose(first, second, atol=1e-6)
+
+
+def test_a_stack_compares_the_mean_the_best_run_and_what_second_levels_there_are(stacked):
+    assert list(stacked.metrics["candidates"]) == ["mean", *SECOND[stacked.task.kind], "best single"]
+    assert list(stacked.metrics["members"]) == stacked.stored["members"] == ["a", "b", "c"]
+    assert stacked.stored["kind"] == stacked.task.stacking
+
+
+def test_its_tables_have_the_rows_the_folds_and_the_targets_of_its_members(stacked):
+    outputs = OUTPUTS[stacked.task.kind]
+    mine, theirs = stacked.oof, pd.read_parquet(stacked.folders[0] / "oof.parquet")
+    assert list(mine.columns) == list(theirs.columns)
+    said = list(stacked.task.columns(outputs))
+    pd.testing.assert_frame_equal(mine.drop(columns=said), theirs.drop(columns=said))
+    assert list(stacked.test.columns) == ["id", *said]
+    assert stacked.test["id"].tolist() == [f"t{i}" for i in range(len(stacked.test))]
+
+
+def test_its_candidates_are_the_mean_and_the_best_run_of_the_other_folds(stacked):
+    task, fold = stacked.task, stacked.oof["fold"].to_numpy()
+    truth = task.truth(targets_in(stacked.oof), OUTPUTS[task.kind])
+    members, tests = stacked.members("oof"), stacked.members("test")
+    oof, test = (stacked.read(table) for table in stacked.candidates["mean"])
+    assert alike(oof, task.mean(members))
+    assert alike(test, task.mean(tests))
+    scores = [nested(task.metric, truth, one, fold).score for one in members]
+    assert list(stacked.metrics["members"].values()) == pytest.approx(scores, abs=1e-12)
+    best = int(np.argmax(scores))
+    assert stacked.metrics["best_single"] == "abc"[best]
+    oof, test = (stacked.read(table) for table in stacked.candidates["best single"])
+    assert alike(test, tests[best])
+    for k in range(3):
+        others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        seen = [nested(task.metric, take(truth, others), take(m, others), fold[others]) for m in members]
+        chosen = members[int(np.argmax([one.score for one in seen]))]
+        assert alike(take(oof, own), take(chosen, own))
+
+
+def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_hand_keeps(stacked):
+    task, fold, metrics = stacked.task, stacked.oof["fold"].to_numpy(), stacked.metrics
+    truth = task.truth(targets_in(stacked.oof), OUTPUTS[task.kind])
+    oof = {name: stacked.read(table) for name, (table, _) in stacked.candidates.items()}
+    for name, said in oof.items():
+        found = nested(task.metric, truth, said, fold)
+        assert metrics["candidates"][name]["cv"] == pytest.approx(found.score, abs=1e-9)
+    kept, honest, _ = choose_by_hand(task.metric, truth, oof, fold)
+    assert (metrics["kept"], metrics["cv_of_the_choice"]) == (kept, pytest.approx(honest, abs=1e-9))
+    assert metrics["cv"] == pytest.approx(metrics["candidates"][kept]["cv"], abs=1e-12)
+    assert Rule.from_json(metrics["rule"]) == fit_rule(task.metric, truth, oof[kept])
+    assert alike(stacked.read(stacked.oof), oof[kept])
+    assert alike(stacked.read(stacked.test), stacked.read(stacked.candidates[kept][1]))
+
+
+def test_what_is_stored_predicts_the_test_rows_again(stacked):
+    """As a kernel would, from stacker.json and the members' test predictions alone."""
+    tests, stored = stacked.members("test"), stacked.stored
+    by_boosters = stacked.read(stacked.candidates["lightgbm"][1])
+    apply = {
+        "numbers": lambda: Stacker.from_json(stored).apply(np.stack(tests)),
+        "maps": lambda: PixelStacker.from_json(stored).apply(tests),
+        "rankings": lambda: apply_pairs(Stacker.from_json(stored), tests),
+    }
+    assert alike(apply[stacked.task.kind](), by_boosters)
+    if stacked.task.kind == "maps":
+        by_weights = stacked.read(stacked.candidates["weights"][1])
+        assert alike(Maps.weighted(tests, np.array(stored["weights"])), by_weights)
+        shown = np.array([stacked.metrics["weights"][name] for name in "abc"])
+        np.testing.assert_allclose(shown, stored["weights"], atol=1e-4)
+
+
+def test_second_levels_beat_the_mean_of_members_of_unlike_skill(stacked):
+    rows = stacked.metrics["candidates"]
+    assert all(rows[name]["cv"] > rows["mean"]["cv"] for name in SECOND[stacked.task.kind])
+    assert stacked.metrics["kept"] != "mean"
+    assert rows[stacked.metrics["kept"]]["gain"] > rows[stacked.metrics["kept"]]["gain_error"]
+
+
+def test_a_stack_is_up_to_date_when_it_was_made(stacked):
+    assert stack_step(stacked.config, stacked.folders).fresh()

@@ -7,18 +7,24 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from digits import runs_of
 
 from src.artifacts import write_json, write_parquet
 from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
+from src.data.targets import read_targets
 from src.decisions import Rule
+from src.maps import Maps
+from src.metrics.retrieval import Ranking
 from src.steps import submission_source, submit_step
 from src.submission import table as submission
+from src.submission.forms import check_runs
 from src.submission.table import build, check
 from src.tasks import create_task
 
@@ -494,3 +500,305 @@ def test_a_sample_whose_ids_stand_under_another_name_is_filled_all_the_same(comp
     table = read_table(competition / "submissions" / "mine.csv")
     assert list(table.columns) == ["image", "label"]
     assert table["image"].tolist() == IDS
+
+
+# --- masks --------------------------------------------------------------------------------------------------
+
+SIZES = {"one": (12, 20), "two": (8, 8)}  # height and width of the files; the model saw 16 x 16 or less
+MASKS = {
+    name: np.random.default_rng(number).integers(0, 256, (2, 6, 10) if name == "one" else (2, 8, 8), np.uint8)
+    for number, name in enumerate(SIZES)
+}
+
+
+def segmentation(*classes: str) -> Config:
+    masks = {"train_masks": "masks", "mask_classes": classes or None}
+    return Config(task={"name": "segmentation"}, data=masks)
+
+
+def said_of_masks(config: Config, outputs: list[str]) -> pd.DataFrame:
+    """The prediction table of both images."""
+    levels = Maps.of(MASKS[name][: len(outputs)] for name in SIZES).resized(list(SIZES.values()))
+    return pd.DataFrame({"id": list(SIZES)}).join(create_task(config).write(levels, outputs))
+
+
+def masks_written(sample: pd.DataFrame, outputs: list[str], rule: Rule) -> list[str]:
+    """What is submitted of them for this sample, checked as stage 06 does."""
+    config = segmentation(*outputs) if len(outputs) > 1 else segmentation()
+    task, said = create_task(config), said_of_masks(config, outputs)
+    form = describe_sample(sample, config, outputs, Path("sample.csv"), list(SIZES))
+    table = build(form, task, said, sample, {"outputs": outputs}, rule, Path("sample.csv"))
+    check(form, task, table, sample, {"outputs": outputs}, Path("sample.csv"))
+    check_runs(form, table, SIZES)
+    assert form.kind == "rle"
+    assert list(table.columns) == list(sample.columns)
+    return table[form.value_columns[0]].tolist()
+
+
+def runs_by_hand(name: str, number: int, threshold: float) -> str:
+    """Of the levels brought to the file's size."""
+    height, width = SIZES[name]
+    levels = cv2.resize(MASKS[name][number], (width, height), interpolation=cv2.INTER_LINEAR)
+    return runs_of(levels / 255 >= threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_a_mask_an_image_is_written_at_the_files_own_size_as_the_rule_decides(threshold):
+    sample = pd.DataFrame({"id": ["two", "one"], "rle": ["", ""]})
+    rule = Rule("threshold", ((threshold,),))
+    assert masks_written(sample, ["mask"], rule) == [
+        runs_by_hand(name, 0, threshold) for name in ("two", "one")
+    ]
+
+
+def test_without_a_threshold_a_mask_is_decided_at_a_half():
+    sample = pd.DataFrame({"id": ["one", "two"], "rle": ["", ""]})
+    assert masks_written(sample, ["mask"], Rule("threshold")) == [
+        runs_by_hand(name, 0, 0.5) for name in SIZES
+    ]
+
+
+def test_a_row_a_pair_holds_the_mask_of_that_image_and_class_by_its_own_threshold():
+    pairs = [("two", "wall"), ("one", "wall"), ("one", "cell"), ("two", "cell")]
+    expected = [runs_by_hand(n, int(c == "wall"), {"cell": 0.4, "wall": 0.7}[c]) for n, c in pairs]
+    rule = Rule("threshold", ((0.4,), (0.7,)))
+    joined = pd.DataFrame({"id": ["_".join(pair) for pair in pairs], "rle": ""})
+    assert masks_written(joined, ["cell", "wall"], rule) == expected
+    apart = pd.DataFrame({"id": [n for n, _ in pairs], "kind": [c for _, c in pairs], "rle": ""})
+    assert masks_written(apart, ["cell", "wall"], rule) == expected
+    assert len(set(expected)) == 4
+
+
+def test_an_empty_mask_is_an_empty_cell():
+    sample = pd.DataFrame({"id": ["one", "two"], "rle": ["1 1", "1 1"]})
+    assert masks_written(sample, ["mask"], Rule("threshold", ((1.01,),))) == ["", ""]
+
+
+def test_several_classes_need_a_sample_that_says_which_a_row_means():
+    sample = pd.DataFrame({"id": ["one", "two"], "rle": ["", ""]})
+    with pytest.raises(UserError, match=r"2 classes have masks \(cell, wall, ...\), but no row says which"):
+        masks_written(sample, ["cell", "wall"], Rule("threshold"))
+
+
+def test_a_sample_about_other_classes_than_the_masks_have_is_refused_with_the_key_that_names_them():
+    joined = pd.DataFrame({"id": ["one_nut", "two_nut", "one_cell", "two_cell"], "rle": ""})
+    apart = pd.DataFrame({"id": ["one", "one", "two", "two"], "kind": ["nut", "cell"] * 2, "rle": ""})
+    about, named = (
+        r"^sample\.csv: its rows are about nut, cell, ",
+        "the masks' classes are called cell, wall; ",
+    )
+    files = rf"{about}{named}name them so in data\.mask_classes, in the order of the masks' values$"
+    runs = rf"{about}{named}data\.long=type should be the column of train\.csv with these names$"
+    long = Config(task={"name": "segmentation"}, data={"rle": "rle", "long": "type"})
+    for sample in (joined, apart):
+        for config, says in ((segmentation("cell", "wall"), files), (long, runs)):
+            with pytest.raises(UserError, match=says):
+                describe_sample(sample, config, ["cell", "wall"], Path("sample.csv"), list(SIZES))
+
+
+def test_plain_ids_with_endings_of_several_kinds_are_no_classes():
+    sample = pd.DataFrame({"id": ["a.jpg", "b.png"], "rle": ""})
+    form = describe_sample(sample, segmentation(), ["mask"], Path("sample.csv"), ["a.jpg", "b.png"])
+    assert (form.images, form.classes) == (("a.jpg", "b.png"), None)
+
+
+RLE = SampleForm("rle", "id", ("rle",), ("one", "two"))
+
+
+@pytest.mark.parametrize("runs", [["", ""], ["1 240", "64 1"], ["3 4 8 2 239 2", "1 1 3 1"]])
+def test_runs_that_rise_and_end_inside_the_image_pass(runs):
+    check_runs(RLE, pd.DataFrame({"id": ["one", "two"], "rle": runs}), SIZES)
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        (
+            ["1 2", "64 2"],
+            r"row 3 of the submission \(two\): its run 1 ends at pixel 65; the image has 64, 8 high",
+        ),
+        (
+            ["1 241", ""],
+            r"row 2 of the submission \(one\): its run 1 ends at pixel 241; the image has 240, 12 high",
+        ),
+        (["", "5 2 1 2"], r"row 3 of the submission \(two\): its runs overlap or are out of order"),
+        (["", "1 4 3 4"], r"row 3 of the submission \(two\): its runs overlap or are out of order"),
+        (["1 2 3 2", ""], r"row 2 of the submission \(one\): its runs overlap or are out of order"),
+        (["0 2", ""], r"row 2 of the submission \(one\): its run 1 starts at 0"),
+        (["1 2 3", ""], r"row 2 of the submission \(one\): its runs are 3 numbers"),
+    ],
+    ids=["past the end", "past a larger end", "out of order", "overlap", "touch", "from 0", "no pairs"],
+)
+def test_runs_that_nobody_could_score_are_refused_with_their_row(runs, says):
+    with pytest.raises(UserError, match=f"^{says}"):
+        check_runs(RLE, pd.DataFrame({"id": ["one", "two"], "rle": runs}), SIZES)
+
+
+def masked(root: Path) -> Config:
+    """The competition of this file's top turned into one of masks."""
+    write_lines(root, "test.csv", ["id", *SIZES])
+    write_lines(root, "sample_submission.csv", ["id,rle", *(f"{name}," for name in SIZES)])
+    write_json(root / "data" / "dataset.json", {"outputs": ["mask"]})
+    rule = Rule("threshold", ((0.6,),)).as_json()
+    write_run(root, "mine", said_of_masks(segmentation(), ["mask"]), metric="dice", rule=rule)
+    return load_config(root / "configs" / "baseline.yaml", ["task.name=segmentation", "data.rle=rle"])
+
+
+def test_stage_06_writes_masks(competition, stage_here):
+    masked(competition)
+    done = submit(stage_here, competition, "task.name=segmentation", "data.rle=rle")
+    assert done.returncode == 0, done.stderr
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()
+    assert lines == ["id,rle", *(f"{name},{runs_by_hand(name, 0, 0.6)}" for name in SIZES)]
+
+
+def test_a_file_of_masks_that_reads_back_otherwise_is_not_kept(competition, monkeypatch):
+    config = masked(competition)
+    source, name = submission_source(config)
+
+    def damaged(path):
+        table = read_table(path)
+        return table.assign(rle=["1 2", "64 2"]) if path.suffix == ".tmp" else table
+
+    monkeypatch.setattr(submission, "read_table", damaged)
+    with pytest.raises(UserError, match=r"row 3 of the submission \(two\): its run 1 ends at pixel 65"):
+        submission.write_submission(submit_step(config, source, name), config, source)
+    assert not list((competition / "submissions").glob("mine*"))
+
+
+# --- answers to whom an image shows -------------------------------------------------------------------------
+
+WHO = ["w_1", "w_2", "w_3", "w_4", "w_5", "w_6", "w_7"]
+RANKED = Ranking([WHO, WHO[::-1][:4]], [[0.9, 0.8, 0.7, 0.3, 0.2, 0.1, 0.0], [0.6, 0.5, 0.4, 0.1]], "new_id")
+
+
+def retrieval(metric: str = "map5", new: str | None = "new_id", **data) -> Config:
+    return Config(
+        task={"name": "retrieval", "metric": metric}, data={"target": "Id", "new_label": new, **data}
+    )
+
+
+def answers_written(
+    config: Config, sample: list[str], rule: Rule = PLAIN, ranking: Ranking = RANKED
+) -> list[str]:
+    """What is submitted of two images' rankings for these sample cells, checked as stage 06 does."""
+    table = pd.DataFrame({"id": ["one", "two"], "Id": sample})
+    outputs = sorted({name for names in ranking.labels for name in names})
+    task, dataset = create_task(config), {"outputs": outputs, "new_label": config.data.new_label}
+    said = pd.DataFrame({"id": ["two", "one"]}).join(task.write(ranking.take([1, 0]), outputs))
+    form = describe_sample(table, config, outputs, Path("sample.csv"), ["one", "two"])
+    found = build(form, task, said, table, dataset, rule, Path("sample.csv"))
+    check(form, task, found, table, dataset, Path("sample.csv"))
+    assert (form.kind, list(found.columns)) == ("separated", ["id", "Id"])
+    return found["Id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "sample", "count"),
+    [
+        ("map5", "new_id", 5),
+        ("map1", "new_id", 1),
+        ("recall1", "w_1", 1),
+        ("map3", "w_1 w_2", 3),
+        ("map5", "w_1 w_2 w_3 w_4 w_5 w_6", 6),
+        ("map_full", "new_id", 7),
+    ],
+)
+def test_a_cell_holds_as_many_answers_as_the_metric_looks_at_or_the_sample_shows(metric, sample, count):
+    cells = answers_written(retrieval(metric), [sample, sample])
+    assert cells == [" ".join(WHO[:count]), " ".join(WHO[::-1][: min(count, 4)])]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "cells"),
+    [
+        (0.95, ["new_id w_1 w_2 w_3 w_4", "new_id w_7 w_6 w_5 w_4"]),
+        (0.75, ["w_1 w_2 new_id w_3 w_4", "new_id w_7 w_6 w_5 w_4"]),
+        (0.3, ["w_1 w_2 w_3 w_4 new_id", "w_7 w_6 w_5 new_id w_4"]),
+        (0.05, ["w_1 w_2 w_3 w_4 w_5", "w_7 w_6 w_5 w_4 new_id"]),
+    ],
+)
+def test_the_answer_for_new_ones_stands_where_the_rule_puts_it_and_takes_a_place(threshold, cells):
+    rule = Rule("new", ((threshold,),))
+    assert answers_written(retrieval(), ["new_id", "new_id"], rule) == cells
+
+
+def test_answers_may_stand_apart_by_something_else_than_a_blank():
+    config = retrieval("map3", label_separator=",")
+    assert answers_written(config, ["w_1,w_2", "new_id"]) == ["w_1,w_2,w_3", "w_7,w_6,w_5"]
+    names = Ranking([["Ann Lee", "Bo Ek"], ["Bo Ek"]], [[0.9, 0.5], [0.7]], "new_id")
+    assert answers_written(config, ["new_id"] * 2, ranking=names) == ["Ann Lee,Bo Ek", "Bo Ek"]
+
+
+def test_that_separator_is_the_samples_and_cuts_no_identity_of_train_in_two():
+    train = pd.DataFrame({"id": ["a", "b"], "Id": ["Lee, Ann", "Ek, Bo"]})
+    rows, targets = read_targets(train, retrieval(label_separator=","), Path("train.csv"))
+    assert targets["Id"].tolist() == ["Lee, Ann", "Ek, Bo"]
+    assert len(rows) == 2
+
+
+def test_an_answer_that_is_no_identity_and_not_the_one_for_new_ones_is_refused():
+    config, table = retrieval(), pd.DataFrame({"id": ["one", "two"], "Id": ["new_id w_1", "w_2"]})
+    form = describe_sample(table, config, WHO, Path("sample.csv"), ["one", "two"])
+    dataset = {"outputs": WHO, "new_label": "new_id"}
+    check(form, create_task(config), table, table, dataset, Path("sample.csv"))
+    for cell, unknown in (("w_1 w_99", "w_99"), ("new_whale w_1", "new_whale")):
+        with pytest.raises(UserError, match=f"`Id` holds '{unknown}', no class of train.csv"):
+            check(
+                form, create_task(config), table.assign(Id=[cell, "w_2"]), table, dataset, Path("sample.csv")
+            )
+    with pytest.raises(UserError, match="`Id` holds 'new_id', no class of train"):
+        check(
+            form, create_task(config), table, table, {"outputs": WHO, "new_label": None}, Path("sample.csv")
+        )
+
+
+@pytest.mark.parametrize(
+    ("names", "new", "separator", "label"),
+    [
+        (["w_1", "grey seal"], "new_id", None, "grey seal"),
+        (["w_1", "w_2"], "new whale", None, "new whale"),
+        (["Lee, Ann", "w_2"], "new_id", ",", "Lee, Ann"),
+    ],
+)
+def test_a_label_that_would_read_as_several_answers_is_refused(names, new, separator, label):
+    config = retrieval(new=new, **({"label_separator": separator} if separator else {}))
+    ranking = Ranking([names, names], [[0.9, 0.5]] * 2, new)
+    holds = f"the label '{label}' holds '{separator or ' '}', which stands between the answers of a cell"
+    with pytest.raises(UserError, match=f"^{holds}, so it would be read as several; is data.label_separator"):
+        answers_written(config, ["w_1", "w_1"], ranking=ranking)
+
+
+def test_a_label_of_several_words_is_refused_in_a_cell_of_several_labels_too():
+    outputs = ["cat", "big dog", "eel"]
+    config = Config(task={"name": "multilabel", "metric": "f1_macro"}, data={"target": outputs})
+    sample = pd.DataFrame({"id": ["one", "two"], "labels": ["cat eel", "eel"]})
+    with pytest.raises(UserError, match="the label 'big dog' holds ' '"):
+        written(config, sample, outputs, Rule("threshold"))
+    columns = pd.DataFrame({"id": ["one", "two"], **{name: ["0", "0"] for name in outputs}})
+    assert written(config, columns, outputs, Rule("threshold"))["big dog"].tolist() == [0, 0]
+
+
+def test_stage_06_writes_answers_and_nothing_where_a_label_would_read_as_two(
+    competition, stage_here, snapshot
+):
+    words = ["task={name: retrieval, metric: map3}", "data.target=Id", "data.new_label=new_id"]
+    write_lines(competition, "sample_submission.csv", ["id,Id", *(f"{name},new_id" for name in IDS)])
+    rule = Rule("new", ((0.6,),)).as_json()
+
+    def run(names: list[str]) -> None:
+        write_json(competition / "data" / "dataset.json", {"outputs": names, "new_label": "new_id"})
+        table = pd.DataFrame({"id": IDS, "candidates": [names] * 5, "similarity": [[0.9, 0.5, 0.1]] * 5})
+        write_run(competition, "mine", table, metric="map3", rule=rule)
+
+    run(["ann", "bo", "cy"])
+    done = submit(stage_here, competition, *words)
+    assert done.returncode == 0, done.stderr
+    lines = (competition / "submissions" / "mine.csv").read_text().splitlines()
+    assert lines == ["id,Id", *(f"{name},ann new_id bo" for name in IDS)]
+    before = snapshot(competition / "submissions")
+    run(["ann", "bo ek", "cy"])
+    done = submit(stage_here, competition, *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: the label 'bo ek' holds ' ', which stands between the answers")
+    assert snapshot(competition / "submissions") == before

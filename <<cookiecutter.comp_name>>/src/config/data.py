@@ -29,7 +29,7 @@ class Data(Section):
     sample_csv: str = "sample_submission.csv"
     id: str = "id"
     target: str | tuple[str, ...] = "label"  # one column, or one a label (multilabel) or number (regression)
-    label_separator: Text | None = None  # between the labels of one cell, such as " "; null: one label a cell
+    label_separator: Text | None = None  # between the labels, or the answers, of a cell; null: one a cell
     long: str | None = None  # one row an id-and-class pair: the column of the class; null: one row an id
     image: str | None = None  # column that holds the file name; null: the id, with or without its extension
     group: str | None = None  # column whose rows must stay in one fold (patient, board, photographer)

@@ -31,10 +31,14 @@ def create_augmentation(settings: Augment, image_size: int) -> A.Compose:
             )
         )
     if tuple(settings.crop_scale) != (1.0, 1.0):
-        size = (image_size, image_size)
         steps.append(
             A.RandomResizedCrop(
-                size, scale=settings.crop_scale, ratio=settings.crop_ratio, p=1.0, strict=True
+                (image_size, image_size),
+                scale=settings.crop_scale,
+                ratio=settings.crop_ratio,
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,  # plain INTER_NEAREST moves masks by half a pixel
+                p=1.0,
+                strict=True,
             )
         )
     if settings.hflip:
@@ -71,5 +75,4 @@ def augment_with_masks(
     """The same with masks (B, H, W, C) uint8 that move with their images, no level between two ever made."""
     pipeline.set_random_seed(seed)
     done = [pipeline(image=image, mask=mask) for image, mask in zip(images, masks, strict=True)]
-    moved = [one["mask"].reshape(*one["mask"].shape[:2], -1) for one in done]  # one channel loses its axis
-    return np.stack([one["image"] for one in done]), np.stack(moved)
+    return np.stack([one["image"] for one in done]), np.stack([one["mask"] for one in done])

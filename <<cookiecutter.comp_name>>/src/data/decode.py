@@ -82,7 +82,7 @@ def _read_array(content: bytes) -> tuple[np.ndarray, str]:
     if array.shape[0] <= CHANNELS < array.shape[2]:
         array = array.transpose(1, 2, 0)  # (C, H, W) to (H, W, C)
     if array.shape[2] > CHANNELS:
-        raise UserError(f"its array has {array.shape[2]} channels; an image has {CHANNELS} at most")
+        raise UserError(f"its array has shape {array.shape}; an image has {CHANNELS} channels at most")
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():

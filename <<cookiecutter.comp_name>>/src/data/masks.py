@@ -73,7 +73,7 @@ def read_mask_file(path: Path, height: int, width: int, classes: tuple[str, ...]
     Without names it is one class, whatever is not 0; the values 1, 2, ... of named ones are the first, the
     second, ... Raises `UserError` for another size than the image's, and for values that mean nothing.
     """
-    values, kind = _values(path)
+    values, kind = stored_values(path)
     if values.shape != (height, width):
         raise UserError(
             f"the mask is {values.shape[0]} high and {values.shape[1]} wide, its image {height} and {width}; "
@@ -82,11 +82,11 @@ def read_mask_file(path: Path, height: int, width: int, classes: tuple[str, ...]
     return _one_class(values, kind)[None] if classes is None else _by_value(values, classes)
 
 
-def _values(path: Path) -> tuple[np.ndarray, str]:
-    """(H, W) numbers in the file's own depth, and the kind of file."""
+def stored_values(path: Path) -> tuple[np.ndarray, str]:
+    """(H, W) numbers in the file's own depth, and the kind of file; raises `UserError` for no mask."""
     content = path.read_bytes()
     if not content:
-        raise UserError("the file is empty (0 bytes)")
+        raise UserError("the file is empty (0 bytes); fetch it again")
     if path.suffix.lower() == ".npy":
         pixels, kind = READERS[".npy"](content)
     else:

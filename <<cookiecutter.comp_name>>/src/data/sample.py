@@ -58,6 +58,8 @@ def describe_sample(
     if pairs:
         _check_once(pairs, id_column, path)
     segments = config.task.name == "segmentation"
+    if segments and not pairs:
+        _check_named(_classes_asked(sample, id_column, known), outputs, config, path)
     kind: Literal["label", "columns", "separated", "rle", "long"]
     if segments or pairs:
         kind = "rle" if segments else "long"
@@ -120,6 +122,29 @@ def _cut(name: str, joint: str, outputs: set[str], whole: dict[str, str] | None)
     return None
 
 
+def _classes_asked(sample: pd.DataFrame, id_column: str, known: list[str] | None) -> list[str]:
+    """The classes that the sample's rows are about, whatever they are called: in a column beside ids that
+    repeat, or behind the test ids; none where a row is an image."""
+    ids = sample[id_column]
+    if ids.duplicated().any():
+        beside = [c for c in sample.columns if c != id_column and not sample.duplicated([id_column, c]).any()]
+        return sample[beside[0]].unique().tolist() if beside else []
+    whole = set(known or ()) | {_stem(name) for name in known or ()}
+    if whole.issuperset(ids):
+        return []
+    for joint in JOINTS:
+        ends = [_behind(name, joint, whole) for name in ids]
+        if all(ends):
+            return list(dict.fromkeys(ends))
+    return []
+
+
+def _behind(name: str, joint: str, whole: set[str]) -> str:
+    """The class of an id such as `<image>_<class>`, or nothing."""
+    parts = name.split(joint)
+    return next((joint.join(parts[n:]) for n in range(1, len(parts)) if joint.join(parts[:n]) in whole), "")
+
+
 def _check_once(pairs: list[tuple[str, str]], id_column: str, path: Path) -> None:
     twice = pd.Series(pairs).duplicated().to_numpy()
     if twice.any():
@@ -127,6 +152,18 @@ def _check_once(pairs: list[tuple[str, str]], id_column: str, path: Path) -> Non
         raise UserError(
             f"{path}, row {row + 2}: `{id_column}` {pairs[row][0]!r} with class {pairs[row][1]!r} stands "
             f"there already ({int(twice.sum())} such row(s)); every pair should stand once"
+        )
+
+
+def _check_named(asked: list[str], outputs: list[str], config: Config, path: Path) -> None:
+    if len(asked) > 1:
+        files = "name them so in data.mask_classes, in the order of the masks' values"
+        runs = (
+            f"data.long={config.data.long} should be the column of {config.data.train_csv} with these names"
+        )
+        raise UserError(
+            f"{path}: its rows are about {', '.join(asked[:6])}, the masks' classes are called "
+            f"{', '.join(outputs[:6])}; {files if config.data.rle is None else runs}"
         )
 
 

@@ -45,7 +45,8 @@ def read_targets(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Da
     if data.long is not None and config.task.name != "segmentation":
         return _from_pairs(train, config, path)
     columns = target_columns(config)
-    if data.label_separator is not None and columns:
+    # an identity is one label, whatever stands between the answers of the sample
+    if data.label_separator is not None and columns and config.task.name != "retrieval":
         return train, _from_cells(train[columns[0]], data.label_separator, path)
     if config.task.name == "multiclass" and len(columns) > 1:
         return train, _from_one_hot(train[columns], path)

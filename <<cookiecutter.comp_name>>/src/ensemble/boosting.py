@@ -19,7 +19,7 @@ import numpy as np
 from src.config import Stack
 
 EPSILON = 1e-5  # probabilities are clipped here before their log-odds
-Examples = tuple[np.ndarray, np.ndarray]  # features (n, M), answers (n,)
+Examples = tuple[np.ndarray, ...]  # features (n, M), answers (n,), and perhaps weights (n,)
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,16 @@ def boost(
         "num_threads": 1 if train[0].size < 100_000 else 0,  # two threads on tiny data spun for minutes
         "verbose": -1,
     }
-    data = lgb.Dataset(*train)
+    data = _dataset(train)
     if watch is None:
         return lgb.train(parameters, data, rounds)
     stop = lgb.early_stopping(settings.patience, verbose=False)
-    return lgb.train(
-        parameters, data, rounds, valid_sets=[lgb.Dataset(*watch, reference=data)], callbacks=[stop]
-    )
+    return lgb.train(parameters, data, rounds, valid_sets=[_dataset(watch, data)], callbacks=[stop])
+
+
+def _dataset(examples: Examples, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+    features, answers, *weights = examples
+    return lgb.Dataset(features, answers, reference, *weights)
 
 
 def early_stopped(train: Examples, watch: Examples, settings: Stack, seed: int) -> int:

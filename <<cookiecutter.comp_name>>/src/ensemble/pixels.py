@@ -17,7 +17,7 @@ import numpy as np
 from src.config import Stack
 from src.data.masks import resize_mask
 from src.decisions import assemble, take
-from src.ensemble.boosting import Stacker, log_odds
+from src.ensemble.boosting import Examples, Stacker, boost, early_stopped, log_odds
 from src.maps import Maps, side_by_side
 from src.metrics import Metric
 from src.metrics.counts import dice
@@ -177,7 +177,8 @@ def stack_pixels(
         own, watched = fold == held_out, fold == names[(place + 1) % len(names)]
         if len(names) > 2:
             learned = ~own & ~watched
-            rounds.append([_rounds(one.of(learned), one.of(watched), settings, seed) for one in drawn])
+            parted = ((one.of(learned).examples(), one.of(watched).examples()) for one in drawn)
+            rounds.append([early_stopped(train, watch, settings, seed) for train, watch in parted])
         else:
             rounds.append([settings.max_rounds] * len(drawn))
         found = _fit([one.of(~own) for one in drawn], settings, seed, rounds[-1])
@@ -208,10 +209,9 @@ class Pixels:
         rows = images[self.image]
         return Pixels(*(getattr(self, name)[rows] for name in ("levels", "truth", "weights", "image")))
 
-    def data(self, reference: lgb.Dataset | None = None) -> lgb.Dataset:
-        """As LightGBM wants them."""
-        features = LOG_ODDS[self.levels]  # (n, M)
-        return lgb.Dataset(features, self.truth.astype(np.float64), reference, self.weights)
+    def examples(self) -> Examples:
+        """Log-odds (n, M), answers and weights."""
+        return LOG_ODDS[self.levels], self.truth.astype(np.float64), self.weights
 
 
 def draw(members: list[Maps], truth: Any, seed: int) -> list[Pixels]:
@@ -242,32 +242,6 @@ def _draw(mask: np.ndarray, most: int, random: np.random.Generator) -> tuple[np.
     return np.concatenate(drawn), np.concatenate(weights)
 
 
-def _rounds(train: Pixels, watch: Pixels, settings: Stack, seed: int) -> int:
-    """The rounds at which a booster no longer gains on `watch`."""
-    data = train.data()
-    stop = lgb.early_stopping(settings.patience, verbose=False)
-    parameters = _parameters(train, settings, seed)
-    found = lgb.train(parameters, data, settings.max_rounds, [watch.data(data)], callbacks=[stop])
-    return found.best_iteration or settings.max_rounds
-
-
 def _fit(drawn: list[Pixels], settings: Stack, seed: int, rounds: list[int]) -> PixelStacker:
     each = zip(drawn, rounds, strict=True)
-    return PixelStacker("pixels", [lgb.train(_parameters(d, settings, seed), d.data(), n) for d, n in each])
-
-
-def _parameters(pixels: Pixels, settings: Stack, seed: int) -> dict[str, Any]:
-    """As in boosting.py: monotone in every member's word, and small trees."""
-    return {
-        "objective": "binary",
-        "learning_rate": settings.learning_rate,
-        "num_leaves": settings.num_leaves,
-        "min_data_in_leaf": settings.min_data_in_leaf,
-        "lambda_l2": 1.0,
-        "monotone_constraints": [1] * pixels.levels.shape[1],
-        "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1 if pixels.levels.size < 100_000 else 0,
-        "verbose": -1,
-    }
+    return PixelStacker("pixels", [boost(d.examples(), None, n, "pixels", settings, seed) for d, n in each])

@@ -84,7 +84,9 @@ def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
     """Identities by the cosine to their nearest training image. A fold's own rows look among the other folds'
     rows, its stopping rows among those it learned from, and the test rows among all.
 
-    The target of a row whose identity is nowhere among them is the label for new ones, where there is one.
+    `blind` are the test rows among those it learned from: pseudo-labels chosen from all would hand the fold's
+    own labels to the model that is scored by them. The target of a row whose identity is nowhere among the
+    rows it looks at is the label for new ones, where there is one.
     """
     data, task, model, settings = asked.data, asked.task, asked.model, asked.config.inference
 
@@ -110,6 +112,7 @@ def rankings(asked: Asked) -> dict[str, pd.DataFrame]:
         "oof": told(data.valid_index, others),
         "test": asked.test_ids().join(ranked(test, np.arange(len(owners)))),
         "stop": told(data.stop_index, data.train_index),
+        "blind": asked.test_ids().join(ranked(test, data.train_index)),
     }
 
 

@@ -58,7 +58,7 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
 
 
 def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:
-    """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet too."""
+    """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet and blind.parquet too."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     answers = KINDS[task.kind]

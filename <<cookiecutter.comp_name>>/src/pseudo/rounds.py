@@ -18,7 +18,7 @@ from src.artifacts import read_json, write_json, write_parquet
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
 from src.pseudo.select import agreement, same, select, shares
-from src.steps import Run, pseudo_step, round_of, run_of, select_step
+from src.steps import Run, pseudo_step, round_of, run_of, select_step, unlabelled
 from src.tasks import create_task
 from src.tasks.base import Task
 from src.training.launch import train_run
@@ -74,10 +74,9 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
         step = select_step(run, fold)
         path = run.folder / step.outputs[0]
         if step.begin():
-            own = before / f"fold{fold}"
-            known = pd.read_parquet(own / "stop.parquet") if task.kind == "rankings" else None
-            predictions = pd.read_parquet(own / "test.parquet")
-            write_parquet(path, select(predictions, task, outputs, run.config.pseudo, known))
+            said = unlabelled(run, fold)
+            known = pd.read_parquet(said.with_name("stop.parquet")) if task.kind == "rankings" else None
+            write_parquet(path, select(pd.read_parquet(said), task, outputs, run.config.pseudo, known))
             step.done()
         tables.append(pd.read_parquet(path))
         last = before / f"fold{fold}.pseudo.parquet"

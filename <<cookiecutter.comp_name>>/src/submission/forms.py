@@ -12,6 +12,7 @@ import pandas as pd
 from src.config import UserError
 from src.data.runs import decode_runs, encode_runs
 from src.data.sample import SampleForm
+from src.data.targets import labels_of
 from src.decisions import Rule, take
 from src.tasks.base import Task, check_probabilities
 
@@ -35,6 +36,7 @@ def fill(
 def separated(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> list[str]:
     """A cell a row: the likeliest classes, as many as the sample's fullest cell holds; the likeliest
     identities, as many as the metric looks at; or the labels decided on, the likeliest first."""
+    _check_apart([*outputs, *filter(None, [getattr(predictions, "new", None)])], form.separator)
     decided = rule.apply(predictions)
     if task.kind == "rankings":
         most = max(form.most, task.metric.first) if task.metric.first else None  # None: the whole list
@@ -44,6 +46,16 @@ def separated(form: SampleForm, task: Task, predictions: Any, rule: Rule, output
         return [form.separator.join(outputs[i] for i in row[: form.most]) for row in order]
     yes = decided >= 0.5
     return [form.separator.join(outputs[i] for i in row if yes[n, i]) for n, row in enumerate(order)]
+
+
+def _check_apart(labels: list[str], separator: str) -> None:
+    """Raise `UserError` for a label that would be read as several answers."""
+    several = next((label for label in labels if len(labels_of(label, separator)) > 1), None)
+    if several is not None:
+        raise UserError(
+            f"the label {several!r} holds {separator!r}, which stands between the answers of a cell, so it "
+            f"would be read as several; is data.label_separator what the sample submission has there?"
+        )
 
 
 def long(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> np.ndarray:

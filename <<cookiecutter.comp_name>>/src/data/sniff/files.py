@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from src.config import UserError
+from src.data.masks import stored_values
 from src.data.sniff.findings import Findings, some
 from src.data.tables import IMAGE_SUFFIXES, read_table
 
@@ -228,26 +229,27 @@ def find_masks(
 
 def _note_masks(findings: Findings, files: Files, folder: str) -> None:
     """How much the masks cover, and which values they hold: two are one class and the rest."""
-    import cv2
     import numpy as np
 
     inside = [p for p in files.images if folder in _above(p)]
-    counts: Counter[int] = Counter()
+    counts: Counter[float] = Counter()
     for path in inside[:: max(1, len(inside) // MASKS_READ)][:MASKS_READ]:
-        mask = cv2.imdecode(np.fromfile(files.raw / path, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if mask is not None:
-            counts.update(dict(zip(*(v.tolist() for v in np.unique(mask, return_counts=True)), strict=True)))
+        try:
+            values, _ = stored_values(files.raw / path)
+        except UserError:  # what is broken is named, row and all, by stage 01
+            continue
+        counts.update(dict(zip(*(v.tolist() for v in np.unique(values, return_counts=True)), strict=True)))
     top = max(counts, default=0)
-    if 2 <= top <= CLASSES_READ:
+    if 2 <= top <= CLASSES_READ and all(value == int(value) for value in counts):
         findings.settle(
             "data.mask_classes",
-            tuple(str(value) for value in range(1, top + 1)),
-            f"the masks hold the values {some([str(v) for v in sorted(counts)], 6)}",
+            tuple(str(value) for value in range(1, int(top) + 1)),
+            f"the masks hold the values {some([f'{v:g}' for v in sorted(counts)], 6)}",
             "give the classes their names",
             works=lambda own: own is not None and len(own) >= top,
         )
     total = sum(counts.values())
-    shares = [f"{value}: {counts[value] / total:.1%}" for value in sorted(counts)]
+    shares = [f"{value:g}: {counts[value] / total:.1%}" for value in sorted(counts)]
     doubt = f"{len(counts)} values: soft edges, or an image and no mask" if len(counts) > 64 else None
     findings.note(
         "mask values", some(shares, 6), f"shares of the pixels of {MASKS_READ} masks at most", doubt

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from src.config import Config, UserError
+from src.data.masks import mask_classes
 from src.data.sample import describe_sample
 from src.data.sniff.columns import find_group, find_id, find_image, note_the_rest, sample_ids
 from src.data.sniff.files import Files, find_folders, find_masks, find_raw, find_sizes, find_tables
@@ -111,6 +112,7 @@ def _note_labels_and_form(findings: Findings, config: Config, tables: dict, key:
         trial = _with(config, findings)
         _, targets = read_targets(tables["train"], trial, trial.root / trial.data.raw / trial.data.train_csv)
         outputs = _note_balance(findings, task, targets)
+        outputs = mask_classes(trial, targets) if task == "segmentation" else outputs
         known = tables["test"][key].tolist() if "test" in tables and key in tables["test"] else None
         form = describe_sample(tables["sample"], trial, outputs, trial.root / trial.data.raw, known)
     except (UserError, ValueError) as error:  # a doubt about the labels must not hide the rest of the look
