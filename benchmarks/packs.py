@@ -212,8 +212,8 @@ if task.kind == "maps":
     runs = zip(solution.drop(columns="Usage").iloc[:, 0], whole.sizes, strict=True)
     truth = [decode_runs(text, *size)[None] for text, size in runs]
 elif task.kind == "rankings":
-    known = solution["Id"].isin(outputs)
-    truth = solution["Id"].where(known, data.new_label).to_numpy(dtype=object)
+    known = solution[data.target].isin(outputs)
+    truth = solution[data.target].where(known, data.new_label).to_numpy(dtype=object)
 else:
     targets = [data.target] if isinstance(data.target, str) else list(data.target)
     truth = task.truth(solution[targets], outputs)

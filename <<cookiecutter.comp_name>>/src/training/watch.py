@@ -64,7 +64,7 @@ class Watch:
         """For history.csv: the weighted mean of the losses, the median of the gradient norms."""
         self.look()
         total, weight = self.sums.tolist()
-        return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).nanmedian())}
+        return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).cpu().nanmedian())}
 
     def error(self, place: int) -> UserError:
         """What is known of the batch that is at `place` of those since the last look, and what to do."""
