@@ -211,6 +211,7 @@ class Trainer:
             return losses
         distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
         if kind == "cosine":
+            self.teacher.check_length(said.embedding, output.embedding)
             told = distillation(kind, output.embedding, said.embedding, distill.temperature)
         else:
             wanted = self.model.scale.encode_tensor(said.logits)
