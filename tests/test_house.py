@@ -10,6 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.comp_name>>"
 # From the top floor down; a room may import from its own floor's folder and from lower floors alone.
 FLOORS = [
     {"01_folds", "02_train", "03_oof_predict", "04_pseudo_label", "05_stack", "06_submit"},
+    {"commands"},
     {"cli"},
     {"submission", "pseudo", "ensemble"},
     {"inference"},
