@@ -259,6 +259,7 @@ FILES = {
     "tests/test_checkpointing.py",
     "tests/test_class_losses.py",
     "tests/test_class_weights.py",
+    "tests/test_composition.py",
     "tests/test_confidence.py",
     "tests/test_config.py",
     "tests/test_config_train.py",

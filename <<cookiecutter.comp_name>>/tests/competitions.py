@@ -20,10 +20,12 @@ TASKS = {  # by task: the made data set, and what the config says of it
 }
 
 
-def prepare_competition(folder: Path, task: str, image_size: int = 16, n_train: int = 80) -> Path:
+def prepare_competition(
+    folder: Path, task: str, image_size: int = 16, n_train: int = 80, n_test: int = 24
+) -> Path:
     """A project below `folder` with that task's raw files and stage 01 done; gives its `baseline.yaml`."""
     made, text = TASKS[task]
-    write_competition(folder / "data" / "raw", n_train=n_train, n_test=24, task=made)
+    write_competition(folder / "data" / "raw", n_train=n_train, n_test=n_test, task=made)
     write_config(folder, "common", BASELINE.replace("image_size: 16", f"image_size: {image_size}"))
     path = write_config(folder, "baseline", f"base: common\n{text}")
     forget_the_listings()

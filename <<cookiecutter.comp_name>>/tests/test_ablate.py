@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from competitions import TASKS, prepare_competition
 from conftest import ROOT, call_stage
 from scipy import stats
@@ -24,7 +25,7 @@ from src.commands.ablate import read_changes
 from src.commands.budget import Clock, Cost, all_pairs, measure, plan_pairs, said_pairs
 from src.commands.compare import chance, compare, paired
 from src.commands.trials import BASE, Change, Pair, Trials, side_by_side
-from src.config import UserError
+from src.config import Config, UserError
 from src.configfile import load_config
 from src.decisions import nested
 from src.ensemble.members import find_members
@@ -537,3 +538,33 @@ def test_a_mark_tells_apart_what_changes_a_score_and_nothing_else(prepared):
     other = ("seed=1", "train.lr=1e-3", "inference.tta=[hflip]", "data.image_size=32", "model.drop_rate=0.1")
     assert len({mark(word) for word in other} | {mark()}) == 1 + len(other)
     assert trials.MARKER == "trial.json"
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "expected"),
+    [
+        (
+            "ablate",
+            ["TRY=a.b=1 c.d=[x, y]", "MINUTES=5", "ARGS=fold=0"],
+            "ablate --config configs/baseline.yaml fold=0 --minutes '5' --try 'a.b=1 c.d=[x, y]'",
+        ),
+        ("ablate", ["EXP=big", "NAME=few"], "ablate --config configs/big.yaml --minutes '30' --name 'few'"),
+        ("sweep", ["KEYS=a.b=1,2"], "sweep --config configs/baseline.yaml --minutes '30' --keys 'a.b=1,2'"),
+    ],
+)
+def test_make_hands_the_words_on_as_they_are(tmp_path, target, words, expected):
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), target, "PYTHON=python", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["python", "-m", *f"src.commands.{expected}".split()]
+
+
+@pytest.mark.parametrize(("count", "pooled"), [(1, False), (2, True)])
+def test_one_fold_beside_several_gpus_has_a_process_of_its_own(monkeypatch, count, pooled):
+    """In this process it would start CUDA, and no later fork could use it."""
+    from src.training import launch
+
+    places, calls = [torch.device("cuda", i) for i in range(count)], []
+    monkeypatch.setattr(launch, "devices", lambda config: places)
+    monkeypatch.setattr(launch, "_pooled", lambda job, jobs, config, places, show: calls.append(places))
+    launch.side_by_side(lambda device, report: calls.append(device), [()], Config(), "title", 1)
+    assert calls == ([places[:1]] if pooled else [places[0]])

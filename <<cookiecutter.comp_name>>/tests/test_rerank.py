@@ -4,17 +4,26 @@ square; and no query ever looks at another."""
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from competitions import prepare_competition
 from test_search import scene
 
 from src.config import Config, Expansion, Inference, Rerank
+from src.configfile import load_config
+from src.data.loaders import load_fold, read_folds
 from src.inference import rerank, search
-from src.inference.answers import identities
+from src.inference.answers import Asked, identities, rankings
 from src.inference.expansion import expand
+from src.inference.predict import embed
 from src.inference.rerank import Neighbourhoods
 from src.inference.search import unit_rows
+from src.models.build import Architecture, create_model
+from src.tasks import create_task
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -247,6 +256,68 @@ def test_what_is_given_stays_as_it_was():
     before = [x.copy() for x in (queries, gallery, owners)]
     identities(queries, gallery, owners, Inference(expansion=Expansion(gallery=True), rerank=Rerank()))
     assert all(np.array_equal(a, b) for a, b in zip(before, (queries, gallery, owners), strict=True))
+
+
+def answers(path: Path, *overrides: str) -> tuple[dict[str, pd.DataFrame], Asked]:
+    """What an untrained network answers for fold 0 of the competition at `path`."""
+    config = load_config(path, ["inference.tta=[identity]", "inference.candidates=4", *overrides])
+    task = create_task(config)
+    data = load_fold(config, task, 0)
+    torch.manual_seed(0)
+    model = create_model(
+        Architecture("test_resnet", len(data.outputs), 16, (0.5,) * 3, (0.3,) * 3, head="cosine")
+    )
+    asked = Asked(config, task, data, model.eval(), torch.device("cpu"), lambda rows: None)
+    return rankings(asked), asked
+
+
+BOTH = (
+    "inference.rerank.k1=5",
+    "inference.rerank.k2=2",
+    "inference.expansion.k=3",
+    "inference.expansion.gallery=true",
+)
+
+
+def test_held_out_stopping_and_test_rows_are_asked_for_alike_each_in_a_gallery_of_others(tmp_path):
+    tables, asked = answers(prepare_competition(tmp_path, "retrieval"), *BOTH)
+    data, settings = asked.data, asked.config.inference
+    folds = read_folds(asked.config)
+    labels, outputs = folds["target"].to_numpy(), np.array(data.outputs)
+    train = embed(asked.model, data.store, data.store.train, settings, asked.device)
+    test = embed(asked.model, data.store, data.store.test, settings, asked.device)
+    held_out = (folds["fold"] == 0).to_numpy()
+    stopping = (folds["stop"] == 0).to_numpy() & ~held_out
+    cases = {
+        "oof": (train[held_out], ~held_out),
+        "stop": (train[stopping], ~held_out & ~stopping),
+        "test": (test, np.ones(len(train), bool)),
+    }
+    owner = {label: number for number, label in enumerate(outputs)}
+    for name, (queries, gallery) in cases.items():
+        owners = np.array([owner[label] for label in labels[gallery]])
+        expected, similarity = identities(queries, train[gallery], owners, settings)
+        assert [list(row) for row in tables[name]["candidates"]] == outputs[expected].tolist(), name
+        np.testing.assert_allclose(np.stack(tables[name]["similarity"]), similarity, atol=1e-6)
+    plain, _ = answers(tmp_path / "configs" / "baseline.yaml")
+    assert not plain["oof"]["similarity"].equals(tables["oof"]["similarity"])
+
+
+def test_the_labels_of_a_fold_change_nothing_of_what_its_rows_are_answered(tmp_path):
+    path = prepare_competition(tmp_path, "retrieval")
+    before, _ = answers(path, *BOTH)
+    table_path = tmp_path / "data" / "folds.csv"
+    table = pd.read_csv(table_path, dtype=str)
+    mine = np.flatnonzero(table["fold"] == "0")
+    table.loc[mine, "target"] = table["target"].to_numpy()[np.random.default_rng(0).permutation(mine)]
+    table.to_csv(table_path, index=False)
+    after, _ = answers(path, *BOTH)
+    for name in ("oof", "stop"):
+        for column in ("candidates", "similarity"):
+            assert [list(row) for row in after[name][column]] == [list(row) for row in before[name][column]]
+    assert [list(row) for row in after["test"]["candidates"]] != [
+        list(row) for row in before["test"]["candidates"]
+    ]
 
 
 # --- the config ---------------------------------------------------------------------------------------------

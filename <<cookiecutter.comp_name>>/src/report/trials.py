@@ -57,8 +57,8 @@ def draw_map(path: Path, keys: list[str], values: list[list[Any]], cells: np.nda
 
     figure = Figure(figsize=(2.2 + 0.9 * len(values[1]), 1.8 + 0.5 * len(values[0])))
     axis = figure.subplots()
-    size = np.nanmax(np.abs(cells)) if np.isfinite(cells).any() else 1.0
-    shown = axis.imshow(cells, cmap="RdYlGn", vmin=-size, vmax=size, aspect="auto")
+    size = 1.3 * np.abs(cells[np.isfinite(cells)]).max(initial=1e-9)  # the ends are too dark to read on
+    shown = axis.imshow(cells, cmap="RdBu", vmin=-size, vmax=size, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(cells)), strict=True):
         axis.text(column, row, f"{cells[row, column]:+.4f}", ha="center", va="center", fontsize=8)
     axis.set_yticks(range(len(values[0])), [str(value) for value in values[0]], fontsize=8)

@@ -191,6 +191,7 @@ class Trainer:
         distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
         pupil = output.fused()
         if kind == "cosine":
+            self.teacher.check_length(said.embedding, pupil.embedding)
             told = distillation(kind, pupil.embedding, said.embedding, distill.temperature)
         else:
             wanted = self.model.scale.encode_tensor(said.logits)

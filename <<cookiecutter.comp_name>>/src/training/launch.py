@@ -73,7 +73,9 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
     Reports of all jobs move one bar. The first error ends the rest and is raised here. A worker that is
     killed is said in a sentence; finished folds stay finished, and the same command goes on with the others.
     """
-    places = devices(config)[: len(jobs)]
+    everywhere = devices(config)
+    places = everywhere[: len(jobs)]
+    starts_cuda = places[0].type == "cuda" and len(everywhere) > 1  # here, and no later fork could use it
     with Progress(title, total) as progress:
 
         def show(steps=0, note="", line="", last=False, skipped=0) -> None:
@@ -82,7 +84,7 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
             if last or (line and progress.quiet_for_long()):
                 progress.say(f"{line}, {progress.remaining()} left")
 
-        if len(places) <= 1:
+        if len(places) <= 1 and not starts_cuda:
             _limit_torch(config, 1)
             for arguments in jobs:
                 job(*arguments, places[0], show)

@@ -28,7 +28,7 @@ class Teacher:
             raise UserError(
                 f"distill.teacher: {config.distill.teacher} has {size} outputs, this task has {wanted}"
             )
-        self.size = self.model.architecture.image_size
+        self.size, self.name = self.model.architecture.image_size, config.distill.teacher
 
     @staticmethod
     def check_folds(config: Config, folder) -> None:
@@ -46,6 +46,14 @@ class Teacher:
             raise UserError(
                 f"distill.teacher: {config.distill.teacher} was trained on other folds "
                 f"than data/folds.csv holds now; run `make train EXP={config.distill.teacher}` again"
+            )
+
+    def check_length(self, said: torch.Tensor, pupil: torch.Tensor) -> None:
+        """Raise `UserError` unless two embeddings (B, D) have one length, as their angles need."""
+        if said.shape != pupil.shape:
+            raise UserError(
+                f"distill.teacher: {self.name} has embeddings of {said.shape[1]} numbers, this network of "
+                f"{pupil.shape[1]}; give both runs one model.embedding, such as 512"
             )
 
     @torch.no_grad()
