@@ -79,6 +79,14 @@ def test_asymmetric_with_two_like_sides_and_no_shift_is_torchvisions_focal(gamma
     torch.testing.assert_close(asymmetric(logits, targets, gamma, gamma, 0.0), expected)
 
 
+def test_asymmetric_without_a_shift_is_finite_where_a_no_is_surely_wrong():
+    logits = torch.tensor([200.0, 6e4], requires_grad=True)
+    found = asymmetric(logits, torch.zeros(2), gamma_negative=2.0, shift=0.0)
+    found.sum().backward()
+    assert found.tolist() == [200.0, 6e4]
+    assert logits.grad.tolist() == [1, 1]
+
+
 def test_the_binary_hinge_is_scikit_learns():
     logits, targets = normal(40), zeros_and_ones(40)
     found = binary_hinge(logits, targets)
@@ -139,6 +147,14 @@ def test_a_soft_target_is_best_met_by_itself():
     assert soft_fbeta(own, wanted).item() == pytest.approx(0, abs=1e-12)
     for step in (-0.3, 0.3):
         assert soft_fbeta(own + step, wanted).item() > 0.02
+
+
+def test_of_soft_targets_f1_is_the_distance_over_the_sum_of_both_and_one():
+    """The Dice semimetric loss of Wang et al.: the smaller of two and their distance are half their sum."""
+    logits, wanted = normal(6, 5), normal(6, 5, seed=1).sigmoid()
+    said = logits.sigmoid()
+    expected = (said - wanted).abs().sum(1) / (said.sum(1) + wanted.sum(1) + 1)
+    torch.testing.assert_close(soft_fbeta(logits, wanted), expected)
 
 
 def test_on_masks_it_is_the_tversky_loss_of_each_class_over_its_known_pixels():
