@@ -21,12 +21,21 @@ TASKS = {  # by task: the made data set, and what the config says of it
 
 
 def prepare_competition(
-    folder: Path, task: str, image_size: int = 16, n_train: int = 80, n_test: int = 24
+    folder: Path,
+    task: str,
+    image_size: int = 16,
+    n_train: int = 80,
+    n_test: int = 24,
+    cache_size: int | None = None,
 ) -> Path:
     """A project below `folder` with that task's raw files and stage 01 done; gives its `baseline.yaml`."""
     made, text = TASKS[task]
     write_competition(folder / "data" / "raw", n_train=n_train, n_test=n_test, task=made)
-    write_config(folder, "common", BASELINE.replace("image_size: 16", f"image_size: {image_size}"))
+    write_config(
+        folder,
+        "common",
+        BASELINE.replace("image_size: 16", f"image_size: {image_size}\n  cache_size: {cache_size or 'null'}"),
+    )
     path = write_config(folder, "baseline", f"base: common\n{text}")
     forget_the_listings()
     prepare(load_config(path))

@@ -161,7 +161,7 @@ def test_convolutional_networks_take_other_sizes_and_are_left_as_they_were(backb
     ],
 )
 def test_transformers_tied_to_a_size_are_refused_with_what_to_do(backbone, size, other):
-    says = rf"augment.scales: {backbone} was built for {size} px and cannot look at {other} \("
+    says = rf"augment.scales: model.backbone={backbone} was built for {size} px and cannot look at {other} \("
     with pytest.raises(UserError, match=says) as error:
         check_sizes(network(backbone, size), [other], "augment.scales")
     assert "leave augment.scales=null, or take a convolutional backbone" in str(error.value)
@@ -171,7 +171,9 @@ def test_a_transformer_is_refused_before_the_first_epoch(prepared):
     config = read(prepared, "model.backbone=vit_tiny_patch16_224", "augment.scales=[1,2]")
     task = create_task(config)
     data = load_fold(config, task, 0)
-    with pytest.raises(UserError, match=r"augment\.scales: vit_tiny_patch16_224 was built for 16 px"):
+    with pytest.raises(
+        UserError, match=r"augment\.scales: model.backbone=vit_tiny_patch16_224 was built for 16 px"
+    ):
         Trainer(config, task, data, data.train, 0, CPU)
 
 

@@ -251,7 +251,7 @@ def boosted(trees: str, members: list[pd.DataFrame]) -> list[dict[str, float]]:
     booster, ranked = lgb.Booster(model_str=trees), []
     for rows in zip(*(zip(t["candidates"], t["similarity"], strict=True) for t in members), strict=True):
         lists = [dict(zip(*row, strict=True)) for row in rows]
-        every = sorted({name for one in lists for name in one})
+        every = list(dict.fromkeys(name for one in lists for name in one))  # equal in all: as they were named
         said = np.array([[one.get(name, min(one.values())) for one in lists] for name in every])
         others = [np.delete(said, row, axis=0).max(0) for row in range(len(every))]
         scores = booster.predict(np.hstack([said, said - others]))

@@ -231,7 +231,7 @@ def test_a_halving_drops_the_worst_and_tries_the_others_on_more_pairs(prepared, 
 
 def test_the_margin_of_a_retrieval_is_swept_in_a_map(tmp_path):
     project = prepare_competition(tmp_path, "retrieval").parents[1]
-    folder = run(project, "train.margin.scale=8,16 train.margin.angle=0.1,0.3", 0.36)
+    folder = run(project, "train.margin.scale=8,16 train.margin.size=0.1,0.3", 0.36)
     table = pd.read_csv(folder / "table.csv")
     assert table["pairs"].tolist() == [2] * 4
     assert "map5" in (folder / "report.txt").read_text()

@@ -409,7 +409,9 @@ def test_a_network_that_is_tied_to_its_size_refuses_others_with_the_reason():
     with pytest.raises(UserError) as caught:
         check_sizes(vit.train(), (32, 64), "inference.scales")
     message = str(caught.value)
-    assert message.startswith("inference.scales: test_vit3 was built for 32 px and cannot look at 64 (")
+    assert message.startswith(
+        "inference.scales: model.backbone=test_vit3 was built for 32 px and cannot look at 64 ("
+    )
     assert message.endswith("leave inference.scales=null, or take a convolutional backbone")
     assert vit.training
     check_sizes(vit, (32,), "inference.scales")
@@ -428,7 +430,9 @@ def test_such_a_network_is_refused_before_the_night_and_not_after_it(prepared, s
         prepared, "02_train.py", "model.backbone=test_vit3", "data.image_size=16", "inference.scales=[64]"
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "inference.scales: test_vit3 was built for 16 px and cannot look at 64" in done.stderr
+    assert (
+        "inference.scales: model.backbone=test_vit3 was built for 16 px and cannot look at 64" in done.stderr
+    )
     assert not list((prepared / "runs").rglob("model.safetensors"))
 
 

@@ -92,6 +92,11 @@ def check_pixels(augment: Augment, mixing: Mixing, data: Data, train: Train, tas
             f"train.top_share={train.top_share:g} learns from the rows that cost most, and mixtures always "
             f"do: it would drop the images that are whole; leave it or mixing out"
         )
+    if train.sampling is not None and task not in ("multiclass", "binary", "multilabel"):
+        raise ValueError(
+            f"train.sampling={train.sampling} balances classes, and {task} has none to balance; "
+            f"set it to null"
+        )
     if train.sampling is not None and train.class_weights is not None:
         raise ValueError(
             f"train.sampling={train.sampling} and train.class_weights both lift rare classes, and together "
@@ -105,9 +110,4 @@ def check_pixels(augment: Augment, mixing: Mixing, data: Data, train: Train, tas
     if mixing.on and mixing.off_epochs >= train.epochs:
         raise ValueError(
             f"mixing.off_epochs={mixing.off_epochs} leaves none of train.epochs={train.epochs} to mix in"
-        )
-    if train.sampling is not None and task not in ("multiclass", "binary", "multilabel"):
-        raise ValueError(
-            f"train.sampling={train.sampling} balances classes, and {task} has none to balance; "
-            f"set it to null"
         )

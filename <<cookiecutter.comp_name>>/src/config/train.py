@@ -89,7 +89,9 @@ def _check_weights(train: Train) -> None:
     """Averages, snapshots and soups: what they need, and which exclude each other."""
     swa, all_epochs = train.swa, "set train.early_stopping.patience=null, or .enabled=false"
     if swa.start is None and (swa.lr is not None or swa.anneal_epochs is not None):
-        raise ValueError("train.swa.lr and .anneal_epochs mean nothing without train.swa.start, such as 0.75")
+        raise ValueError(
+            "train.swa.lr and train.swa.anneal_epochs mean nothing without train.swa.start, such as 0.75"
+        )
     if swa.anneal_epochs is not None and swa.lr is None:
         raise ValueError("train.swa.anneal_epochs leads to train.swa.lr, which is null: give it a rate")
     if swa.start is not None and train.ema.enabled:

@@ -88,7 +88,7 @@ def stored_values(path: Path) -> tuple[np.ndarray, str]:
     if not content:
         raise UserError("the file is empty (0 bytes); fetch it again")
     if path.suffix.lower() == ".npy":
-        pixels, kind = READERS[".npy"](content)
+        pixels, kind = READERS[".npy"](content, Data())
     else:
         kind = kind_of(content)
         pixels = _as_stored(content, kind)

@@ -75,7 +75,7 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
     """
     everywhere = devices(config)
     places = everywhere[: len(jobs)]
-    starts_cuda = places[0].type == "cuda" and len(everywhere) > 1  # here, and no later fork could use it
+    starts_cuda = everywhere[0].type == "cuda" and len(everywhere) > 1  # here, and no later fork could use it
     with Progress(title, total) as progress:
 
         def show(steps=0, note="", line="", last=False, skipped=0) -> None:

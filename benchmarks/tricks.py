@@ -1,0 +1,308 @@
+"""What each trick brings: `make ablate` on real competitions, the effects written into docs/tricks.md.
+
+    python benchmarks/tricks.py run FOLDER --weights FILE [--only NAME ...]   # hours; killed, it goes on
+    python benchmarks/tricks.py write                                         # the column of docs/tricks.md
+
+FOLDER and FILE are those of packs.py. Of each competition's training rows at most ROWS are taken, in two
+folds, so that a training takes seconds and half of the rows are scored; all pairs of fold and seed that fit
+the pack's minutes are trained. Short trainings of few rows say what a trick does there, and no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from packs import BUILD, PACKS, ROOT, prepare
+
+ROWS = 1000
+TRAINED = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 32}
+PRETRAINED = {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"}
+SCRATCH = {"backbone": "resnet10t", "pretrained": False}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A competition: what docs/tricks.md calls it, the minutes it is given, and its base experiment."""
+
+    label: str
+    minutes: int
+    base: dict
+
+
+LAB = {
+    "trashnet": Pack(
+        "photos",
+        60,
+        {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
+    ),
+    "pcb_tiles": Pack(
+        "boards",
+        55,
+        {
+            "data": {"image_size": 64},
+            "model": PRETRAINED,
+            "train": {**TRAINED, "epochs": 5},
+            "augment": {"vflip": 0.5},
+        },
+    ),
+    "pneumonia": Pack(
+        "X-rays",
+        25,
+        {"data": {"image_size": 32}, "model": SCRATCH, "train": {**TRAINED, "epochs": 6}},
+    ),
+    "omniglot_id": Pack(
+        "characters",
+        30,
+        {
+            "data": {"image_size": 32},
+            "model": {**SCRATCH, "embedding": 128},
+            "train": {**TRAINED, "lr": 3e-3, "epochs": 16, "batch_size": 48, "ema": {"decay": 0.99}},
+            "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06},
+            "inference": {"tta": ["identity"]},
+        },
+    ),
+    "dsb2018": Pack(
+        "masks",
+        25,
+        {
+            "data": {"image_size": 64},
+            "model": PRETRAINED,
+            "train": {**TRAINED, "epochs": 8, "batch_size": 16},
+            "augment": {"vflip": 0.5},
+        },
+    ),
+    "dsb_count": Pack(
+        "counts",
+        20,
+        {
+            "data": {"image_size": 96, "fit": "pad"},
+            "model": PRETRAINED,
+            "train": {**TRAINED, "epochs": 10, "batch_size": 16, "loss": "mae", "target_log": True},
+            "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
+        },
+    ),
+}
+
+ALL = tuple(LAB)
+IMAGES = ("trashnet", "pcb_tiles")  # pretrained, an answer an image
+CLASSES = ("trashnet", "omniglot_id")  # one class of several a row
+LABELS = ("pcb_tiles", "pneumonia")  # yes or no
+RESNETS = ("pneumonia", "omniglot_id")
+AVERAGED = "train.ema.enabled=false train.early_stopping.patience=null"
+
+# The catalogue's row (its first cell), the change, the packs. A row may have several changes.
+TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
+    ("Adam, AdamW, SGD", "train.optimizer=adam", IMAGES),
+    ("Adam, AdamW, SGD", "train.optimizer=sgd train.lr=0.02", IMAGES),
+    ("Adam, AdamW, SGD", "train.optimizer=lion train.lr=1e-4", IMAGES),
+    ("Adam, AdamW, SGD", "train.optimizer=nadam", IMAGES),
+    ("Adam, AdamW, SGD", "train.optimizer=radam", IMAGES),
+    ("no weight decay on", "train.weight_decay=0.05", IMAGES),
+    ("discriminative rates", "train.backbone_lr=0.1", IMAGES),
+    ("layer-wise decay", "train.layer_decay=0.75", IMAGES),
+    ("the head first", "train.freeze_epochs=1", IMAGES),
+    ("frozen shallow stages", "train.freeze_stages=2", IMAGES),
+    ("frozen batch norm", "train.freeze_bn=true", IMAGES),
+    ("linear warm-up", "train.warmup_epochs=0", IMAGES),
+    ("linear warm-up", "train.hold_epochs=1", IMAGES),
+    ("cosine, with warm restarts", "train.schedule=constant", IMAGES),
+    ("cosine, with warm restarts", "train.cycles=2", IMAGES),
+    ("steps, by a factor", "train.schedule=step train.steps=[3,4]", IMAGES),
+    ("lines between", "train.schedule=piecewise train.steps=[3,5] train.step_lrs=[5e-4,1e-6]", IMAGES),
+    (
+        "reduce on plateau",
+        "train.schedule=plateau train.plateau_patience=1 train.early_stopping.patience=null",
+        IMAGES,
+    ),
+    ("one cycle", "train.schedule=onecycle", IMAGES),
+    ("exponential", "train.schedule=exponential", IMAGES),
+    ("exponential", "train.schedule=inverse_time", IMAGES),
+    ("label smoothing", "train.label_smoothing=0", IMAGES),
+    ("focal loss", "train.loss=focal", ("trashnet", *LABELS, "dsb2018")),
+    ("asymmetric loss", "train.loss=asymmetric", LABELS),
+    ("hinge", "train.loss=hinge", ("trashnet", "pcb_tiles")),
+    ("symmetric cross-entropy", "train.loss=symmetric_cross_entropy", ("trashnet",)),
+    ("generalised cross-entropy", "train.loss=generalized_cross_entropy", ("trashnet",)),
+    ("soft F-beta", "train.loss=fbeta", (*LABELS, "dsb2018")),
+    ("BCE, CE or focal with Dice", "train.loss=ce_dice", ("dsb2018",)),
+    ("BCE, CE or focal with Dice", "train.loss=focal_dice", ("dsb2018",)),
+    ("BCE, CE or focal with Dice", "train.dice_weight=0", ("dsb2018",)),
+    ("BCE, CE or focal with Dice", "train.dice_weight=1", ("dsb2018",)),
+    ("Lovász", "train.loss=lovasz", ("pcb_tiles", "dsb2018")),
+    ("Lovász", "train.lovasz_weight=0.5", ("pcb_tiles", "dsb2018")),
+    ("NormFace", "train.loss=arcface", ("trashnet",)),
+    ("NormFace", "train.loss=cosface", CLASSES),
+    ("NormFace", "train.loss=sphereface", CLASSES),
+    ("NormFace", "train.loss=normface", CLASSES),
+    ("NormFace", "train.loss=cross_entropy", ("omniglot_id",)),
+    ("larger margins", "train.loss=arcface train.margin.rarest=0.5", ("trashnet",)),
+    ("larger margins", "train.margin.rarest=0.5", ("omniglot_id",)),
+    ("batch-hard triplet", "train.margin.triplet_weight=1", ("trashnet",)),
+    ("batch-hard triplet", "train.margin.triplet_weight=0", ("omniglot_id",)),
+    ("centre loss", "train.center_weight=0.003", CLASSES),
+    ("class weights", "train.class_weights=inverse", IMAGES),
+    ("class weights", "train.class_weights=effective", IMAGES),
+    ("the hardest rows", "train.top_share=0.5", IMAGES),
+    ("MSE, MAE, Huber", "train.loss=mse", ("dsb_count",)),
+    ("MSE, MAE, Huber", "train.loss=huber", ("dsb_count",)),
+    ("log(1 + target)", "train.target_log=false", ("dsb_count",)),
+    ("gradient accumulation", "train.accumulate=2", IMAGES),
+    ("gradient clipping", "train.clip_grad=1", IMAGES),
+    ("EMA of weights", "train.ema.enabled=false", IMAGES),
+    ("SWA", f"train.swa.start=0.6 {AVERAGED}", IMAGES),
+    ("snapshots of cycles", "train.cycles=2 train.snapshots=2 train.early_stopping.patience=null", IMAGES),
+    ("greedy soup", "train.soup=3 train.early_stopping.patience=null", IMAGES),
+    ("early stopping", "train.early_stopping.enabled=false", IMAGES),
+    ("whitening", "model.normalize=backbone", IMAGES),
+    ("flips, resized crops", "augment.hflip=0", ("trashnet", "pcb_tiles", "dsb2018")),
+    ("flips, resized crops", "augment.crop_scale=[1,1]", ("trashnet", "pcb_tiles", "dsb2018")),
+    ("flips, resized crops", "augment.crop_scale=[0.3,1]", ("trashnet", "pcb_tiles", "dsb2018")),
+    ("flips, resized crops", "augment.rotate=15 augment.shift=0.1 augment.zoom=0.15", IMAGES),
+    (
+        "flips, resized crops",
+        "augment.brightness=0.2 augment.contrast=0.2",
+        ("trashnet", "pcb_tiles", "dsb2018"),
+    ),
+    ("the square's eight", "augment.d4=1", ("trashnet", "pcb_tiles", "dsb2018", "dsb_count")),
+    ("random crops of a larger cache", "data.cache_size=80", IMAGES),
+    ("hue, saturation", "augment.hue=0.05 augment.saturation=0.3 augment.gamma=0.2", IMAGES),
+    ("hue, saturation", "augment.blur=0.3 augment.noise=0.3", IMAGES),
+    ("JPEG artefacts", "augment.compression=0.5", IMAGES),
+    ("cutout", "augment.cutout=0.5", IMAGES),
+    ("random erasing", "augment.erasing=0.5", (*IMAGES, "omniglot_id")),
+    ("AutoAugment", "augment.policy=autoaugment", IMAGES),
+    ("RandAugment", "augment.policy=randaugment", IMAGES),
+    ("TrivialAugment", "augment.policy=trivialaugment", IMAGES),
+    ("multi-scale training", "augment.scales=[0.75,1,1.25]", IMAGES),
+    ("mixup", "mixing.mixup=0.2", (*IMAGES, "dsb_count")),
+    ("CutMix", "mixing.cutmix=1", IMAGES),
+    ("last epochs without mixing", "mixing.cutmix=1 mixing.off_epochs=2", IMAGES),
+    ("class-balanced and square-root", "train.sampling=balanced", IMAGES),
+    ("class-balanced and square-root", "train.sampling=sqrt", IMAGES),
+    ("dropout, stochastic depth", "model.drop_rate=0.3", IMAGES),
+    ("dropout, stochastic depth", "model.drop_path_rate=0.1", IMAGES),
+    ("multi-sample dropout", "model.drop_rate=0.3 model.dropout_samples=4", IMAGES),
+    ("pooling:", "model.pooling=max", (*IMAGES, "omniglot_id")),
+    ("pooling:", "model.pooling=dual", (*IMAGES, "omniglot_id")),
+    ("pooling:", "model.pooling=gem", (*IMAGES, "omniglot_id")),
+    ("BNNeck", "model.neck=bnneck", CLASSES),
+    ("IBN-a", "model.ibn=a", RESNETS),
+    ("IBN-a", "model.ibn=b", RESNETS),
+    ("local parts in stripes", "model.parts=pcb model.stripes=2", (*IMAGES,)),
+    ("sub-centres", "train.loss=arcface model.subcenters=2", ("trashnet",)),
+    ("sub-centres", "model.subcenters=2", ("omniglot_id",)),
+    ("TTA by views", "inference.tta=[identity]", ("trashnet", "pcb_tiles", "dsb2018", "dsb_count")),
+    ("TTA by views", "inference.tta=[identity,hflip,centre]", IMAGES),
+    ("TTA by views", "inference.average=logit", IMAGES),
+    ("TTA by views", "inference.average=rank", ("pcb_tiles", "pneumonia")),
+    ("several sizes at test", "inference.scales=[64,96]", IMAGES),
+    ("k-reciprocal", "inference.rerank={}", ("omniglot_id",)),
+    ("alpha query expansion", "inference.expansion={}", ("omniglot_id",)),
+    ("database-side", "inference.expansion.gallery=true", ("omniglot_id",)),
+    ("U-Net, FPN", "model.decoder=fpn", ("dsb2018",)),
+    ("batches of identities", "train.images_per_class=2", ("omniglot_id",)),
+    ("knowledge distillation", "distill.teacher=teacher", IMAGES),
+]
+
+
+def main() -> None:
+    """Run ablations, or write what they found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    run = what.add_parser("run")
+    run.add_argument("folder", type=Path)
+    run.add_argument("--weights", type=Path, required=True)
+    run.add_argument("--only", nargs="*", choices=ALL, default=list(ALL))
+    what.add_parser("write")
+    arguments = parser.parse_args()
+    if arguments.what == "write":
+        write(ROOT / "docs" / "tricks.md")
+        return
+    for name in arguments.only:
+        ablate(name, arguments.folder.resolve(), arguments.weights.resolve())
+
+
+def ablate(name: str, folder: Path, weights: Path) -> None:
+    """Bake a pack's project unless it is there, train a teacher, compare its changes."""
+    project, pack = BUILD / f"tricks_{name}", LAB[name]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+    def make(*words: str) -> None:
+        command = ["make", "--no-print-directory", *words, f"PYTHON={sys.executable}", "ARGS=runtime.jobs=1"]
+        subprocess.run(command, cwd=project, env={**os.environ, **threads}, check=True)
+
+    if not (project / "configs" / "teacher.yaml").exists():
+        prepare(project, name, folder, weights)
+        sample(project / "data" / "raw" / "train.csv")
+        make("sniff")
+        page = {"base": "default", "task": PACKS[name]["task"], **pack.base}
+        page |= {"cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}}
+        (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")
+        (project / "configs" / "teacher.yaml").write_text("base: baseline\n", encoding="utf-8")
+    changes = [change for _, change, packs in TRICKS if name in packs]
+    (project / "configs" / "ablate.yaml").write_text(json.dumps({"try": changes}), encoding="utf-8")
+    make("folds")
+    if any("teacher" in change for change in changes):
+        make("train", "EXP=teacher")
+    make("ablate", f"MINUTES={pack.minutes}")
+
+
+def sample(table: Path) -> None:
+    """Leave ROWS of its rows, or identities with all their rows."""
+    import pandas as pd
+
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    if len(frame) > 1.6 * ROWS:
+        frame.sample(ROWS, random_state=0).sort_index().to_csv(table, index=False)
+
+
+def write(page: Path) -> None:
+    """Put each row's effects into the last column of the page's table."""
+    found = defaultdict(list)
+    for row, change, packs in TRICKS:
+        cells = [effect(name, change) for name in packs]
+        found[row].append((change, [cell for cell in cells if cell]))
+    lines, used = [], set()
+    for line in page.read_text(encoding="utf-8").splitlines():
+        row = next((row for row in found if line.startswith(f"| {row}")), None)
+        if row is not None:
+            used.add(row)
+            said = "<br>".join(f"`{short(c)}` {', '.join(e)}" for c, e in found[row] if e)
+            line = re.sub(r"[^|]*\|$", f" {said or '-'} |", line)
+        lines.append(line)
+    if missing := set(found) - used:
+        sys.exit(f"{page} has no row that begins with {', '.join(sorted(missing))}")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def short(change: str) -> str:
+    """A change without the words that all its like have."""
+    return change.replace(f" {AVERAGED}", "").replace(" train.early_stopping.patience=null", "")
+
+
+def effect(name: str, change: str) -> str:
+    """`photos +0.012 ± 0.004 helps`, or nothing where it was not measured."""
+    table = BUILD / f"tricks_{name}" / "ablations" / "baseline" / "table.csv"
+    if not table.exists():
+        return ""
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["change"] == change and row["difference"] not in ("", "nan"):
+                verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
+                return f"{LAB[name].label} {float(row['difference']):+.3f} ± {float(row['standard_error']):.3f}{verdict}"
+    return ""
+
+
+if __name__ == "__main__":
+    main()
