@@ -24,8 +24,9 @@ from pathlib import Path
 from packs import BUILD, PACKS, ROOT, prepare
 
 ROWS = 1000
-TRAINED = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 32}
+TRAINED = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 32, "ema": {"decay": 0.99}}  # of few steps
 PRETRAINED = {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"}
+ONE_CORE = {"jobs": 1, "threads": 1}  # two ablations may then run side by side
 SCRATCH = {"backbone": "resnet10t", "pretrained": False}
 
 
@@ -41,23 +42,23 @@ class Pack:
 LAB = {
     "trashnet": Pack(
         "photos",
-        60,
-        {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
+        90,
+        {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 6}},
     ),
     "pcb_tiles": Pack(
         "boards",
-        55,
+        35,
         {
-            "data": {"image_size": 64},
+            "data": {"image_size": 64, "near_duplicates": -1},  # empty tiles would tie the boards together
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 5},
+            "train": {**TRAINED, "epochs": 6},
             "augment": {"vflip": 0.5},
         },
     ),
     "pneumonia": Pack(
         "X-rays",
-        25,
-        {"data": {"image_size": 32}, "model": SCRATCH, "train": {**TRAINED, "epochs": 6}},
+        60,
+        {"data": {"image_size": 32}, "model": SCRATCH, "train": {**TRAINED, "epochs": 12}},
     ),
     "omniglot_id": Pack(
         "characters",
@@ -65,7 +66,7 @@ LAB = {
         {
             "data": {"image_size": 32},
             "model": {**SCRATCH, "embedding": 128},
-            "train": {**TRAINED, "lr": 3e-3, "epochs": 16, "batch_size": 48, "ema": {"decay": 0.99}},
+            "train": {**TRAINED, "lr": 3e-3, "epochs": 16, "batch_size": 48},
             "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06},
             "inference": {"tta": ["identity"]},
         },
@@ -93,7 +94,8 @@ LAB = {
 }
 
 ALL = tuple(LAB)
-IMAGES = ("trashnet", "pcb_tiles")  # pretrained, an answer an image
+IMAGES = ("trashnet", "pneumonia")  # an answer an image
+TUNED = ("trashnet", "pcb_tiles")  # pretrained
 CLASSES = ("trashnet", "omniglot_id")  # one class of several a row
 LABELS = ("pcb_tiles", "pneumonia")  # yes or no
 RESNETS = ("pneumonia", "omniglot_id")
@@ -107,17 +109,17 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("Adam, AdamW, SGD", "train.optimizer=nadam", IMAGES),
     ("Adam, AdamW, SGD", "train.optimizer=radam", IMAGES),
     ("no weight decay on", "train.weight_decay=0.05", IMAGES),
-    ("discriminative rates", "train.backbone_lr=0.1", IMAGES),
-    ("layer-wise decay", "train.layer_decay=0.75", IMAGES),
-    ("the head first", "train.freeze_epochs=1", IMAGES),
-    ("frozen shallow stages", "train.freeze_stages=2", IMAGES),
-    ("frozen batch norm", "train.freeze_bn=true", IMAGES),
+    ("discriminative rates", "train.backbone_lr=0.1", TUNED),
+    ("layer-wise decay", "train.layer_decay=0.75", TUNED),
+    ("the head first", "train.freeze_epochs=1", TUNED),
+    ("frozen shallow stages", "train.freeze_stages=2", TUNED),
+    ("frozen batch norm", "train.freeze_bn=true", TUNED),
     ("linear warm-up", "train.warmup_epochs=0", IMAGES),
     ("linear warm-up", "train.hold_epochs=1", IMAGES),
     ("cosine, with warm restarts", "train.schedule=constant", IMAGES),
     ("cosine, with warm restarts", "train.cycles=2", IMAGES),
-    ("steps, by a factor", "train.schedule=step train.steps=[3,4]", IMAGES),
-    ("lines between", "train.schedule=piecewise train.steps=[3,5] train.step_lrs=[5e-4,1e-6]", IMAGES),
+    ("steps, by a factor", "train.schedule=step train.steps=[3,5]", IMAGES),
+    ("lines between", "train.schedule=piecewise train.steps=[3,6] train.step_lrs=[5e-4,1e-6]", IMAGES),
     (
         "reduce on plateau",
         "train.schedule=plateau train.plateau_patience=1 train.early_stopping.patience=null",
@@ -129,7 +131,7 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("label smoothing", "train.label_smoothing=0", IMAGES),
     ("focal loss", "train.loss=focal", ("trashnet", *LABELS, "dsb2018")),
     ("asymmetric loss", "train.loss=asymmetric", LABELS),
-    ("hinge", "train.loss=hinge", ("trashnet", "pcb_tiles")),
+    ("hinge", "train.loss=hinge", ("trashnet", *LABELS)),
     ("symmetric cross-entropy", "train.loss=symmetric_cross_entropy", ("trashnet",)),
     ("generalised cross-entropy", "train.loss=generalized_cross_entropy", ("trashnet",)),
     ("soft F-beta", "train.loss=fbeta", (*LABELS, "dsb2018")),
@@ -162,18 +164,18 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("snapshots of cycles", "train.cycles=2 train.snapshots=2 train.early_stopping.patience=null", IMAGES),
     ("greedy soup", "train.soup=3 train.early_stopping.patience=null", IMAGES),
     ("early stopping", "train.early_stopping.enabled=false", IMAGES),
-    ("whitening", "model.normalize=backbone", IMAGES),
-    ("flips, resized crops", "augment.hflip=0", ("trashnet", "pcb_tiles", "dsb2018")),
-    ("flips, resized crops", "augment.crop_scale=[1,1]", ("trashnet", "pcb_tiles", "dsb2018")),
-    ("flips, resized crops", "augment.crop_scale=[0.3,1]", ("trashnet", "pcb_tiles", "dsb2018")),
+    ("whitening", "model.normalize=backbone", TUNED),
+    ("flips, resized crops", "augment.hflip=0", (*IMAGES, "dsb2018")),
+    ("flips, resized crops", "augment.crop_scale=[1,1]", (*IMAGES, "dsb2018")),
+    ("flips, resized crops", "augment.crop_scale=[0.3,1]", (*IMAGES, "dsb2018")),
     ("flips, resized crops", "augment.rotate=15 augment.shift=0.1 augment.zoom=0.15", IMAGES),
     (
         "flips, resized crops",
         "augment.brightness=0.2 augment.contrast=0.2",
-        ("trashnet", "pcb_tiles", "dsb2018"),
+        (*IMAGES, "dsb2018"),
     ),
     ("the square's eight", "augment.d4=1", ("trashnet", "pcb_tiles", "dsb2018", "dsb_count")),
-    ("random crops of a larger cache", "data.cache_size=80", IMAGES),
+    ("random crops of a larger cache", "data.cache_size=80", TUNED),
     ("hue, saturation", "augment.hue=0.05 augment.saturation=0.3 augment.gamma=0.2", IMAGES),
     ("hue, saturation", "augment.blur=0.3 augment.noise=0.3", IMAGES),
     ("JPEG artefacts", "augment.compression=0.5", IMAGES),
@@ -200,11 +202,11 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("local parts in stripes", "model.parts=pcb model.stripes=2", (*IMAGES,)),
     ("sub-centres", "train.loss=arcface model.subcenters=2", ("trashnet",)),
     ("sub-centres", "model.subcenters=2", ("omniglot_id",)),
-    ("TTA by views", "inference.tta=[identity]", ("trashnet", "pcb_tiles", "dsb2018", "dsb_count")),
+    ("TTA by views", "inference.tta=[identity]", (*IMAGES, "dsb2018", "dsb_count")),
     ("TTA by views", "inference.tta=[identity,hflip,centre]", IMAGES),
     ("TTA by views", "inference.average=logit", IMAGES),
     ("TTA by views", "inference.average=rank", ("pcb_tiles", "pneumonia")),
-    ("several sizes at test", "inference.scales=[64,96]", IMAGES),
+    ("several sizes at test", "inference.scales=[64,96]", TUNED),
     ("k-reciprocal", "inference.rerank={}", ("omniglot_id",)),
     ("alpha query expansion", "inference.expansion={}", ("omniglot_id",)),
     ("database-side", "inference.expansion.gallery=true", ("omniglot_id",)),
@@ -239,7 +241,7 @@ def ablate(name: str, folder: Path, weights: Path) -> None:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
     def make(*words: str) -> None:
-        command = ["make", "--no-print-directory", *words, f"PYTHON={sys.executable}", "ARGS=runtime.jobs=1"]
+        command = ["make", "--no-print-directory", *words, f"PYTHON={sys.executable}"]
         subprocess.run(command, cwd=project, env={**os.environ, **threads}, check=True)
 
     if not (project / "configs" / "teacher.yaml").exists():
@@ -247,7 +249,7 @@ def ablate(name: str, folder: Path, weights: Path) -> None:
         sample(project / "data" / "raw" / "train.csv")
         make("sniff")
         page = {"base": "default", "task": PACKS[name]["task"], **pack.base}
-        page |= {"cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}}
+        page |= {"cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}, "runtime": ONE_CORE}
         (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")
         (project / "configs" / "teacher.yaml").write_text("base: baseline\n", encoding="utf-8")
     changes = [change for _, change, packs in TRICKS if name in packs]
@@ -300,7 +302,8 @@ def effect(name: str, change: str) -> str:
         for row in csv.DictReader(file):
             if row["change"] == change and row["difference"] not in ("", "nan"):
                 verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
-                return f"{LAB[name].label} {float(row['difference']):+.3f} ± {float(row['standard_error']):.3f}{verdict}"
+                difference, error = float(row["difference"]), float(row["standard_error"])
+                return f"{LAB[name].label} {difference:+.3f} ± {error:.3f}{verdict}"
     return ""
 
 

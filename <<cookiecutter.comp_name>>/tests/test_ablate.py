@@ -388,7 +388,7 @@ def test_a_trick_that_cannot_be_trained_is_told_and_the_others_go_on(prepared, c
     assert table.loc[bad.replace(",", " "), "verdict"] == "failed"
     assert "cannot look at 64" in table.loc[bad.replace(",", " "), "note"]
     assert table.loc[EMA, "pairs"] > 0
-    assert "cannot be trained: inference.scales: test_vit3" in capsys.readouterr().out
+    assert "cannot be trained: inference.scales: model.backbone=test_vit3" in capsys.readouterr().out
 
 
 def test_another_image_size_is_packed_and_changes_no_fold(prepared):
