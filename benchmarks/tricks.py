@@ -236,8 +236,25 @@ def main() -> None:
 
 
 def ablate(name: str, folder: Path, weights: Path) -> None:
-    """Bake a pack's project unless it is there, train a teacher, compare its changes."""
-    project, pack = BUILD / f"tricks_{name}", LAB[name]
+    """Compare a pack's changes with its base experiment."""
+    pack = LAB[name]
+    changes = [change for _, change, packs in TRICKS if name in packs]
+    base = {"task": PACKS[name]["task"], "runtime": ONE_CORE, **pack.base}
+    compare(BUILD / f"tricks_{name}", name, base, changes, pack.minutes, folder, weights, ROWS)
+
+
+def compare(
+    project: Path,
+    name: str,
+    base: dict,
+    changes: list[str],
+    minutes: int,
+    folder: Path,
+    weights: Path,
+    rows: int | None = None,
+) -> None:
+    """Bake a pack's project unless it is there, with so many of its rows, train a teacher where one is asked
+    for, and compare the changes with the base."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
     def make(*words: str) -> None:
@@ -246,27 +263,26 @@ def ablate(name: str, folder: Path, weights: Path) -> None:
 
     if not (project / "configs" / "teacher.yaml").exists():
         prepare(project, name, folder, weights)
-        sample(project / "data" / "raw" / "train.csv")
+        if rows is not None:
+            sample(project / "data" / "raw" / "train.csv", rows)
         make("sniff")
-        page = {"base": "default", "task": PACKS[name]["task"], **pack.base}
-        page |= {"cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}, "runtime": ONE_CORE}
+        page = {"base": "default", "cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}, **base}
         (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")
         (project / "configs" / "teacher.yaml").write_text("base: baseline\n", encoding="utf-8")
-    changes = [change for _, change, packs in TRICKS if name in packs]
     (project / "configs" / "ablate.yaml").write_text(json.dumps({"try": changes}), encoding="utf-8")
     make("folds")
     if any("teacher" in change for change in changes):
         make("train", "EXP=teacher")
-    make("ablate", f"MINUTES={pack.minutes}")
+    make("ablate", f"MINUTES={minutes}")
 
 
-def sample(table: Path) -> None:
-    """Leave ROWS of its rows, or identities with all their rows."""
+def sample(table: Path, rows: int) -> None:
+    """Leave so many of its rows, unless they are nearly all."""
     import pandas as pd
 
     frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-    if len(frame) > 1.6 * ROWS:
-        frame.sample(ROWS, random_state=0).sort_index().to_csv(table, index=False)
+    if len(frame) > 1.6 * rows:
+        frame.sample(rows, random_state=0).sort_index().to_csv(table, index=False)
 
 
 def write(page: Path) -> None:
@@ -276,7 +292,8 @@ def write(page: Path) -> None:
         cells = [effect(name, change) for name in packs]
         found[row].append((change, [cell for cell in cells if cell]))
     lines, used = [], set()
-    for line in page.read_text(encoding="utf-8").splitlines():
+    catalogue, *traps = re.split(r"(?=\n## Traps\n)", page.read_text(encoding="utf-8"))
+    for line in catalogue.splitlines():
         row = next((row for row in found if line.startswith(f"| {row}")), None)
         if row is not None:
             used.add(row)
@@ -285,7 +302,7 @@ def write(page: Path) -> None:
         lines.append(line)
     if missing := set(found) - used:
         sys.exit(f"{page} has no row that begins with {', '.join(sorted(missing))}")
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.write_text("\n".join([*lines, ""]) + "".join(traps), encoding="utf-8")
 
 
 def short(change: str) -> str:
@@ -295,16 +312,21 @@ def short(change: str) -> str:
 
 def effect(name: str, change: str) -> str:
     """`photos +0.012 ± 0.004 helps`, or nothing where it was not measured."""
-    table = BUILD / f"tricks_{name}" / "ablations" / "baseline" / "table.csv"
-    if not table.exists():
-        return ""
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["change"] == change and row["difference"] not in ("", "nan"):
-                verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
-                difference, error = float(row["difference"]), float(row["standard_error"])
-                return f"{LAB[name].label} {difference:+.3f} ± {error:.3f}{verdict}"
+    for row in differences(BUILD / f"tricks_{name}"):
+        if row["change"] == change:
+            verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
+            difference, error = float(row["difference"]), float(row["standard_error"])
+            return f"{LAB[name].label} {difference:+.3f} ± {error:.3f}{verdict}"
     return ""
+
+
+def differences(project: Path) -> list[dict[str, str]]:
+    """The rows of a project's ablation that have a difference."""
+    table = project / "ablations" / "baseline" / "table.csv"
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["difference"] not in ("", "nan")]
 
 
 if __name__ == "__main__":
