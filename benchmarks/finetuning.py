@@ -37,8 +37,8 @@ HEADING = "## Fine-tuning"
 ABOUT = """
 
 Written by `benchmarks/finetuning.py`: trashnet, 2,096 photographs at 96 px in two folds, mobilenetv2_100 from
-a local file (`model.weights`), AdamW at 1e-3, eight epochs; mean accuracy over {pairs} pairs of fold and seed,
-and the paired difference to the first row with its standard error.
+a local file (`model.weights`), AdamW at 1e-3, eight epochs; mean accuracy over {pairs} pairs of fold and
+seed, and the paired difference to the first row with its standard error.
 
 | way | accuracy | difference | |
 |---|--:|--:|---|

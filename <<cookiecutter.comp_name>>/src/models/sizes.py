@@ -28,9 +28,9 @@ def check_sizes(network: Network, sizes: Iterable[int], key: str, why: str = "")
             except (RuntimeError, AssertionError, ValueError, TypeError) as error:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UserError(
-                    f"{key}: model.backbone={architecture.backbone} was built for "
-                    f"{architecture.image_size} px and cannot look at {size}{why} ({first}); leave {key}=null, "
-                    f"or take a convolutional backbone"
+                    f"{key}: model.backbone={architecture.backbone} was built for {architecture.image_size} "
+                    f"px and cannot look at {size}{why} ({first}); leave {key}=null, or take a convolutional "
+                    f"backbone"
                 ) from error
     finally:
         network.train(training)
