@@ -18,13 +18,15 @@ EACH, IN_ALL = 4, 1024  # rows of a class; where classes are many, as few as two
 IDENTITIES, IMAGES = 24, 16  # retrieval: those with the most images; stage 04 calibrates on some of them
 
 
-def copy_sample(config: Config, root: Path) -> int:
+def copy_sample(
+    config: Config, root: Path, rows: int = ROWS, test_rows: int = TEST_ROWS, deal: bool = False
+) -> int:
     """Write a sample of the raw files below `root`, in the same places; gives how many rows of train.csv
-    there are in all."""
+    there are in all. With `deal` the training images change places among each other."""
     tables, paths = load_tables(config), raw_tables(config)
     raw, data = root / config.data.raw, config.data
-    train = np.sort(choose(tables, config))
-    test = np.arange(min(TEST_ROWS, len(tables.test)))
+    train = np.sort(choose(tables, config, rows))
+    test = np.arange(min(test_rows, len(tables.test)))
     known = set(tables.test[data.id].iloc[test])
     ids = {"train": set(tables.train[data.id].iloc[train]), "test": known}
     for role in paths.keys() & ids.keys():
@@ -32,14 +34,35 @@ def copy_sample(config: Config, root: Path) -> int:
         write_csv(raw / getattr(data, f"{role}_csv"), table[table[data.id].isin(ids[role])])
     meant = [image in known for image in tables.form.images]
     write_csv(raw / data.sample_csv, tables.sample[meant])
-    wanted = [tables.images["train"][i] for i in train] + [tables.images["test"][i] for i in test]
-    wanted += [] if tables.masks is None else [tables.masks[i] for i in train]
-    link(wanted, config, raw)
+    images = list(dict.fromkeys(tables.images["train"][i] for i in train))
+    shown = dealt(images, config) if deal else images
+    others = [tables.images["test"][i] for i in test]
+    others += [] if tables.masks is None else [tables.masks[i] for i in train]
+    link(dict(zip(images, shown, strict=True)) | {file: file for file in others}, config, raw)
     return len(tables.train)
 
 
-def choose(tables: Tables, config: Config) -> np.ndarray:
-    """Rows of the training table: a few of every class, and more at random up to `ROWS`."""
+def dealt(images: list[Path], config: Config) -> list[Path]:
+    """The same files in another order: each place gets one of its own kind, and of masks of its own size."""
+    from src.data.decode import decode
+
+    def kind(path: Path) -> tuple:
+        if config.task.name != "segmentation":
+            return (path.suffix.lower(),)
+        image = decode(path, config.data)
+        return (path.suffix.lower(), image.height, image.width)
+
+    places: dict[tuple, list[int]] = {}
+    for place, path in enumerate(images):
+        places.setdefault(kind(path), []).append(place)
+    random, order = np.random.default_rng(config.seed), np.arange(len(images))
+    for members in places.values():
+        order[members] = random.permutation(members)
+    return [images[place] for place in order]
+
+
+def choose(tables: Tables, config: Config, most: int = ROWS) -> np.ndarray:
+    """Rows of the training table: a few of every class, and more at random up to `most`."""
     random, total = np.random.default_rng(config.seed), len(tables.train)
     members = classes_of(tables, config)
     each = min(EACH, max(2, IN_ALL // max(1, len(members))))
@@ -51,7 +74,7 @@ def choose(tables: Tables, config: Config) -> np.ndarray:
         chosen.update(more[: max(0, each - len(here))])
     if config.task.name != "retrieval":  # there a row more is an identity more, with nobody to find it by
         rest = [row for row in random.permutation(total) if row not in chosen]
-        chosen.update(rest[: max(0, ROWS - len(chosen))])
+        chosen.update(rest[: max(0, most - len(chosen))])
     return np.array(sorted(chosen))
 
 
@@ -69,14 +92,15 @@ def classes_of(tables: Tables, config: Config) -> list[np.ndarray]:
     return members
 
 
-def link(files: list[Path], config: Config, raw: Path) -> None:
-    """Links to image files at the same places below `raw`, with the folders that the config names."""
+def link(files: dict[Path, Path], config: Config, raw: Path) -> None:
+    """At the places of these files below `raw` links to what each is to show, with the folders that the
+    config names."""
     folders = [folder for several in image_folders(config).values() for folder in several]
     old = config.root / config.data.raw
     for folder in folders:
         (raw / folder.relative_to(old)).mkdir(parents=True, exist_ok=True)
-    for file in files:
+    for file, shown in files.items():
         place = raw / file.relative_to(old)
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.is_symlink():
-            place.symlink_to(file.resolve())
+            place.symlink_to(shown.resolve())

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from src.artifacts import Step, write_csv, write_json
-from src.data.loaders import load_fold, training_rows
+from src.artifacts import Step, write_csv, write_json, write_parquet
+from src.data.loaders import FoldData, load_fold, read_folds, training_rows
 from src.models.weights import save_model
 from src.scoring import finite
 from src.steps import Run
@@ -22,6 +22,8 @@ from src.tracking import create_tracker
 from src.training.fit import Report, Trainer
 from src.training.snapshots import Snapshots
 from src.training.watch import hardly_falls
+
+LEARNED = "learned.parquet"  # for `make leakcheck`; no output of the step, so that older folds stay good
 
 
 def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Report) -> None:
@@ -64,6 +66,7 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
         "valid": len(data.valid),
     }
     write_json(step.folder / "score.json", {**summary, "seconds": round(time.monotonic() - began, 1)})
+    write_parquet(step.folder / LEARNED, learned_rows(run, fold, data))
     step.done()
     path.unlink(missing_ok=True)
     snapshots.clear(finished=True)
@@ -72,6 +75,17 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
         line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
+    )
+
+
+def learned_rows(run: Run, fold: int, data: FoldData) -> pd.DataFrame:
+    """What this fold's model has seen the labels of: `id`, and `part`, which is train, stop or pseudo."""
+    ids = read_folds(run.config)["id"]
+    parts = {"train": ids.iloc[data.train_index].tolist(), "stop": ids.iloc[data.stop_index].tolist()}
+    labels = run.pseudo_labels(fold)
+    parts["pseudo"] = [] if labels is None else pd.read_parquet(labels, columns=["id"])["id"].tolist()
+    return pd.DataFrame(
+        [(name, part) for part, names in parts.items() for name in names], columns=["id", "part"], dtype=str
     )
 
 

@@ -1,0 +1,44 @@
+"""Does any score know what it must not? Looks at what the runs learned from, then plays the competition
+through on noise: images dealt out anew, so that every CV must lie at chance. Ends with status 1 where one
+does not.
+
+Reads   data/raw/, runs/ and data/folds.csv as far as they are there
+Writes  nothing; the noise lies in a folder of its own that is dropped at the end
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from src.cli import main
+
+
+def run(config, force):
+    from src.commands.leakscan import scan
+    from src.commands.noise import ROWS, TEST_ROWS, checks, quiet, run_stages
+    from src.commands.sample import copy_sample
+
+    leaks = 0
+    if (config.root / "runs").exists() and (config.root / "data" / "folds.csv").exists():
+        found = scan(config)
+        leaks += len(found.leaks)
+        for line in found.lines():
+            print(f"leakcheck: {line}")
+    with tempfile.TemporaryDirectory(prefix="leakcheck-") as folder:
+        copy_sample(config, Path(folder), ROWS, TEST_ROWS, deal=True)
+        print("leakcheck: all stages on images dealt out anew, from which nothing can be learned")
+        small = quiet(config, Path(folder))
+        run_stages(small)
+        for check in checks(small):
+            leaks += check.leaks
+            print(f"leakcheck: {check.line()}")
+    if leaks:
+        print(f"error: leakcheck: {leaks} leak(s), see above; do not believe these CVs", file=sys.stderr)
+        sys.exit(1)
+    print("leakcheck: no leak was found")
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

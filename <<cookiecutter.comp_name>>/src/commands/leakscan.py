@@ -1,0 +1,146 @@
+"""A plain look at runs/ and stacks/: did a model, a teacher, a pseudo-label or a stack learn from a row that
+it is scored on?
+
+Nothing is trained: what each fold learned from lies in `learned.parquet`, and whose words it took in the
+stamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from src.artifacts import digest, read_json
+from src.config import Config
+from src.data.loaders import read_folds
+from src.training.fold import LEARNED
+
+
+@dataclass
+class Scan:
+    """What was found: leaks, in a sentence each; what could not be seen; how many fold models were looked
+    at."""
+
+    leaks: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    models: int = 0
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        said = [f"LEAK  {text}" for text in self.leaks] + [f"not seen: {text}" for text in self.unseen]
+        found = "no row is scored by what learned from it" if not self.leaks else f"{len(self.leaks)} leak(s)"
+        return [*said, f"{self.models} fold models in runs/ looked at: {found}"]
+
+
+def scan(config: Config) -> Scan:
+    """Look at every run and stack that was made on today's folds."""
+    found, table = Scan(), read_folds(config)
+    held_out = {fold: set(rows) for fold, rows in table.groupby("fold")["id"]}
+    folds = digest(config.root / "data" / "folds.csv")
+    runs = config.root / "runs"
+    for run in sorted(path for path in runs.glob("*") if path.is_dir()):
+        for fold, own in held_out.items():
+            stamp = _recipe(run / f"fold{fold}" / "train.stamp.json")
+            if stamp is None:
+                continue
+            if stamp["inputs"]["folds"] != folds:
+                found.unseen.append(f"{run.name} was trained on other folds than data/folds.csv holds now")
+                break
+            found.models += 1
+            look_at_rows(found, run, fold, own)
+            look_at_teacher(found, run, fold, stamp, list(held_out))
+            look_at_labels(found, run, fold, list(held_out))
+        look_at_table(found, run, held_out)
+    return found
+
+
+def look_at_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
+    """No row of the fold may be among those its model learned from, or stopped by."""
+    path = run / f"fold{fold}" / LEARNED
+    if not path.exists():
+        found.unseen.append(f"{run.name} fold {fold} left no {LEARNED}: it was trained before there were any")
+        return
+    for part, rows in pd.read_parquet(path).groupby("part")["id"]:
+        both = sorted(own & set(rows))
+        if both:
+            found.leaks.append(
+                f"{run.name} fold {fold}: {len(both)} of its own rows are among its {part} rows, such as "
+                f"{both[0]}"
+            )
+
+
+def look_at_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[int]) -> None:
+    """A teacher must be the teacher run's model of the same fold."""
+    names = recipe.get("distill", {}).get("teacher") or []
+    names = [names] if isinstance(names, str) else names
+    marks = recipe["inputs"].get("teacher") or []
+    marks = [marks] if isinstance(marks, str) else marks
+    for name, mark in zip(names, marks, strict=False):
+        teachers = {k: run.with_name(name) / f"fold{k}" / "model.safetensors" for k in folds}
+        whose = [k for k, path in teachers.items() if path.exists() and digest(path) == mark]
+        if not whose:
+            found.unseen.append(f"{run.name} fold {fold}: its teacher {name} has been trained again since")
+        elif fold not in whose:
+            found.leaks.append(
+                f"{run.name} fold {fold} was taught by {name}'s model of fold {whose[0]}, which learned from "
+                f"fold {fold}'s rows"
+            )
+
+
+def look_at_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
+    """A round's labels must be the same fold's own model's of the run before."""
+    recipe = _recipe(run / f"select{fold}.stamp.json")
+    if recipe is None:
+        return
+    said = recipe["predictions"]
+    base, _, number = run.name.rpartition("-round")
+    before = run.with_name(base if number == "1" else f"{base}-round{int(number) - 1}")
+    whose = []
+    for k in folds:
+        for name in ("test", "blind"):
+            path = before / f"fold{k}" / f"{name}.parquet"
+            if path.exists() and digest(path) == said:
+                whose.append(k)
+    if not whose:
+        found.unseen.append(f"{run.name} fold {fold}: {before.name} has predicted again since")
+    elif fold not in whose:
+        found.leaks.append(
+            f"{run.name} fold {fold} learned from labels of {before.name}'s fold {whose[0]}, which has seen "
+            f"fold {fold}'s rows"
+        )
+
+
+def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
+    """Every row of a run's OOF table must be what the model of its own fold said."""
+    path = run / "oof.parquet"
+    if not path.exists():
+        return
+    whole = pd.read_parquet(path).set_index("id")
+    for fold, part in _parts(run, held_out):
+        strangers = sorted(set(part["id"]) - held_out[fold])
+        if strangers:
+            found.leaks.append(
+                f"{run.name} fold {fold} predicted rows that are not its own, such as {strangers[0]}"
+            )
+            continue
+        own = part.set_index("id")
+        columns = [c for c in own.columns if c not in ("fold",)]
+        if not own[columns].equals(whole.loc[own.index, columns]):
+            found.leaks.append(f"{run.name}: oof.parquet does not hold what fold {fold}'s model said")
+
+
+def _parts(run: Path, held_out: dict[int, set[str]]) -> Iterator[tuple[int, pd.DataFrame]]:
+    for fold in held_out:
+        path = run / f"fold{fold}" / "oof.parquet"
+        if path.exists():
+            yield fold, pd.read_parquet(path)
+
+
+def _recipe(path: Path) -> dict | None:
+    try:
+        return read_json(path)["recipe"]
+    except (OSError, ValueError, KeyError):
+        return None
