@@ -1,0 +1,73 @@
+"""submissions/log.csv: every submission with its CV and its scores, one row each, oldest first."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from src.artifacts import write_text
+from src.config import UserError
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One submission; a score is None where Kaggle shows none, `ref` (Kaggle's number) where it was noted by
+    hand."""
+
+    when: str
+    name: str
+    kind: str
+    cv: float | None
+    public: float | None
+    private: float | None
+    ref: int | None
+    message: str
+
+
+COLUMNS = [field.name for field in fields(LogRow)]
+
+
+def log_path(root: Path) -> Path:
+    return root / "submissions" / "log.csv"
+
+
+def read_log(root: Path) -> list[dict[str, str]]:
+    """The rows as they stand, empty cells as ''. Raises `UserError` where it is no such table."""
+    path = log_path(root)
+    if not path.exists():
+        return []
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    if reader.fieldnames is None or not set(COLUMNS) <= set(reader.fieldnames):
+        raise UserError(
+            f"{path}: its columns should be {','.join(COLUMNS)}; mend its first line or move it away"
+        )
+    rows = list(reader)
+    for number, row in enumerate(rows, 2):
+        for column in ("cv", "public", "private"):
+            try:
+                float(row[column] or 0)
+            except ValueError:
+                raise UserError(
+                    f"{path}, line {number}: {column} is {row[column]!r}; it should be a number such as "
+                    f"0.9234, or empty"
+                ) from None
+    return rows
+
+
+def note(root: Path, row: LogRow) -> None:
+    """Write the row to the log; one of the same submission is replaced (the same `ref`, or by hand the same
+    name), all others stay as they are."""
+    ref = "" if row.ref is None else str(row.ref)
+
+    def same(old: dict[str, str]) -> bool:
+        return old["ref"] == ref and (row.ref is not None or old["name"] == row.name)
+
+    rows = [old for old in read_log(root) if not same(old)]
+    rows.append({name: "" if value is None else str(value) for name, value in asdict(row).items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(log_path(root), text.getvalue())
