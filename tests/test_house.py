@@ -9,8 +9,9 @@ PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.comp_name>>"
 
 # From the top floor down; a room may import from its own floor's folder and from lower floors alone.
 FLOORS = [
-    {"01_folds", "02_train", "03_oof_predict", "04_pseudo_label", "05_stack", "06_submit"},
+    {"01_folds", "02_train", "03_oof_predict", "04_pseudo_label", "05_stack", "06_submit", "commands"},
     {"cli"},
+    {"kaggle"},
     {"submission", "pseudo", "ensemble"},
     {"inference"},
     {"training"},

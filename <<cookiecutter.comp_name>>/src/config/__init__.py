@@ -5,12 +5,13 @@ changes it once more. OmegaConf reads and merges, pydantic checks types, bounds 
 of ours is imported here, and nothing heavy, so that a typo is answered at once.
 
 `data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation ·
-`losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `tree.py` all
-together.
+`losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `kaggle.py` where it
+goes · `tree.py` all together.
 """
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.kaggle import Kaggle
 from src.config.losses import LOSSES, Losses, Margin
 from src.config.model import Model
 from src.config.optim import Optim
@@ -30,6 +31,7 @@ __all__ = [
     "EarlyStopping",
     "Ema",
     "Inference",
+    "Kaggle",
     "Losses",
     "Margin",
     "Model",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.kaggle import Kaggle
 from src.config.losses import LOSSES
 from src.config.model import Model
 from src.config.pixels import Augment
@@ -36,6 +37,7 @@ class Config(Section):
     submit: Submit = Submit()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
+    kaggle: Kaggle = Kaggle()
     fold: Index | None = None
     folds: tuple[Index, ...] | None = None
     root: Path = Field(default=Path("."), exclude=True)

@@ -1,0 +1,1 @@
+"""Commands of the Makefile beside the six stages, each as thin as they."""
