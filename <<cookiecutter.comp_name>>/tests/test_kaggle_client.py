@@ -97,6 +97,13 @@ def test_both_streams_are_read_to_their_end_however_long(stub):
     assert (text.count("e"), text.count("o")) == (10**6, 10**6)
 
 
+def test_a_client_that_never_answers_is_ended(stub, monkeypatch):
+    monkeypatch.setattr(client, "LIMIT", 0.2)
+    stub("exec sleep 60")
+    with pytest.raises(Busy, match="no answer from Kaggle"):
+        call("kernels", "status", "a/b-infer", about=About("kernel a/b-infer"))
+
+
 # --- failures ---
 
 HTTP = "{} Client Error: {} for url: https://api.kaggle.com/v1/competitions.CompetitionApiService/DownloadDataFiles"

@@ -87,6 +87,12 @@ def test_a_kaggle_key_that_kaggle_would_misread_is_refused_with_its_reason(tmp_p
     assert f"kaggle.{line.partition(':')[0]}" in str(error.value)
 
 
+def test_a_code_competition_with_internet_is_refused(tmp_path):
+    path = write_config(tmp_path, "baseline", "kaggle: {code_competition: true, internet: true}\n")
+    with pytest.raises(UserError, match=r"kaggle\.internet=true: a code competition takes no kernel"):
+        load_config(path)
+
+
 # --- metadata ---
 
 

@@ -111,7 +111,7 @@ def test_what_cannot_train_is_refused_before_anything_is_sent(trainer):
 
 @pytest.fixture
 def kernel(tmp_path):
-    """`kernel(job={...}, **stages)` runs kernel/train.py on stages of this text; gives exit status and log."""
+    """`kernel(stages, **job)` runs kernel/train.py on stages of this text; gives exit status and log."""
 
     def run(stages: dict[str, str], damage: str | None = None, **job) -> tuple[int, str]:
         code, working = tmp_path / "input/datasets/quickfox/digits-code", tmp_path / "working"

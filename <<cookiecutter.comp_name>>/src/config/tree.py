@@ -104,6 +104,10 @@ class Config(Section):
             )
         if self.train.target_log and self.task.name != "regression":
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
+        if self.kaggle.code_competition and self.kaggle.internet:
+            raise ValueError(
+                "kaggle.internet=true: a code competition takes no kernel that had internet; set it to false"
+            )
         if not self.inference.tta:
             raise ValueError("inference.tta is empty: give at least [identity]")
         return self

@@ -19,6 +19,8 @@ from typing import IO
 
 from src.config import UserError
 
+LIMIT = 300.0  # seconds for an answer: on a connection that died the client would wait for ever
+
 # The client takes every KAGGLE_X for its setting x (a default competition, a download folder, a token), and
 # with VERBOSE it prints the key among its replies.
 UNWANTED = ("KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_TOKEN", "KAGGLE_PROXY", "VERBOSE", "VERBOSE_OUTPUT")
@@ -79,8 +81,9 @@ def find_client() -> Path | None:
 def call(*arguments: str, about: About, watch: bool = False) -> str:
     """Run `kaggle ARGUMENTS` to its end and give what it printed, both streams together.
 
-    With `watch` its progress bar is shown where there is a terminal. Raises `Refused` or `Busy` with one
-    sentence where it failed, `UserError` where there is no client.
+    With `watch`, for transfers, it may take any time, and its progress bar is shown where there is a
+    terminal. Raises `Refused` or `Busy` with one sentence where it failed, `UserError` where there is no
+    client.
     """
     client = find_client()
     if client is None:
@@ -100,6 +103,9 @@ def call(*arguments: str, about: About, watch: bool = False) -> str:
     heard: list[bytes] = []
     ear = threading.Thread(target=_hear, args=(process.stderr, heard, watch and sys.stderr.isatty()))
     ear.start()
+    alarm = threading.Timer(LIMIT, process.kill)
+    if not watch:
+        alarm.start()
     try:
         printed = process.stdout.read()
         code = process.wait()
@@ -107,8 +113,12 @@ def call(*arguments: str, about: About, watch: bool = False) -> str:
         process.terminate()  # an interrupted client would exit with 0
         raise
     finally:
+        expired = not watch and alarm.finished.is_set()
+        alarm.cancel()
         ear.join()
         process.stdout.close()
+    if expired:
+        raise Busy(f"{about.what}: no answer from Kaggle within {LIMIT:.0f} s; run the same command again")
     text = b"\n".join([printed, b"".join(heard)]).decode("utf-8", errors="replace")
     if code != 0:
         raise failure(text, arguments, about)

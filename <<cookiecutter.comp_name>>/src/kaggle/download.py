@@ -22,7 +22,8 @@ def download(config: Config, force: bool = False) -> None:
     slug, raw = competition(config), config.root / config.data.raw
     folder = config.root / "data" / "download"
     record = folder / f"{slug}.json"
-    if not force and in_place(record, raw):
+    under_way = (folder / f"{slug}.zip").exists()
+    if not force and not under_way and in_place(record, raw):
         print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
         return
     archive = fetch(slug, folder, force)

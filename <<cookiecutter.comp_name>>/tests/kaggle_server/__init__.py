@@ -5,8 +5,9 @@ they write · `numbers.py`, `desk.py` a competition and a project that enters it
 source and Kaggle's documentation say, and no more: what the real server answers beyond that is not proven.
 """
 
-from kaggle_server.api import Competition, Store
+from kaggle_server.api import Store
 from kaggle_server.protocol import KaggleServer
+from kaggle_server.records import Competition
 from kaggle_server.runs import plain
 
 __all__ = ["Competition", "KaggleServer", "Store", "plain"]

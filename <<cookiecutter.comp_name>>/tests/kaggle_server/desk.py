@@ -20,8 +20,8 @@ import pytest
 from conftest import forget_the_listings
 
 from kaggle_server import Competition, KaggleServer
-from kaggle_server.api import Dataset
 from kaggle_server.numbers import CONFIG, KERNEL, SLUG, write_numbers
+from kaggle_server.records import Dataset
 from src.artifacts import sha256, write_json
 from src.configfile import load_config
 from src.kaggle import client, waiting

@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from kaggle_server.api import Refusal, Store
+from kaggle_server.api import Store
+from kaggle_server.records import Refusal
 from kaggle_server.runs import Runner, plain
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_server.api import Competition, Store
+    from kaggle_server.api import Store
+    from kaggle_server.records import Competition
 
 # runner(script, input, working, variables) -> (exit status, what it printed). A sandbox may stand here.
 Runner = Callable[[Path, Path, Path, dict[str, str]], tuple[int, str]]
