@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from src.config import UserError
 from src.kaggle import client, waiting
@@ -322,3 +324,12 @@ def test_a_table_of_the_samples_rows_passes_whatever_its_line_ends_and_cells(tmp
     )
     assert check_table(tmp_path / "submission.csv", tmp_path / "sample.csv") == 2
     assert os.listdir(tmp_path)
+
+
+def test_speaking_to_kaggle_imports_nothing_heavy():
+    rooms = "src.kaggle.send, src.kaggle.push, src.kaggle.training, src.kaggle.download"
+    code = (
+        f"import sys, {rooms}; print([m for m in ('kaggle', 'torch', 'pandas', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -49,8 +49,10 @@ def test_a_csv_is_sent_scored_and_written_down_and_never_sent_twice(ready):
     assert sent["description"].startswith("stack cv 0.76543 [")
     assert ready.receipt("submission")["state"] == "scored"
     ready.calls()
-    assert "the same was sent" in ready.run("send").sentence
+    assert "the same was sent before and scored 0.80000" in ready.run("send").sentence
     assert ready.calls() == []
+    (ready.root / "kaggle/receipts/submission.json").unlink()
+    assert "the same was sent before and scored 0.80000" in ready.run("send").sentence
     assert len(ready.competition.submissions) == 1
 
 

@@ -23,6 +23,10 @@ QUEUE_HOURS = 6.0  # a run may wait this long for a machine, beside its own time
 LOG_LINES = 15  # of a failed run's log that are shown
 
 
+class Mismatch(UserError):
+    """Kaggle's copy of a kernel is not what was sent."""
+
+
 class RunFailed(UserError):
     """The kernel ran, and failed or was cancelled."""
 
@@ -45,23 +49,28 @@ def about_kernel(ref: str) -> About:
 
 
 def push(metadata: KernelMetadata, code: str, folder: Path, hours: float) -> KernelVersion:
-    """Push `code` as a new version, which starts a run of at most `hours`; `folder` keeps what was sent and
-    what Kaggle has.
+    """Push `code` as a new version, which starts a run of at most `hours`; `folder` keeps what was sent.
 
-    Raises `UserError` where it was refused, a source was left out, or Kaggle's copy differs in any way.
+    Raises `UserError` where it was refused or a source was left out. What Kaggle made of it, `read_back`
+    tells.
     """
-    sent, held = folder / "sent", folder / "held"
-    for place in (sent, held):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-    (sent / metadata.code_file).write_text(code, encoding="utf-8")
-    write_metadata(sent, metadata)
-    about = about_kernel(metadata.id)
-    text = call("kernels", "push", "-p", str(sent), "-t", str(round(hours * 3600)), about=about)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / metadata.code_file).write_text(code, encoding="utf-8")
+    write_metadata(folder, metadata)
+    seconds = str(round(hours * 3600))
+    text = call("kernels", "push", "-p", str(folder), "-t", seconds, about=about_kernel(metadata.id))
     pushed = Pushed.read(text, metadata.id)
-    compare(metadata, code, pull(metadata.id, held), held)
-    print(f"kernel {metadata.id}: version {pushed.version} pushed and read back; {pushed.url}")
     return KernelVersion(metadata.id, pushed.version, pushed.url)
+
+
+def read_back(kernel: KernelVersion, metadata: KernelMetadata, code: str, folder: Path) -> None:
+    """Compare Kaggle's own copy, which is kept in `folder`, with what was sent; raises `Mismatch` where it
+    differs in any way."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    compare(metadata, code, pull(kernel.ref, folder), folder)
+    print(f"kernel {kernel.ref}: version {kernel.version} is there as it was sent; {kernel.url}")
 
 
 def pull(ref: str, folder: Path) -> dict[str, Any]:
@@ -76,19 +85,19 @@ def pull(ref: str, folder: Path) -> dict[str, Any]:
 
 
 def compare(metadata: KernelMetadata, code: str, held: dict[str, Any], folder: Path) -> None:
-    """Raise `Refused` naming what differs between what was sent and what Kaggle has."""
+    """Raise `Mismatch` naming what differs between what was sent and what Kaggle has."""
     wanted = metadata.model_dump(mode="json", exclude={"code_file", "docker_image_pinning_type", "keywords"})
     wanted.pop("enable_gpu")  # the machine says it; Kaggle sets this one as it likes
     for key, value in wanted.items():
         there = held.get(key)
         if _plain(there) != _plain(value):
-            raise Refused(
+            raise Mismatch(
                 f"kernel {metadata.id}: Kaggle has {key}={_shown(there)}, {_shown(value)} was sent: "
                 f"stop its run on kaggle.com/code/{metadata.id}; {ADVICE.get(key, 'then push again')}"
             )
     path = folder / str(held.get("code_file"))
     if not path.is_file() or _code(path.read_text(encoding="utf-8")) != _code(code):
-        raise Refused(
+        raise Mismatch(
             f"kernel {metadata.id}: the code that Kaggle has is not the one sent; stop its run on "
             f"kaggle.com/code/{metadata.id}, then push again"
         )
@@ -156,7 +165,9 @@ def _plain(value: Any) -> Any:
         return sorted(
             str(item).removeprefix("datasets/").removeprefix("competitions/").lower() for item in value
         )
-    return None if value in ("", "None", None) else value
+    if isinstance(value, str):
+        value = value.lower()
+    return None if value in ("", "none") else value
 
 
 def _shown(value: Any) -> str:

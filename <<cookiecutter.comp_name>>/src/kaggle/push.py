@@ -11,7 +11,16 @@ from pathlib import Path
 from src.artifacts import sha256
 from src.config import Config, UserError
 from src.kaggle.dataset import upload
-from src.kaggle.kernels import KernelVersion, RunFailed, fetch, log_of, push, wait_until_done
+from src.kaggle.kernels import (
+    KernelVersion,
+    Mismatch,
+    RunFailed,
+    fetch,
+    log_of,
+    push,
+    read_back,
+    wait_until_done,
+)
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import bundle_folder, dataset_ref, kernel_ref
 from src.kaggle.output import check_table
@@ -46,7 +55,7 @@ def push_bundle(config: Config, force: bool = False) -> None:
         "dataset_version": dataset.version,
         "metadata": metadata.model_dump(mode="json"),
     }
-    before = read_receipt(config, "kernel")
+    before, work = read_receipt(config, "kernel"), config.root / "kaggle" / "kernel"
     same = not force and all(before.get(key) == value for key, value in made_of.items())
     if same and before["state"] == "checked":
         print(
@@ -56,19 +65,15 @@ def push_bundle(config: Config, force: bool = False) -> None:
     if same and before["state"] == "pushed":  # its run is under way, or over and not fetched yet
         kernel = KernelVersion(before["ref"], before["version"], before["url"])
     else:
-        kernel = push(metadata, code, config.root / "kaggle" / "kernel", config.kaggle.hours)
-    receipt = {
-        "ref": kernel.ref,
-        "version": kernel.version,
-        "url": kernel.url,
-        "cv": manifest.get("cv"),
-        **made_of,
-    }
+        kernel = push(metadata, code, work / "sent", config.kaggle.hours)
+    receipt = {"ref": kernel.ref, "version": kernel.version, "url": kernel.url, "cv": manifest.get("cv")}
+    receipt |= made_of
     write_receipt(config, "kernel", **receipt, state="pushed")
     output = config.root / "kaggle" / "output"
     try:
+        read_back(kernel, metadata, code, work / "held")
         wait_until_done(kernel, config.kaggle.hours, output)
-    except RunFailed:
+    except (Mismatch, RunFailed):
         write_receipt(config, "kernel", **receipt, state="failed")
         raise
     fetch(kernel, output)

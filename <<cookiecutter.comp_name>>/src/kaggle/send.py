@@ -55,11 +55,8 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
     if same and before["state"] == "sent" and not force:
         print(f"submission {before['ref']}: sent before, waiting for its score")
         return wait_for_score(config, parcel, before["ref"])
-    if same and before["state"] == "scored" and not force:
-        raise UserError(
-            f"submission {before['ref']}: the same was sent {before['when']} and scored {before['public']}; "
-            f"change something, or send it once more with ARGS=--force"
-        )
+    if same and before["state"] in ("scored", "failed") and not force:
+        refuse_twice(before["ref"], before["public"])
     if same and before["state"] == "sending" and not force:  # stopped between the sending and its proof
         arrived = find(slug, parcel.message, known=set(before["known"]))
         if arrived is not None:
@@ -68,9 +65,13 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
     print(f"{parcel.kind}: {parcel.message}; {left} submission(s) left today")
     if not submit:
         raise UserError("nothing is sent yet: a submission is sent by `make send SUBMIT=1`")
-    known = {row.ref for row in list_submissions(slug)}
+    rows = list_submissions(slug)
+    for row in rows:
+        if row.description == parcel.message and not force:  # from another machine, or its receipt is lost
+            refuse_twice(row.ref, row.public)
+    known = [row.ref for row in rows]
     write_receipt(
-        config, "submission", state="sending", competition=slug, content=parcel.content, known=sorted(known)
+        config, "submission", state="sending", competition=slug, content=parcel.content, known=known
     )
     text = call(
         "competitions", "submit", slug, *parcel.arguments, "-m", parcel.message,
@@ -78,14 +79,20 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
     )  # fmt: skip
     Submitted.read(text, slug)
     title = f"submission to {slug}"
-    settle(
-        config,
-        parcel,
-        wait_for(title, lambda: _appeared(slug, parcel.message, known), APPEAR_HOURS, LOOK).ref,
-    )
+    row = wait_for(title, lambda: _appeared(slug, parcel.message, set(known)), APPEAR_HOURS, LOOK)
+    settle(config, parcel, row.ref)
 
 
 LOOK = "look at the competition's submissions before you send again: it may have arrived"
+
+
+def refuse_twice(ref: int, public: float | None) -> None:
+    """Raise `UserError`: the same was sent before."""
+    came = "has no score" if public is None else f"scored {public:.5f}"
+    raise UserError(
+        f"submission {ref}: the same was sent before and {came}; change something, or send it once more with "
+        f"ARGS=--force"
+    )
 
 
 def settle(config: Config, parcel: Parcel, ref: int) -> None:

@@ -7,6 +7,7 @@ a kernel of its own that takes the one before as input, so that nothing waits fo
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from src.artifacts import read_json, sha256
 from src.config import Config, UserError
 from src.config.kaggle import SHAPES
 from src.kaggle.dataset import upload
-from src.kaggle.kernels import KernelVersion, RunFailed, fetch, log_of, push, wait_until_done
+from src.kaggle.kernels import (
+    KernelVersion,
+    Mismatch,
+    RunFailed,
+    fetch,
+    log_of,
+    push,
+    read_back,
+    wait_until_done,
+)
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import code_ref, competition, train_ref
 from src.kaggle.receipts import read_receipt, write_receipt
@@ -39,12 +49,11 @@ def train_on_kaggle(config: Config, force: bool = False) -> None:
     for _ in range(config.kaggle.train_sessions):
         if sessions and sessions[-1]["state"] == "finished":
             break
-        if not sessions or sessions[-1]["state"] == "stopped":
-            sessions.append(begin_session(config, job, sessions))
-        write_receipt(config, f"train-{config.name}", job=job, sessions=sessions)
         try:
+            if not sessions or sessions[-1]["state"] == "stopped":
+                begin_session(config, job, sessions)
             sessions[-1]["state"] = end_session(config, sessions[-1])
-        except RunFailed:
+        except (Mismatch, RunFailed):
             sessions[-1]["state"] = "failed"
             raise
         finally:
@@ -70,18 +79,18 @@ def job_of(config: Config) -> dict[str, Any]:
     }
 
 
-def begin_session(config: Config, job: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
-    """Bring the code up, push a kernel that takes the last session as input; gives the session's row."""
+def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, Any]]) -> None:
+    """Bring the code up and push a kernel that takes the last session as input; adds its row."""
     content = stage_code(config)
     dataset = upload(config, code_folder(config), code_ref(config), content, "code")
-    ref = train_ref(config, len(before) + 1)
+    ref = train_ref(config, len(sessions) + 1)
     metadata = kernel_metadata(
         config,
         ref,
         Path(SCRIPT).name,
         internet=config.kaggle.train_internet,
         datasets=(dataset.ref,),
-        kernels=(before[-1]["ref"],) if before else (),
+        kernels=(sessions[-1]["ref"],) if sessions else (),
     )
     script = (config.root / SCRIPT).read_text(encoding="utf-8")
     if script.count("\nJOB = {}") != 1:
@@ -94,8 +103,11 @@ def begin_session(config: Config, job: dict[str, Any], before: list[dict[str, An
         "hours": config.kaggle.train_hours,
     }
     code = script.replace("\nJOB = {}", f"\nJOB = {job | here!r}")
-    kernel = push(metadata, code, config.root / "kaggle" / "train", config.kaggle.train_hours + 0.25)
-    return {"ref": ref, "version": kernel.version, "url": kernel.url, "content": content, "state": "pushed"}
+    work = config.root / "kaggle" / "train"
+    kernel = push(metadata, code, work / "sent", config.kaggle.train_hours + 0.25)
+    sessions.append({**asdict(kernel), "content": content, "state": "pushed"})
+    write_receipt(config, f"train-{config.name}", job=job, sessions=sessions)
+    read_back(kernel, metadata, code, work / "held")
 
 
 def end_session(config: Config, session: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ class Desk:
             "text": kernel.read_text(),
             "kernelType": "script",
         }
-        body |= {"machineShape": "None", "enableInternet": False}
+        body |= {"machineShape": "None", "enableInternet": False, "isPrivate": True, "language": "python"}
         self.store.save_kernel({**body, "datasetDataSources": [dataset], "competitionDataSources": [SLUG]})
         self.store.wait()
         write_receipt(
