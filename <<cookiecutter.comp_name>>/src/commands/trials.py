@@ -46,6 +46,7 @@ NOT_TRIED = {  # sections and keys that are no trick of stages 02 and 03, with t
     "submit": "a trial ends with stage 03, before a submission",
     "tracking": "it changes no score",
     "runtime": "it changes no score",
+    "kaggle": "it changes no score",
 }
 
 

@@ -5,8 +5,8 @@ changes it once more. OmegaConf reads and merges, pydantic checks types, bounds 
 of ours is imported here, and nothing heavy, so that a typo is answered at once.
 
 `data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation and
-mixing · `losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `tree.py`
-all together.
+mixing · `losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `kaggle.py`
+where it goes · `tree.py` all together.
 """
 
 from src.config.after import (
@@ -21,6 +21,7 @@ from src.config.after import (
     Tracking,
 )
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.kaggle import Kaggle
 from src.config.losses import EXCLUSIVE, LOSSES, MARGINS, Losses, Margin
 from src.config.model import Model
 from src.config.optim import Optim
@@ -43,6 +44,7 @@ __all__ = [
     "Ema",
     "Expansion",
     "Inference",
+    "Kaggle",
     "Losses",
     "Margin",
     "Mixing",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.kaggle import Kaggle
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.section import Index, Name, Section
@@ -36,6 +37,7 @@ class Config(Section):
     submit: Submit = Submit()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
+    kaggle: Kaggle = Kaggle()
     fold: Index | None = None
     folds: tuple[Index, ...] | None = None
     root: Path = Field(default=Path("."), exclude=True)
@@ -123,6 +125,10 @@ class Config(Section):
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
         check_inference(self.inference, self.task.name)
+        if self.kaggle.code_competition and self.kaggle.internet:
+            raise ValueError(
+                "kaggle.internet=true: a code competition takes no kernel that had internet; set it to false"
+            )
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -1,0 +1,17 @@
+"""Fetch the competition's files from Kaggle into data/raw; stopped at any moment, it goes on.
+
+Reads   the competition's files on Kaggle (its rules must be accepted there, a key must be here)
+Writes  data/raw/, data/download/<slug>.json (what came); --force looks for newer files
+"""
+
+from src.cli import main
+
+
+def run(config, force):
+    from src.kaggle.download import download
+
+    download(config, force)
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

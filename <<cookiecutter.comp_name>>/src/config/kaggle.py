@@ -1,0 +1,60 @@
+"""Kaggle: what the bundle, the kernels and the submission are called there, and what a kernel may use."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from src.config.section import Section
+
+
+def _check_slug(value: str) -> str:
+    """Kaggle's short name of a dataset or kernel, the last part of its address."""
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value) or not 6 <= len(value) <= 50:
+        raise ValueError(
+            "Kaggle's slugs are 6 to 50 lower-case letters and digits with single hyphens between"
+            ", such as leaf-disease-bundle"
+        )
+    return value
+
+
+def _check_shape(value: str) -> str:
+    """Kaggle takes any text here, and gives a default machine for what it does not know."""
+    if value in RETIRED:
+        raise ValueError(f"Kaggle has retired {value} and would run on something else; good is NvidiaTeslaT4")
+    if value not in SHAPES:
+        raise ValueError(f"Kaggle would run on a default machine instead; it knows {', '.join(SHAPES)}")
+    return value
+
+
+# Machines by Kaggle's names, and how many GPUs each has. Beyond T4 x2 they are for some competitions alone.
+SHAPES = {
+    "cpu": 0,
+    "NvidiaTeslaT4": 2,
+    "NvidiaL4": 4,
+    "NvidiaL4X1": 1,
+    "NvidiaRtxPro6000": 1,
+    "NvidiaH100": 1,
+    "NvidiaTeslaA100": 1,
+}
+RETIRED = ("NvidiaTeslaP100", "TpuV38", "Tpu1VmV38")
+
+Slug = Annotated[str, AfterValidator(_check_slug)]
+Shape = Annotated[str, AfterValidator(_check_shape)]
+Session = Annotated[float, Field(gt=0, le=12)]  # hours; Kaggle ends any GPU session after twelve
+
+
+class Kaggle(Section):
+    code_competition: bool = False  # true: Kaggle runs our kernel on the hidden test; false: it takes a CSV
+    dataset: Slug | None = None  # the private dataset of the bundle; null: <competition>-bundle
+    kernel: Slug | None = None  # the inference kernel; null: <competition>-infer
+    licence: Literal["other", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "apache-2.0"] = "other"  # it is private
+    machine_shape: Shape = "NvidiaTeslaT4"  # T4 x2, which every account has
+    internet: bool = False  # a code competition takes no kernel that had any
+    hours: Session = 9.0  # a submission's run may take this long: see the competition's code requirements
+    train_kernel: Slug | None = None  # null: <competition>-train-<experiment>; sessions after add -2, -3, ...
+    train_internet: bool = True  # pretrained weights come from the hub; needs a phone-verified account
+    train_hours: Session = 11.5  # of a session's twelve; the rest saves what there is
+    train_sessions: Annotated[int, Field(ge=1, le=10)] = 1  # how many one `make train-kernel` may use

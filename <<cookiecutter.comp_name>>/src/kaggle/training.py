@@ -1,0 +1,208 @@
+"""`make train-kernel`: this experiment's stages 01 to 03 on Kaggle's GPUs, over sessions, and the run home.
+
+A dataset carries the code, the folds and a teacher's models; the kernel carries the config. Every session is
+a kernel of its own that takes the one before as input, so that nothing waits for its own output.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src.artifacts import read_json, sha256
+from src.config import Config, UserError
+from src.config.kaggle import SHAPES
+from src.kaggle.dataset import upload
+from src.kaggle.kernels import (
+    KernelVersion,
+    Mismatch,
+    RunFailed,
+    fetch,
+    log_of,
+    push,
+    read_back,
+    wait_until_done,
+)
+from src.kaggle.metadata import kernel_metadata
+from src.kaggle.names import code_ref, competition, train_ref
+from src.kaggle.receipts import read_receipt, write_receipt
+from src.steps import dataset_inputs
+from src.submission.manifest import write_manifest
+
+SCRIPT = "kernel/train.py"
+REPORT = "training.json"
+FOLDS = ("folds.csv", "dataset.json", "summary.md", "folds.stamp.json")
+
+
+def train_on_kaggle(config: Config, force: bool = False) -> None:
+    """Train on Kaggle until the run is finished or `kaggle.train_sessions` are used, then bring it home.
+
+    What the receipt says is under way is waited for; a finished run is only brought home. With `force` it
+    begins anew. Raises `UserError` where stage 01 was not done here, or a session failed.
+    """
+    job = job_of(config)
+    receipt = read_receipt(config, f"train-{config.name}")
+    sessions: list[dict[str, Any]] = receipt.get("sessions", []) if receipt.get("job") == job else []
+    sessions = [] if force else [session for session in sessions if session["state"] != "failed"]
+    for _ in range(config.kaggle.train_sessions):
+        if sessions and sessions[-1]["state"] == "finished":
+            break
+        try:
+            if not sessions or sessions[-1]["state"] == "stopped":
+                begin_session(config, job, sessions)
+            sessions[-1]["state"] = end_session(config, sessions[-1])
+        except (Mismatch, RunFailed):
+            sessions[-1]["state"] = "failed"
+            raise
+        finally:
+            write_receipt(config, f"train-{config.name}", job=job, sessions=sessions)
+    if sessions[-1]["state"] != "finished":
+        print(f"{config.name}: not finished after session {len(sessions)}; `make train-kernel` goes on")
+        return
+    bring_home(config, sessions[-1])
+
+
+def job_of(config: Config) -> dict[str, Any]:
+    """What is to be trained: the resolved config, without what belongs to this machine alone."""
+    settings = config.settings()
+    for key in ("runtime", "kaggle"):
+        del settings[key]
+    settings["data"]["raw"] = "data/raw"
+    folds = config.selected_folds
+    return {
+        "name": config.name,
+        "competition": competition(config),
+        "config": settings,
+        "overrides": [f"folds={list(folds)}".replace(" ", "")] if config.partial else [],
+    }
+
+
+def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, Any]]) -> None:
+    """Bring the code up and push a kernel that takes the last session as input; adds its row."""
+    content = stage_code(config)
+    dataset = upload(config, code_folder(config), code_ref(config), content, "code")
+    ref = train_ref(config, len(sessions) + 1)
+    metadata = kernel_metadata(
+        config,
+        ref,
+        Path(SCRIPT).name,
+        internet=config.kaggle.train_internet,
+        datasets=(dataset.ref,),
+        kernels=(sessions[-1]["ref"],) if sessions else (),
+    )
+    script = (config.root / SCRIPT).read_text(encoding="utf-8")
+    if script.count("\nJOB = {}") != 1:
+        raise UserError(
+            f"{config.root / SCRIPT}: must hold the line `JOB = {{}}` once; bring it back from git"
+        )
+    here = {
+        "content": content,
+        "gpus": SHAPES[config.kaggle.machine_shape],
+        "hours": config.kaggle.train_hours,
+    }
+    code = script.replace("\nJOB = {}", f"\nJOB = {job | here!r}")
+    work = config.root / "kaggle" / "train"
+    kernel = push(metadata, code, work / "sent", config.kaggle.train_hours + 0.25)
+    sessions.append({**asdict(kernel), "content": content, "state": "pushed"})
+    write_receipt(config, f"train-{config.name}", job=job, sessions=sessions)
+    read_back(kernel, metadata, code, work / "held")
+
+
+def end_session(config: Config, session: dict[str, Any]) -> str:
+    """Wait for the session's end; `finished` or `stopped` for want of time."""
+    kernel, folder = _kernel(session), output_folder(config, session)
+    wait_until_done(kernel, config.kaggle.train_hours, folder)
+    fetch(kernel, folder, only=rf"^{REPORT}$")
+    report = read_report(folder)
+    if session["content"] not in log_of(folder, kernel) or report["content"] != session["content"]:
+        raise UserError(
+            f"kernel {kernel.ref}: what came is not of the code that was sent; run `make train-kernel` again"
+        )
+    return "finished" if report["finished"] else "stopped"
+
+
+def bring_home(config: Config, session: dict[str, Any]) -> None:
+    """Fetch the finished run, check every file's hash, and put it below runs/, never over another."""
+    home = config.root / "runs" / config.name
+    folder = output_folder(config, session)
+    if home.exists() and (
+        not (folder / REPORT).is_file() or not _same(home, read_report(folder), config.name)
+    ):
+        raise UserError(
+            f"{home}: a run of this name is here already; move it away (out of runs/), and "
+            f"`make train-kernel` brings Kaggle's home"
+        )
+    if home.exists():
+        print(f"{home}: up to date, trained on Kaggle ({session['ref']})")
+        return
+    fetch(_kernel(session), folder, only=rf"^({REPORT}$|runs/{config.name}/)")
+    report = read_report(folder)
+    ours = [name for name in report["sha256"] if name.startswith(f"runs/{config.name}/")]
+    wrong = [name for name in ours if not _is(folder / name, report["sha256"][name])]
+    if wrong or not ours:
+        raise UserError(
+            f"{folder / (wrong or ['runs'])[0]}: did not arrive as it was written ({len(wrong)} of "
+            f"{len(ours)} file(s)); run `make train-kernel` again"
+        )
+    home.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder / "runs" / config.name, home)
+    print(f"{home}: trained on Kaggle ({session['ref']}), {len(ours)} file(s) checked")
+
+
+def stage_code(config: Config) -> str:
+    """Lay the code, the folds and a teacher's models out in kaggle/code/; gives the hash of all."""
+    dataset_inputs(config)  # says which command to run where stage 01 is not done: folds are decided once
+    root, folder = config.root, code_folder(config)
+    shutil.rmtree(folder, ignore_errors=True)
+    junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    shutil.copytree(root / "src", folder / "src", ignore=junk)
+    wanted = [*root.glob("0[123]_*.py"), *(root / "data" / name for name in FOLDS)]
+    if config.distill.teacher:
+        teacher = root / "runs" / config.distill.teacher
+        wanted += [*teacher.glob("fold*/model.safetensors"), *teacher.glob("fold*/train.stamp.json")]
+    if config.model.weights:
+        wanted.append(root / config.model.weights)
+    for path in wanted:
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return write_manifest(folder)["bundle_hash"]
+
+
+def code_folder(config: Config) -> Path:
+    """Where the code lies before it is sent."""
+    return config.root / "kaggle" / "code"
+
+
+def output_folder(config: Config, session: dict[str, Any]) -> Path:
+    """Where a session's output lies."""
+    return config.root / "kaggle" / "sessions" / session["ref"].partition("/")[2]
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """A session's training.json; raises `UserError` where it did not come."""
+    try:
+        return read_json(folder / REPORT)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder / REPORT}: did not come from Kaggle; run `make train-kernel` again"
+        ) from None
+
+
+def _kernel(session: dict[str, Any]) -> KernelVersion:
+    return KernelVersion(session["ref"], session["version"], session["url"])
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _same(home: Path, report: dict[str, Any], name: str) -> bool:
+    """Whether the run at home is the one that the report lists."""
+    prefix = f"runs/{name}/"
+    ours = {
+        key.removeprefix(prefix): value for key, value in report["sha256"].items() if key.startswith(prefix)
+    }
+    return bool(ours) and all(_is(home / key, value) for key, value in ours.items())
