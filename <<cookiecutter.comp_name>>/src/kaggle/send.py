@@ -18,10 +18,10 @@ from src.kaggle.output import check_table
 from src.kaggle.push import KERNEL, OUTPUT, read_kernel
 from src.kaggle.receipts import now, read_receipt, write_receipt
 from src.kaggle.replies import Limits, Submission, Submitted, read_submissions
-from src.submission.log import LogRow, note
 from src.kaggle.waiting import wait_for
 from src.rawfiles import raw_tables
 from src.steps import submission_source
+from src.submission.log import LogRow, note
 from src.submission.manifest import read_manifest
 
 SCORING_HOURS = 3.0  # beside the run itself
