@@ -172,6 +172,18 @@ def find_images(
     return files
 
 
+def files_of(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
+    """The image file that each name means, as `find_images` looks for it; None where there is none, or
+    several."""
+    by_name = _files_by_name(list(folders))
+    found = []
+    for value in values:
+        names = _spellings(value, list(folders))
+        several = next((known[name] for name in names for known in by_name if name in known), ())
+        found.append(several[0] if len(several) == 1 else None)
+    return found
+
+
 def _spellings(value: str, folders: list[Path]) -> list[str]:
     """The name from inside the folder, where it starts with the folder's own path; then as it stands."""
     name = value.replace("\\", "/").removeprefix("./").removeprefix("/")

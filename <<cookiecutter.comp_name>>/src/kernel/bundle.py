@@ -1,0 +1,179 @@
+"""`make bundle`: a folder that holds all a kernel needs to predict, ready to become one private dataset.
+
+| file | holds |
+|---|---|
+| `src/` | the project's own code |
+| `members/<run>-fold<k>.safetensors` | a fold's weights, halved; `-snapshot<i>` behind where there are |
+| `members/<run>-fold<k>-gallery.safetensors` | retrieval: what the model says of the training images |
+| `competition.json` | experiments, stack, rule, prior, the sample's form |
+| `manifest.json` | the hash of each of these, versions, the git commit; by it the kernel finds the bundle |
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from src.artifacts import read_json, write_json
+from src.config import Config, UserError
+from src.configfile import load_config
+from src.data.images import open_images
+from src.data.loaders import read_folds
+from src.data.sample import describe_sample
+from src.data.tables import read_table
+from src.inference.predict import embed
+from src.inference.snapshots import model_files
+from src.kaggle.scan import check_folder
+from src.models.weights import load_model
+from src.rawfiles import raw_tables
+from src.steps import images_step, submission_source
+from src.submission.manifest import write_manifest
+from src.submission.table import git_commit
+from src.tasks import create_task
+from src.tasks.base import targets_in
+from src.training.devices import devices
+
+CODE = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lightgbm", "albumentations", "pydantic")
+LARGEST = 60_000.0  # half precision ends at 65,504
+
+
+def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
+    """Write the bundle of what stage 06 submits; gives its manifest. Raises `UserError` for what a kernel
+    cannot do, and for a folder that may not go to Kaggle."""
+    source, _ = submission_source(config)
+    metrics = read_json(source / "metrics.json")
+    stacker = read_json(source / "stacker.json") if (source / "stacker.json").exists() else None
+    names = [source.name] if stacker is None else used_members(stacker)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "members").mkdir(parents=True)
+    junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    shutil.copytree(CODE, folder / "src", ignore=junk)
+    dataset = read_json(config.root / "data" / "dataset.json")
+    about = {
+        "config": config.settings(),
+        "dataset": dataset,
+        "source": f"{source.parent.name}/{source.name}",
+        "stacker": stacker,
+        "rule": metrics["rule"],
+        "prior": prior_of(config, source, dataset["outputs"]),
+        "form": form_of(config, source, dataset["outputs"]),
+        "hours": config.kaggle.hours,
+        "members": [member(config, name, folder) for name in names],
+        "owners": owners(config, dataset["outputs"]),
+    }
+    write_json(folder / "competition.json", about)
+    manifest = write_manifest(
+        folder,
+        made_by="nntricks-comp",
+        competition=config.competition.slug,
+        source=about["source"],
+        metric=metrics["metric"],
+        cv=metrics["cv"],
+        columns=list(read_table(raw_tables(config)["sample"]).columns),
+        git_commit=git_commit(config.root),
+        versions={"python": sys.version.split()[0]} | {name: metadata.version(name) for name in PACKAGES},
+    )
+    check_folder(folder)
+    return manifest
+
+
+def used_members(stacker: dict[str, Any]) -> list[str]:
+    """All members: the stack was fitted on all of them, in this order."""
+    return list(stacker["members"])
+
+
+def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
+    """Copy a run's models into the bundle; gives its entry."""
+    run = config.root / "runs" / name
+    own = load_config(run / "config.yaml")
+    if own.inference.average == "rank":
+        raise UserError(
+            f"{name}: inference.average=rank puts a row's place among all test rows in place of its "
+            f"prediction, and a kernel sees them piece by piece; predict again with probability or logit"
+        )
+    folds = []
+    for fold in range(config.cv.n_folds):
+        models = []
+        for path in model_files(run / f"fold{fold}"):
+            end = "" if path.stem == "model" else f"-{path.stem}"
+            place = f"members/{name}-fold{fold}{end}.safetensors"
+            save_half(path, folder / place)
+            models.append(place)
+        entry: dict[str, Any] = {"models": models}
+        if config.task.name == "retrieval":
+            entry["gallery"] = f"members/{name}-fold{fold}-gallery.safetensors"
+            save_gallery(own.model_copy(update={"root": config.root}), folder, entry)
+        folds.append(entry)
+    return {"name": name, "config": own.settings(), "folds": folds}
+
+
+def save_half(path: Path, to: Path) -> None:
+    """The same weights in half precision; batch-norm statistics, and what that cannot hold, stay."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    state = {}
+    for name, tensor in load_file(path).items():
+        fits = tensor.dtype == torch.float32 and "running_" not in name and tensor.numel() > 0
+        fits = fits and float(tensor.abs().max()) < LARGEST
+        state[name] = tensor.half() if fits else tensor
+    save_file(state, to, metadata=about)
+
+
+def save_gallery(own: Config, folder: Path, entry: dict[str, Any]) -> None:
+    """The training images' embeddings by the bundled model, in half precision."""
+    if len(entry["models"]) > 1:
+        raise UserError(f"{own.name}: snapshots of a retrieval cannot be bundled; set train.snapshots=null")
+    store = open_images(images_step(own))
+    device = devices(own)[0]
+    model = load_model(folder / entry["models"][0], device)
+    found = embed(model, store, store.train, own.inference, device)
+    save_file({"embeddings": torch.from_numpy(found).half()}, folder / entry["gallery"])
+
+
+def owners(config: Config, outputs: list[str]) -> list[int]:
+    """Retrieval: whose each training image is, as its place among the outputs."""
+    if config.task.name != "retrieval":
+        return []
+    task = create_task(config)
+    return task.encode(targets_in(read_folds(config)), outputs)[:, 0].astype(int).tolist()
+
+
+def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
+    """What is said of an image that cannot be seen: the mean OOF prediction, or the commonest identities."""
+    task, oof = create_task(config), pd.read_parquet(source / "oof.parquet")
+    if task.kind == "maps":
+        return []
+    if task.kind == "rankings":
+        counts = targets_in(oof).iloc[:, 0].value_counts()
+        return [name for name in counts.index if name in set(outputs)][: config.inference.candidates]
+    return np.asarray(task.read(oof, outputs), dtype=np.float64).mean(0).tolist()
+
+
+def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
+    """The sample submission's form, without its rows: a hidden one has the same."""
+    path = raw_tables(config)["sample"]
+    known = pd.read_parquet(source / "test.parquet", columns=["id"])["id"].tolist()
+    form = asdict(describe_sample(read_table(path), config, outputs, path, known))
+    pairs = form.pop("classes") is not None
+    form.pop("images")
+    return {**form, "pairs": pairs}
+
+
+def write_notebook(kernel: Path, to: Path) -> None:
+    """The kernel's script as a notebook of one cell, for who submits from Kaggle's editor."""
+    cell = {"cell_type": "code", "execution_count": None, "id": "infer", "metadata": {}, "outputs": []}
+    cell["source"] = kernel.read_text(encoding="utf-8").splitlines(keepends=True)
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    page = {"cells": [cell], "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
+    write_json(to, page)

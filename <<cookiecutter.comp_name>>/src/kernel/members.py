@@ -1,0 +1,132 @@
+"""The bundle's members: each one's models, fold by fold, on the devices that are there."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from src.config import Config
+from src.data.images import ImageStore
+from src.inference.answers import identities
+from src.inference.predict import embed, predict, predict_maps
+from src.kernel.guard import Plan
+from src.models.build import Network
+from src.models.weights import load_model
+from src.tasks import create_task
+from src.tasks.base import Task
+
+Jobs = list[tuple["Member", int]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of the stack: its experiment, and of each fold the models that predict together."""
+
+    name: str
+    config: Config
+    task: Task
+    outputs: list[str]
+    models: list[list[Network]]
+    galleries: list[np.ndarray]  # retrieval: each fold model's embeddings of the training images
+    owners: np.ndarray  # whose each of these is
+
+    @property
+    def views(self) -> int:
+        """Looks at an image that its settings ask for."""
+        inference = self.config.inference
+        return len(inference.tta) * len(inference.scales or (1,))
+
+    def ask(
+        self, fold: int, store: ImageStore, sizes: list[tuple[int, int]], plan: Plan, device: torch.device
+    ) -> Any:
+        """What one fold says of all test images of the store."""
+        settings = self.config.inference
+        if not plan.all_views:
+            settings = settings.model_copy(update={"tta": settings.tta[:1], "scales": None})
+        said = []
+        for model in self.models[fold]:
+            while True:
+                try:
+                    said.append(self._ask(model, fold, store, sizes, settings, device))
+                    break
+                except torch.cuda.OutOfMemoryError:
+                    if settings.batch_size == 1:
+                        raise
+                    torch.cuda.empty_cache()
+                    settings = settings.model_copy(update={"batch_size": settings.batch_size // 2})
+        return said[0] if len(said) == 1 else self.task.mean(said)
+
+    def _ask(
+        self, model: Network, fold: int, store: ImageStore, sizes: list, settings: Any, device: torch.device
+    ) -> Any:
+        if self.task.kind == "maps":
+            return predict_maps(
+                model, self.task, store, store.test, sizes, settings, self.config.data, device
+            )
+        if self.task.kind == "rankings":
+            queries = embed(model, store, store.test, settings, device)
+            gallery = self.galleries[fold].astype(np.float32)
+            numbers, similarity = identities(queries, gallery, self.owners, settings)
+            return self.task.ranking(numbers, similarity, self.outputs)
+        return predict(model, self.task, store, store.test, settings, device)[0]
+
+
+def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device]) -> list[Member]:
+    """Every member of the bundle, its models dealt out to the devices."""
+    members, number = [], 0
+    for entry in about["members"]:
+        config = Config.model_validate(entry["config"])
+        models, galleries = [], []
+        for fold in entry["folds"]:
+            device = devices[number % len(devices)]
+            models.append([load_model(bundle / name, device) for name in fold["models"]])
+            if fold.get("gallery"):
+                galleries.append(load_file(bundle / fold["gallery"])["embeddings"])
+            number += 1
+        owners = np.array(about["owners"], dtype=np.int64)
+        task, outputs = create_task(config), about["dataset"]["outputs"]
+        members.append(Member(entry["name"], config, task, outputs, models, galleries, owners))
+    return members
+
+
+def ask_all(
+    members: list[Member],
+    stores: list[tuple[ImageStore, list[tuple[int, int]]]],
+    plan: Plan,
+    devices: list[torch.device],
+    only_fold: int | None = None,
+) -> list[Any]:
+    """What each member says of the images, the mean of its folds: one worker a device, each with the models
+    that lie there."""
+    jobs: Jobs = []
+    for member in members:
+        folds = range(plan.models(len(member.models))) if only_fold is None else [only_fold]
+        jobs += [(member, fold) for fold in folds]
+    places = [next(jobs_model.parameters()).device for jobs_model in (m.models[f][0] for m, f in jobs)]
+    stores_of = {id(member): store for member, store in zip(members, stores, strict=True)}
+    said: dict[int, Any] = {}
+    lock = threading.Lock()
+
+    def work(device: torch.device) -> None:
+        for number, (member, fold) in enumerate(jobs):
+            if places[number] == device:
+                store, sizes = stores_of[id(member)]
+                answer = member.ask(fold, store, sizes, plan, device)
+                with lock:
+                    said[number] = answer
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        for finished in [pool.submit(work, device) for device in devices]:
+            finished.result()
+    result = []
+    for member in members:
+        own = [said[number] for number, (one, _) in enumerate(jobs) if one is member]
+        result.append(own[0] if len(own) == 1 else member.task.mean(own))
+    return result

@@ -1,0 +1,307 @@
+"""A kernel predicts what stage 03 and 06 do, from a bundle alone, whatever the mounted test set is like."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from competitions import TASKS, prepare_competition
+from conftest import ROOT
+
+from src.artifacts import read_json
+from src.configfile import load_config
+from src.inference.oof import predict_run
+from src.kernel.bundle import build_bundle, save_half, write_notebook
+from src.kernel.guard import PLANS, Guard, Plan
+from src.kernel.run import predict_competition
+from src.models.weights import load_model
+from src.steps import run_of, submission_source, submit_step
+from src.submission.table import write_submission
+from src.training.launch import train_run
+
+SETTINGS = (
+    "submit.source=run:baseline",
+    "competition.slug=digits",
+    "inference.tta=[identity,hflip]",
+    "train.epochs=2",
+)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def bundled(request, tmp_path_factory):
+    """A trained competition of each task with its submission and its bundle: config, bundle."""
+    return prepare_bundle(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    return prepare_bundle("multiclass", tmp_path_factory.mktemp("classes"))
+
+
+def prepare_bundle(task: str, folder: Path):
+    config = load_config(prepare_competition(folder, task, 16), [*SETTINGS])
+    run = run_of(config)
+    train_run(run, (0, 1))
+    predict_run(run, (0, 1))
+    source, name = submission_source(config)
+    write_submission(submit_step(config, source, name), config, source)
+    bundle = folder / "kaggle" / "bundle"
+    build_bundle(config, bundle)
+    return config, bundle
+
+
+@pytest.fixture
+def mount(bundled, tmp_path) -> Path:
+    """The competition as Kaggle mounts it, a copy to spoil."""
+    return Path(shutil.copytree(bundled[0].root / "data/raw", tmp_path / "mount"))
+
+
+def kernel(bundle: Path, mount: Path, tmp_path: Path) -> pd.DataFrame:
+    predict_competition(bundle, mount, tmp_path)
+    return pd.read_csv(tmp_path / "submission.csv", dtype=str, keep_default_na=False)
+
+
+def alike(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The share of rows that say the same: numbers within what half precision costs."""
+    assert list(one.columns) == list(other.columns)
+    key = one.columns[0]
+    assert one[key].tolist() == other[key].tolist()
+    same = np.ones(len(one), dtype=bool)
+    for column in one.columns[1:]:
+        numbers = [pd.to_numeric(table[column], errors="coerce") for table in (one, other)]
+        close = np.isclose(numbers[0], numbers[1], rtol=2e-2, atol=5e-3)
+        same &= close | (one[column] == other[column]).to_numpy()
+    return float(same.mean())
+
+
+def test_a_kernel_says_what_stages_03_and_06_say(bundled, mount, tmp_path):
+    config, bundle = bundled
+    home = pd.read_csv(config.root / "submissions/baseline.csv", dtype=str, keep_default_na=False)
+    least = 0.5 if config.task.name == "segmentation" else 0.9  # a pixel on the edge makes another cell
+    assert alike(kernel(bundle, mount, tmp_path), home) >= least
+
+
+def test_an_empty_test_set_and_one_of_one_row_survive(bundled, mount, tmp_path):
+    config, bundle = bundled
+    for rows in (0, 1):
+        for name in ("sample_submission.csv", "test.csv"):
+            table = pd.read_csv(mount / name, dtype=str, keep_default_na=False)
+            table.iloc[:rows].to_csv(mount / name, index=False)
+        assert len(kernel(bundle, mount, tmp_path)) == rows
+        shutil.copytree(config.root / "data/raw", mount, dirs_exist_ok=True)
+
+
+def test_a_missing_and_a_broken_image_cost_their_own_rows_alone(bundled, mount, tmp_path, capsys):
+    _, bundle = bundled
+    whole = kernel(bundle, mount, tmp_path)
+    images = sorted((mount / "test_images").iterdir())
+    images[3].unlink()
+    images[5].write_bytes(b"no image")
+    spoiled = kernel(bundle, mount, tmp_path)
+    assert "2 of 24 images were missing or broken" in capsys.readouterr().out
+    lost = {images[3].stem, images[5].stem, images[3].name, images[5].name}
+    key = whole.columns[0]
+    mine = whole[key].isin(lost) | whole[key].str.rpartition("_")[0].isin(lost)
+    assert mine.any()
+    pd.testing.assert_frame_equal(spoiled[~mine], whole[~mine])
+
+
+def test_a_larger_shuffled_test_set_is_answered_in_its_own_order(classes, tmp_path, monkeypatch):
+    from src.kernel import run
+
+    config, bundle = classes
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    monkeypatch.setattr(run, "PIECE", 7)
+    whole = kernel(bundle, mount, tmp_path)
+    sample = pd.read_csv(mount / "sample_submission.csv", dtype=str)
+    images = {name: next((mount / "test_images").glob(f"{name}*")) for name in sample["id"]}
+    rows = []
+    for copy in range(4):
+        for name, path in images.items():
+            shutil.copy(path, path.with_name(f"{name}x{copy}{path.suffix}"))
+            rows.append(f"{name}x{copy}")
+    order = np.random.default_rng(0).permutation(rows)
+    larger = pd.DataFrame({"id": order}).assign(**{c: "0" for c in sample.columns[1:]})
+    larger.to_csv(mount / "sample_submission.csv", index=False)
+    pd.DataFrame({"id": order}).to_csv(mount / "test.csv", index=False)
+    found = kernel(bundle, mount, tmp_path).set_index("id")
+    assert found.index.tolist() == order.tolist()
+    expected = whole.set_index("id")
+    for name in order:
+        assert found.loc[name].tolist() == expected.loc[name.rpartition("x")[0]].tolist()
+
+
+def test_one_folds_models_alone_say_its_stored_predictions(classes, tmp_path):
+    """What a rehearsal compares: validation rows as a test set, by the fold that has not seen them."""
+    config, bundle = classes
+    oof = pd.read_parquet(config.root / "runs/baseline/fold1/oof.parquet")
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    shutil.rmtree(mount / "test_images")
+    (mount / "train_images").rename(mount / "test_images")
+    pd.DataFrame({"id": oof["id"], "label": "0"}).to_csv(mount / "sample_submission.csv", index=False)
+    oof[["id"]].to_csv(mount / "test.csv", index=False)
+    predict_competition(bundle, mount, tmp_path, only_fold=1)
+    said = pd.read_csv(tmp_path / "submission.csv", dtype=str)
+    outputs = read_json(config.root / "data/dataset.json")["outputs"]
+    stored = np.array(outputs)[oof[outputs].to_numpy().argmax(1)]
+    assert (said.iloc[:, 1].to_numpy() == stored).mean() > 0.95
+
+
+def test_the_first_thing_written_is_a_valid_submission_of_the_prior(classes, tmp_path, monkeypatch):
+    from src.kernel import run
+
+    config, bundle = classes
+
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(run, "open_members", broken)
+    with pytest.raises(RuntimeError):
+        run.run(bundle, config.root / "data/raw", tmp_path)
+    first = pd.read_csv(tmp_path / "submission.csv", dtype=str)
+    sample = pd.read_csv(config.root / "data/raw/sample_submission.csv", dtype=str)
+    assert first.iloc[:, 0].tolist() == sample.iloc[:, 0].tolist()
+    assert first.iloc[:, 1].nunique() == 1
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    run.run(bundle, config.root / "data/raw", tmp_path)  # there an exception would score nothing
+
+
+# --- the bundle ---------------------------------------------------------------------------------------------
+
+
+def test_weights_are_halved_and_statistics_are_not(classes):
+    config, bundle = classes
+    path = config.root / "runs/baseline/fold0/model.safetensors"
+    there = bundle / "members/baseline-fold0.safetensors"
+    assert there.stat().st_size < 0.62 * path.stat().st_size
+    own, half = load_model(path), load_model(there)
+    for (name, one), (_, other) in zip(own.state_dict().items(), half.state_dict().items(), strict=True):
+        if "running_" in name or not one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        else:
+            torch.testing.assert_close(one, one.half().float() * 0 + other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_weight_that_half_precision_cannot_hold_stays_whole(tmp_path, classes):
+    from safetensors.torch import load_file, save_file
+
+    path = classes[0].root / "runs/baseline/fold0/model.safetensors"
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    state = load_file(path)
+    name = next(name for name in state if name.endswith("weight"))
+    state[name] = torch.full_like(state[name], 1e5)
+    save_file(state, tmp_path / "a.safetensors", metadata=about)
+    save_half(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert load_file(tmp_path / "b.safetensors")[name].max() == 1e5
+
+
+def test_an_average_of_ranks_is_refused(classes):
+    config, _ = classes
+    page = config.root / "runs/baseline/config.yaml"
+    text = page.read_text()
+    page.write_text(text.replace("average: probability", "average: rank").replace("accuracy", "accuracy"))
+    try:
+        with pytest.raises(Exception, match=r"inference\.average=rank"):
+            build_bundle(config, config.root / "kaggle" / "other")
+    finally:
+        page.write_text(text)
+
+
+def test_the_notebook_is_the_script(tmp_path):
+    write_notebook(ROOT / "kernel/infer.py", tmp_path / "infer.ipynb")
+    page = json.loads((tmp_path / "infer.ipynb").read_text())
+    assert "".join(page["cells"][0]["source"]) == (ROOT / "kernel/infer.py").read_text()
+
+
+# --- the file that runs on Kaggle ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["new", "old"])
+def test_the_kernel_finds_its_inputs_under_either_layout(classes, tmp_path, layout):
+    config, bundle = classes
+    new = layout == "new"
+    (tmp_path / "input").mkdir()
+    shutil.copytree(bundle, tmp_path / "input" / ("datasets/me/digits-bundle" if new else "digits-bundle"))
+    shutil.copytree(
+        config.root / "data/raw", tmp_path / "input" / ("competitions/digits" if new else "digits")
+    )
+    (tmp_path / "working").mkdir()
+    done = run_kernel(tmp_path)
+    assert done.returncode == 0, done.stderr
+    home = pd.read_csv(config.root / "submissions/baseline.csv", dtype=str)
+    found = pd.read_csv(tmp_path / "working/submission.csv", dtype=str)
+    assert alike(found, home) > 0.9
+    assert read_json(bundle / "manifest.json")["bundle_hash"] in done.stdout
+
+
+def run_kernel(folder: Path) -> subprocess.CompletedProcess[str]:
+    names = ("PATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    environment |= {"KAGGLE_INPUT_DIR": str(folder / "input"), "KAGGLE_WORKING_DIR": str(folder / "working")}
+    shutil.copy(ROOT / "kernel/infer.py", folder / "script.py")
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_a_changed_file_of_the_bundle_ends_the_kernel_with_its_name(classes, tmp_path):
+    shutil.copytree(classes[1], tmp_path / "input/digits-bundle")
+    (tmp_path / "input/digits-bundle/competition.json").write_text("{}")
+    done = run_kernel(tmp_path)
+    assert done.returncode == 1
+    assert "competition.json: is not the file that was sent" in done.stderr
+    shutil.rmtree(tmp_path / "input/digits-bundle")
+    assert "no bundle below" in run_kernel(tmp_path).stderr
+
+
+# --- the time -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_fast_machine_uses_everything():
+    clock = Clock()
+    guard = Guard(1000, folds=5, views=4, clock=clock)
+    clock.now = 10
+    guard.saw(100, 10)
+    assert guard.next(800) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("left", "plan"), [(8000, PLANS[0]), (30_000, PLANS[1]), (50_000, PLANS[2]), (10**6, PLANS[-1])]
+)
+def test_views_go_first_and_then_folds_so_that_every_image_is_seen(left, plan):
+    clock = Clock()
+    guard = Guard(1000, folds=5, views=4, clock=clock)
+    guard.saw(100, 10)  # 5 ms a look
+    assert guard.next(left) == plan
+    if plan != PLANS[-1]:
+        assert left * 0.005 * plan.cost(5, 4) <= 900
+        earlier = PLANS[: PLANS.index(plan)]
+        assert all(left * 0.005 * other.cost(5, 4) > 900 for other in earlier)
+
+
+def test_what_was_left_out_does_not_come_back():
+    clock = Clock()
+    guard = Guard(1000, folds=5, views=4, clock=clock)
+    guard.saw(100, 10)
+    guard.next(30_000)
+    guard.saw(100, 0.01)
+    assert guard.next(10) == PLANS[1]
