@@ -139,22 +139,6 @@ def test_a_larger_shuffled_test_set_is_answered_in_its_own_order(classes, tmp_pa
         assert found.loc[name].tolist() == expected.loc[name.rpartition("x")[0]].tolist()
 
 
-def test_one_folds_models_alone_say_its_stored_predictions(classes, tmp_path):
-    """What a rehearsal compares: validation rows as a test set, by the fold that has not seen them."""
-    config, bundle = classes
-    oof = pd.read_parquet(config.root / "runs/baseline/fold1/oof.parquet")
-    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
-    shutil.rmtree(mount / "test_images")
-    (mount / "train_images").rename(mount / "test_images")
-    pd.DataFrame({"id": oof["id"], "label": "0"}).to_csv(mount / "sample_submission.csv", index=False)
-    oof[["id"]].to_csv(mount / "test.csv", index=False)
-    predict_competition(bundle, mount, tmp_path, only_fold=1)
-    said = pd.read_csv(tmp_path / "submission.csv", dtype=str)
-    outputs = read_json(config.root / "data/dataset.json")["outputs"]
-    stored = np.array(outputs)[oof[outputs].to_numpy().argmax(1)]
-    assert (said.iloc[:, 1].to_numpy() == stored).mean() > 0.95
-
-
 def test_the_first_thing_written_is_a_valid_submission_of_the_prior(classes, tmp_path, monkeypatch):
     from src.kernel import run
 

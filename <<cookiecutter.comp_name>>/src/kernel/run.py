@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src.artifacts import read_json, write_csv
+from src.artifacts import read_json, write_csv, write_parquet
 from src.config import Config
 from src.decisions import Rule, assemble, take
-from src.kernel.guard import Guard
+from src.kernel.guard import Guard, Plan
 from src.kernel.members import Member, ask_all, open_members
 from src.kernel.test import TestSet, read_images, read_test
 from src.maps import Maps
@@ -34,8 +34,8 @@ SPARE = 120.0  # seconds of the session for starting and writing
 
 
 def predict_competition(bundle: Path, mount: Path, working: Path, only_fold: int | None = None) -> None:
-    """Write `submission.csv` into the working folder. With `only_fold` that fold's models answer alone: a
-    rehearsal compares them with the stored OOF."""
+    """Write `submission.csv` into the working folder. With `only_fold` each member's models of that fold are
+    asked alone, and what they say is written instead: a rehearsal compares it with the stored OOF."""
     began = time.monotonic()
     about = read_json(bundle / "competition.json")
     config = Config.model_validate(about["config"])
@@ -53,8 +53,11 @@ def predict_competition(bundle: Path, mount: Path, working: Path, only_fold: int
     folds = sum(len(member.models) for member in members)
     views = max(member.views for member in members)
     print(f"{len(members)} member(s), {folds} fold models, on {', '.join(map(str, devices))}", flush=True)
+    if only_fold is not None:
+        replay(members, test, only_fold, devices, working)
+        return
     guard = Guard(3600 * about["hours"] - SPARE - (time.monotonic() - began), folds, views)
-    said, bad = ask_in_pieces(members, test, about, prior, guard, devices, only_fold)
+    said, bad = ask_in_pieces(members, test, about, prior, guard, devices)
     table = table_of(said, test, task, about)
     check(test.form, task, table, test.sample, about["dataset"], test.path)
     write(working, table)
@@ -78,7 +81,6 @@ def ask_in_pieces(
     prior: Prior,
     guard: Guard,
     devices: list[torch.device],
-    only_fold: int | None = None,
 ) -> tuple[Any, int]:
     """The stack's predictions of all test images in their order, and how many could not be read."""
     task, numbers, bad = members[0].task, members[0].task.kind == "numbers", 0
@@ -90,7 +92,7 @@ def ask_in_pieces(
         files = test.files[start : start + PIECE]
         stores, good, sizes = stores_of(members, files)
         plan = guard.plan
-        said = ask_all(members, stores, plan, devices, only_fold)
+        said = ask_all(members, stores, plan, devices)
         columns = columns_of(test.table.iloc[start : start + PIECE], sizes, about)
         goods.append(good)
         bad += int((~good).sum())
@@ -111,6 +113,21 @@ def ask_in_pieces(
     rows = [np.arange(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
     whole = Maps.joined(parts) if task.kind == "maps" else assemble(list(zip(rows, parts, strict=True)))
     return whole, bad
+
+
+def replay(
+    members: list[Member], test: TestSet, fold: int, devices: list[torch.device], working: Path
+) -> None:
+    """Write `replay-<member>.parquet`: what each member's models of one fold say of the test images."""
+    parts: list[list[pd.DataFrame]] = [[] for _ in members]
+    for start in range(0, len(test), PIECE):
+        stores, _, _ = stores_of(members, test.files[start : start + PIECE])
+        for number, said in enumerate(ask_all(members, stores, Plan(), devices, fold)):
+            table = members[number].task.write(said, members[number].outputs)
+            table.insert(0, "id", test.ids[start : start + PIECE])
+            parts[number].append(table)
+    for member, tables in zip(members, parts, strict=True):
+        write_parquet(working / f"replay-{member.name}.parquet", pd.concat(tables, ignore_index=True))
 
 
 def stores_of(members: list[Member], files: list[Path | None]) -> tuple[list[Any], np.ndarray, list]:

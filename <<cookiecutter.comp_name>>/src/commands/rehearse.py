@@ -1,0 +1,27 @@
+"""Rehearse: run the inference kernel on this machine as Kaggle will, on every test set that it may meet.
+
+Reads   kaggle/bundle/, data/raw/, runs/
+Writes  kaggle/receipts/rehearsal.json, without which `make push` sends nothing; kaggle/rehearsal/ (logs)
+"""
+
+import sys
+from pathlib import Path
+
+from src.cli import main
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def run(config, force):
+    from src.kernel.rehearse import rehearse
+
+    cases = rehearse(config, PROJECT)
+    bad = [case.name for case in cases if case.wrong is not None]
+    if bad:
+        print(f"error: the rehearsal did not pass: {', '.join(bad)}; nothing may be pushed", file=sys.stderr)
+        sys.exit(1)
+    print("the rehearsal passed; next: `make push`")
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

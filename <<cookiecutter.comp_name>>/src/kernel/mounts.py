@@ -1,0 +1,96 @@
+"""Kaggle's input folder as a kernel may meet it, laid out in a scratch folder: the bundle, and a competition
+whose test set is what a case wants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.artifacts import write_csv
+from src.config import Config
+from src.data.tables import Tables
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One test image of a case: its id, the test row that its rows are copied from, and its file; bytes are
+    what stands in the file's place, None that there is none."""
+
+    id: str
+    like: str
+    file: Path
+    content: bytes | bool | None = True  # True: the file's own
+
+
+def lay_out(
+    config: Config, tables: Tables, bundle: Path, folder: Path, asked: list[Asked], old: bool
+) -> None:
+    """The bundle and the competition below `folder`, under today's layout or the old one."""
+    slug = config.competition.slug
+    here = folder / ("bundle" if old else "datasets/me/bundle")
+    shutil.copytree(bundle, here, copy_function=link)
+    place = folder / (slug if old else f"competitions/{slug}")
+    place.mkdir(parents=True)
+    lay_out_tables(config, tables, place, asked)
+    lay_out_images(config, tables, place, asked)
+
+
+def lay_out_tables(config: Config, tables: Tables, place: Path, asked: list[Asked]) -> None:
+    """sample_submission.csv and test.csv of these images: rows of the real ones under the images' ids."""
+    data, form = config.data, tables.form
+    rows: dict[str, list[int]] = {}
+    for row, image in enumerate(form.images):
+        rows.setdefault(image, []).append(row)
+    cells = tables.sample[form.id_column].tolist()
+    chosen = [(row, one) for one in asked for row in rows[one.like]]
+    sample = tables.sample.iloc[[row for row, _ in chosen]].reset_index(drop=True)
+    sample[form.id_column] = [renamed(cells[row], form.images[row], one.id) for row, one in chosen]
+    write_csv(place / data.sample_csv, sample)
+    if data.test_csv is None:
+        return
+    test = tables.test.set_index(data.id, drop=False).loc[[one.like for one in asked]].reset_index(drop=True)
+    test[data.id] = [one.id for one in asked]
+    if data.image is not None and data.image in test:
+        test[data.image] = [file_name(one) for one in asked]
+    write_csv(place / data.test_csv, test)
+
+
+def renamed(cell: str, image: str, name: str) -> str:
+    """The id of a row where its image is called otherwise: `<image>_<class>` keeps its class; an id may lack
+    the image's extension."""
+    for old, new in ((image, name), (Path(image).stem, Path(name).stem)):
+        if cell.startswith(old):
+            return new + cell[len(old) :]
+    return name
+
+
+def file_name(one: Asked) -> str:
+    """What the file is called: after the id, which says so where no column does."""
+    suffix = one.file.suffix
+    return one.id if one.id.lower().endswith(suffix.lower()) else f"{one.id}{suffix}"
+
+
+def lay_out_images(config: Config, tables: Tables, place: Path, asked: list[Asked]) -> None:
+    names = config.data.test_images
+    folders = [place / name for name in ([names] if isinstance(names, str) else names)]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for one in asked:
+        path = folders[0] / file_name(one)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if one.content is True:
+            link(str(one.file.resolve()), str(path))
+        elif isinstance(one.content, bytes):
+            path.write_bytes(one.content)
+
+
+def link(source: str, target: str) -> None:
+    """The same file under another name, or a copy where a disk ends between them."""
+    if os.path.exists(target):
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
