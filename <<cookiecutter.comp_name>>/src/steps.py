@@ -164,11 +164,11 @@ def train_step(run: Run, fold: int) -> Step:
         recipe["model"]["normalize"] = None
     if config.model.weights:
         recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
-    if config.distill.teacher:
-        teacher = config.root / "runs" / config.distill.teacher / f"fold{fold}" / "model.safetensors"
+    for number, name in enumerate(config.distill.teachers):
+        model = config.root / "runs" / name / f"fold{fold}" / "model.safetensors"
         recipe["distill"] = config.distill.model_dump(mode="json")
-        recipe["inputs"]["teacher"] = _digest_of(
-            teacher, "distill.teacher", hint=f"make train EXP={config.distill.teacher}"
+        recipe["inputs"][f"teacher{number or ''}"] = _digest_of(
+            model, "distill.teacher", hint=f"make train EXP={name}"
         )
     if config.mixing.on:
         recipe["mixing"] = config.mixing.model_dump(mode="json")

@@ -7,23 +7,33 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import nn
 from trainers import CPU, make_trainer, read, silent
 
 from src.artifacts import digest, write_json
-from src.config import UserError
+from src.config import Config, UserError
+from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
 from src.models.weights import save_model
+from src.steps import run_of, train_step
 from src.training.teachers import Teacher
 
 
-def make_teacher(project: Path, size: int = 16, outputs: int = 10, folds: str | None = None) -> dict:
-    """A finished run `teacher` with another network in each fold; gives them."""
+def make_teacher(
+    project: Path,
+    size: int = 16,
+    outputs: int = 10,
+    folds: str | None = None,
+    name: str = "teacher",
+    seed: int = 0,
+) -> dict:
+    """A finished run of that name with another network in each fold; gives them."""
     models = {}
     for fold in (0, 1):
-        torch.manual_seed(fold)
+        torch.manual_seed(10 * seed + fold)
         model = create_model(Architecture("test_resnet", outputs, size, (0.4,) * 3, (0.3,) * 3)).eval()
-        folder = project / "runs" / "teacher" / f"fold{fold}"
+        folder = project / "runs" / name / f"fold{fold}"
         save_model(folder / "model.safetensors", model.architecture, model.state_dict())
         known = folds or digest(project / "data" / "folds.csv")
         recipe = {"inputs": {"folds": known}}
@@ -34,7 +44,7 @@ def make_teacher(project: Path, size: int = 16, outputs: int = 10, folds: str | 
 
 def teacher_of(project: Path, fold: int, outputs: int = 10) -> Teacher:
     pupil = Architecture("test_resnet", outputs, 16, (0.5,) * 3, (0.5,) * 3)
-    return Teacher(read(project, "distill.teacher=teacher"), fold, pupil, CPU)
+    return Teacher(read(project), "teacher", fold, pupil, CPU)
 
 
 def some_images(size: int = 16) -> torch.Tensor:
@@ -54,7 +64,7 @@ def test_training_asks_the_teacher_of_its_own_fold(prepared):
     make_teacher(prepared)
     for fold in (0, 1):
         trainer = make_trainer(prepared, "distill.teacher=teacher", fold=fold)
-        weight = trainer.teacher.model.head.linear.weight
+        weight = trainer.teacher.each[0].model.head.linear.weight
         assert torch.equal(weight, teacher_of(prepared, fold).model.head.linear.weight)
 
 
@@ -93,13 +103,13 @@ def test_a_teacher_of_another_size_is_shown_the_same_view_resized(prepared):
 def test_a_teacher_learns_nothing(prepared):
     make_teacher(prepared)
     trainer = make_trainer(prepared, "distill.teacher=teacher")
-    before = {name: tensor.clone() for name, tensor in trainer.teacher.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.each[0].model.state_dict().items()}
     assert not trainer.teacher(some_images()).logits.requires_grad
     trainer.train_epoch(0, silent)
-    assert all(p.grad is None for p in trainer.teacher.model.parameters())
-    assert all(torch.equal(before[name], t) for name, t in trainer.teacher.model.state_dict().items())
+    assert all(p.grad is None for p in trainer.teacher.each[0].model.parameters())
+    assert all(torch.equal(before[name], t) for name, t in trainer.teacher.each[0].model.state_dict().items())
     taught = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert taught.isdisjoint(id(p) for p in trainer.teacher.model.parameters())
+    assert taught.isdisjoint(id(p) for p in trainer.teacher.each[0].model.parameters())
 
 
 def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_are_smoothed(prepared):
@@ -132,3 +142,75 @@ def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_a
     softened = (told / 3).softmax(1)
     word = 9 * (softened * (softened.log() - (pupil / 3).log_softmax(1))).sum(1)
     torch.testing.assert_close(losses, 0.3 * word + 0.7 * label, rtol=1e-5, atol=1e-6)
+
+
+# --- several teachers ---------------------------------------------------------------------------------------
+
+TWO = "distill.teacher=[teacher,other]"
+
+
+def test_a_pupil_of_two_teachers_learns_from_the_mean_of_their_probabilities(prepared):
+    models = [make_teacher(prepared)[0], make_teacher(prepared, size=32, name="other", seed=1)[0]]
+    trainer = make_trainer(prepared, TWO, "distill.weight=1.0", "distill.temperature=3")
+    trainer.model.eval()
+    images, targets, _ = next(iter(trainer.loader))
+    larger = F.interpolate(images.float(), size=(32, 32), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        losses = trainer.sample_losses(images, targets)
+        said = [model(x).logits.double() for model, x in zip(models, (images, larger), strict=True)]
+        log_pupil = (trainer.model(images).logits.double() / 3).log_softmax(1)
+    told = torch.stack([(one / 3).softmax(1) for one in said]).mean(0)
+    expected = 9 * (told * (told.log() - log_pupil)).sum(1)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=1e-5)
+    middle = torch.stack(said).mean(0)  # a mean of logits is another teacher
+    assert (distillation("kl", trainer.model(images).logits, middle, 3.0) - losses).abs().max() > 1e-4
+
+
+def test_each_of_several_teachers_is_checked(prepared):
+    make_teacher(prepared)
+    with pytest.raises(UserError, match=r"runs/other/fold0 is not finished; run `make train EXP=other`"):
+        make_trainer(prepared, TWO)
+    make_teacher(prepared, outputs=7, name="other")
+    with pytest.raises(UserError, match="other has 7 outputs, this task has 10"):
+        make_trainer(prepared, TWO)
+    make_teacher(prepared, folds="others", name="other")
+    with pytest.raises(UserError, match="other was trained on other folds"):
+        make_trainer(prepared, TWO)
+
+
+def test_a_teacher_whose_own_cv_is_optimistic_is_refused(prepared):
+    make_teacher(prepared)
+    path = prepared / "runs" / "teacher" / "metrics.json"
+    write_json(path, {"cv": 0.9})
+    assert teacher_of(prepared, 0)
+    write_json(path, {"cv": 0.9, "optimistic": "labels of all folds' models"})
+    with pytest.raises(UserError, match=r"distill\.teacher: teacher learned from labels that other folds'"):
+        teacher_of(prepared, 0)
+
+
+def test_a_run_is_stale_once_any_of_its_teachers_has_other_weights(prepared):
+    def fingerprint(*overrides: str) -> str:
+        return train_step(run_of(read(prepared, *overrides)), 0).fingerprint
+
+    make_teacher(prepared)
+    make_teacher(prepared, name="other", seed=1)
+    one, two = fingerprint("distill.teacher=teacher"), fingerprint(TWO)
+    assert fingerprint("distill.teacher=[teacher]") == one != two
+    make_teacher(prepared, name="other", seed=2)
+    assert fingerprint("distill.teacher=teacher") == one
+    changed = fingerprint(TWO)
+    assert changed != two
+    make_teacher(prepared, seed=3)
+    assert fingerprint("distill.teacher=teacher") != one
+    assert fingerprint(TWO) not in (two, changed)
+
+
+@pytest.mark.parametrize("names", [[], ["one", "one"]])
+def test_teachers_are_named_each_once(names):
+    with pytest.raises(ValidationError, match=r"one finished run or more, each once, such as \[big, wide\]"):
+        Config(distill={"teacher": names})
+
+
+def test_a_run_does_not_teach_itself_among_others():
+    with pytest.raises(ValidationError, match=r"distill\.teacher=pupil is this run itself"):
+        Config(name="pupil", distill={"teacher": ["big", "pupil"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from src.config.section import Count, Index, Name, Positive, Section, Share
 
@@ -14,9 +14,24 @@ CropShare = Annotated[float, Field(ge=0.5, lt=1)]  # of the side; four crops of 
 
 
 class Distill(Section):
-    teacher: Name | None = None  # a finished run; its fold k teaches our fold k, never another
+    teacher: Name | tuple[Name, ...] | None = None  # finished runs; their fold k alone teaches our fold k
     weight: Share = 0.5  # of the teacher's word; the rest is the label's
     temperature: Positive = 2.0
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all teachers; none where it is off."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
+
+    @field_validator("teacher")
+    @classmethod
+    def _each_once(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """A list of one is that one."""
+        if not isinstance(value, tuple):
+            return value
+        if not value or len(set(value)) < len(value):
+            raise ValueError("it must name one finished run or more, each once, such as [big, wide]")
+        return value[0] if len(value) == 1 else value
 
 
 class Pseudo(Section):

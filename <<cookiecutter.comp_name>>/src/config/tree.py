@@ -110,7 +110,7 @@ class Config(Section):
                 f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
             )
         check_pixels(self.augment, self.mixing, self.data, self.train, self.task.name)
-        if self.distill.teacher == self.name:
+        if self.name in self.distill.teachers:
             raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
         check_train(self.train, self.model.pretrained or self.model.weights is not None)
         self.train.check(self.task.name)

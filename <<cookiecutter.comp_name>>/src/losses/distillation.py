@@ -34,5 +34,32 @@ def distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperat
     return _mean(losses) * temperature**2
 
 
+def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torch.Tensor:
+    """Logits that say, at this temperature, the plain mean of what several teachers' logits (B, C, ...) say
+    there: of probabilities, never of logits, in which one teacher's certainty outvotes the doubts of all
+    others. For `mse` the mean of numbers; for `cosine` embeddings (B, D) of length 1 side by side, whose
+    cosine is the mean of the teachers' cosines: two runs' embeddings have no axes in common."""
+    if len(several) == 1:
+        return several[0]
+    several = [one.float() for one in several]
+    if kind == "cosine":
+        return torch.cat([F.normalize(one, dim=1) for one in several], dim=1)
+    if kind == "mse":
+        return torch.stack(several).mean(0)
+    if kind == "exclusive":
+        said = averaged("kl", [with_background(one) for one in several], temperature)
+        return said[:, 1:] - said[:, :1]
+    cold = [one / temperature for one in several]
+    if kind == "bce":
+        yes, no = (_log_mean([F.logsigmoid(sign * one) for one in cold]) for sign in (1, -1))
+        return (yes - no) * temperature
+    return _log_mean([one.log_softmax(1) for one in cold]) * temperature
+
+
+def _log_mean(logs: list[torch.Tensor]) -> torch.Tensor:
+    """The logarithm of the mean of what these are logarithms of, up to a constant."""
+    return torch.stack(logs).logsumexp(0)
+
+
 def _mean(losses: torch.Tensor) -> torch.Tensor:
     return losses.flatten(1).mean(1)

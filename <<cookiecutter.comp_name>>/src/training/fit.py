@@ -26,7 +26,6 @@ from src.data.loaders import (
 from src.data.mixing import Batch, Mixer
 from src.data.scales import create_scales
 from src.losses.build import create_loss
-from src.losses.distillation import distillation
 from src.losses.margins import margin_scale
 from src.losses.reduction import reduce
 from src.models.architecture import Architecture
@@ -46,7 +45,7 @@ from src.training.optim import create_optimizer
 from src.training.schedule import Schedule
 from src.training.snapshots import Snapshots
 from src.training.soup import State, greedy_soup
-from src.training.teachers import Teacher
+from src.training.teachers import Teachers, lesson
 from src.training.watch import Watch
 
 # report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
@@ -129,7 +128,9 @@ class Trainer:
         length = embedding_length(self.model) if config.train.center_weight else 0
         loss = create_loss(task.name, config.train, data.outputs, data.train.targets, length)
         self.loss = loss.to(device)
-        self.teacher = Teacher(config, fold, self.architecture, device) if config.distill.teacher else None
+        self.teacher = None
+        if config.distill.teachers:
+            self.teacher = Teachers(config, task.distillation, fold, self.architecture, device)
         self.best = Best()
         self.history: list[dict[str, Any]] = []
 
@@ -189,13 +190,7 @@ class Trainer:
         if self.teacher is None:
             return losses
         distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
-        pupil = output.fused()
-        if kind == "cosine":
-            self.teacher.check_length(said.embedding, pupil.embedding)
-            told = distillation(kind, pupil.embedding, said.embedding, distill.temperature)
-        else:
-            wanted = self.model.scale.encode_tensor(said.logits)
-            told = distillation(kind, pupil.logits, wanted, distill.temperature)
+        told = lesson(distill, kind, self.model.scale, output.fused(), said)
         return distill.weight * told + (1 - distill.weight) * losses
 
     def look(self, epoch: int) -> dict[str, float]:
