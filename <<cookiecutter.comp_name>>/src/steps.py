@@ -154,7 +154,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
 def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
-    sections = {"task", "model", "augment", "train"}
+    sections = {"task", "model", "augment", "train", "consistency"}
     recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=config.of_no_use)
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from src.losses.distillation import distillation
 from src.models.build import Architecture, create_model
 from src.models.weights import save_model
 from src.steps import run_of, train_step
+from src.training import notes
 from src.training.teachers import Teacher
 
 
@@ -214,3 +216,82 @@ def test_teachers_are_named_each_once(names):
 def test_a_run_does_not_teach_itself_among_others():
     with pytest.raises(ValidationError, match=r"distill\.teacher=pupil is this run itself"):
         Config(name="pupil", distill={"teacher": ["big", "pupil"]})
+
+
+# --- notes of what it said ----------------------------------------------------------------------------------
+
+FIXED = ("distill.teacher=teacher", "augment.crop_scale=[1.0,1.0]")  # hflip is off here
+
+
+def epochs(trainer, number: int = 2) -> tuple[list, dict[str, torch.Tensor]]:
+    """Train on; the losses and weights."""
+    losses = [trainer.train_epoch(epoch, silent)["train_loss"] for epoch in range(number)]
+    return losses, trainer.model.state_dict()
+
+
+def asked(trainer) -> list[int]:
+    """How many images its teacher is shown, call by call, from now on."""
+    shown: list[int] = []
+    trainer.teacher.each[0].model.register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0])))
+    return shown
+
+
+def test_of_views_that_never_change_the_teacher_is_asked_once_an_image_and_nothing_else_changes(prepared):
+    make_teacher(prepared)
+    noting, asking = make_trainer(prepared, *FIXED), make_trainer(prepared, *FIXED)
+    asking.notes = None
+    shown, shown_anew = asked(noting), asked(asking)
+    (losses, _), (expected, _) = epochs(noting), epochs(asking)
+    assert sum(shown) == len(noting.rows)
+    assert sum(shown_anew) == 2 * sum(map(len, asking.sampler.batches()))
+    assert losses == pytest.approx(expected, rel=1e-5)  # the last bits of a product depend on its batch
+
+
+def test_notes_are_the_very_words_on_the_very_view(prepared):
+    make_teacher(prepared)
+    trainer = make_trainer(prepared, *FIXED)
+    size = trainer.config.train.batch_size
+    for start in (2 * size, 0):
+        rows = np.arange(start, min(start + size, len(trainer.rows)))
+        images, *_ = trainer.loader.dataset[3, rows]
+        said, noted = trainer.teacher(images), trainer.notes(images, rows[::-1].copy())
+        assert torch.equal(noted.logits, said.logits.flip(0))
+        assert torch.equal(noted.embedding, said.embedding.flip(0))
+
+
+def test_notes_do_not_depend_on_the_epoch_that_a_training_is_resumed_in(prepared, tmp_path):
+    make_teacher(prepared)
+    whole, first = make_trainer(prepared, *FIXED), make_trainer(prepared, *FIXED)
+    _, weights = epochs(whole)
+    first.train_epoch(0, silent)
+    first.save(tmp_path / "checkpoint.pt", "recipe")
+    second = make_trainer(prepared, *FIXED)
+    second.resume(tmp_path / "checkpoint.pt", "recipe")
+    second.train_epoch(1, silent)
+    assert all(torch.equal(weights[name], x) for name, x in second.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changing",
+    [
+        "augment.hflip=0.5",
+        "augment.crop_scale=[0.7,1.0]",
+        "augment.cutout=0.1",
+        "augment.gamma=0.2",
+        "mixing.mixup=0.2",
+        "augment.scales=[1,2]",
+    ],
+)
+def test_a_view_that_changes_is_asked_of_anew(prepared, changing):
+    make_teacher(prepared)
+    assert make_trainer(prepared, *FIXED, changing).notes is None
+
+
+def test_notes_that_would_not_fit_are_not_taken_and_nothing_else_changes(prepared, monkeypatch):
+    make_teacher(prepared)
+    noting, trainer = make_trainer(prepared, *FIXED), make_trainer(prepared, *FIXED)
+    expected, _ = epochs(noting)
+    monkeypatch.setattr(notes, "MOST", 100)
+    shown = asked(trainer)
+    assert epochs(trainer)[0] == pytest.approx(expected, rel=1e-5)
+    assert sum(shown) > 2 * len(trainer.rows) - trainer.config.train.batch_size

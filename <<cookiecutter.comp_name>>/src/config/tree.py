@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
+from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
@@ -30,6 +31,7 @@ class Config(Section):
     mixing: Mixing = Mixing()
     train: Train = Train()
     distill: Distill = Distill()
+    consistency: Consistency | None = None  # learn from test images beside the labelled ones; null: off
     pseudo: Pseudo = Pseudo()
     inference: Inference = Inference()
     stack: Stack = Stack()
@@ -72,8 +74,11 @@ class Config(Section):
     def with_epochs(self, epochs: int) -> Config:
         """The same experiment in another number of epochs: what is told in epochs goes along."""
         off = min(round(self.mixing.off_epochs * epochs / self.train.epochs), epochs - 1)
-        mixing = self.mixing.model_copy(update={"off_epochs": off})
-        return self.model_copy(update={"train": with_epochs(self.train, epochs), "mixing": mixing})
+        changed = {"mixing": self.mixing.model_copy(update={"off_epochs": off})}
+        if self.consistency is not None and self.consistency.ramp_epochs is not None:
+            ramp = {"ramp_epochs": self.consistency.ramp_epochs * epochs / self.train.epochs}
+            changed["consistency"] = self.consistency.model_copy(update=ramp)
+        return self.model_copy(update={"train": with_epochs(self.train, epochs), **changed})
 
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
@@ -122,6 +127,7 @@ class Config(Section):
         if self.train.target_log and self.task.name != "regression":
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
+        check_consistency(self.consistency, self.train, self.task.name)
         check_inference(self.inference, self.task.name)
         return self
 
