@@ -172,6 +172,8 @@ SWITCHES = (
     Switch("distill.teacher", (None, "teacher", ["teacher", "other"])),
     Switch("distill.weight", (0.0, 0.5, 1.0)),
     Switch("distill.temperature", (2.0, 1.0)),
+    Switch("distill.hard", (None, True), (*COLUMNS, *MAPS)),
+    Switch("distill.features", (None, 1.0, 25.0)),
     Switch("consistency", ({},), PROBABLE),
     Switch("consistency.weight", (1.0, 0.3), PROBABLE),
     Switch("consistency.ramp_epochs", (None, 0.0, 2.0), PROBABLE),
@@ -237,6 +239,9 @@ COMPANIONS = {  # what a value is nothing without
         "train.ema.enabled": False,
     },
     ("train.snapshots", 2): CYCLES,
+    ("distill.hard", True): {"distill.teacher": "teacher"},
+    ("distill.features", 1.0): {"distill.teacher": "teacher"},
+    ("distill.features", 25.0): {"distill.teacher": "teacher"},
     ("inference.crop", 0.75): {"inference.tta": ["rot90", *CROPS]},
 }
 

@@ -9,7 +9,7 @@ import torch
 from src.config import Train
 from src.losses.build import create_loss
 from src.losses.classification import cross_entropy
-from src.losses.distillation import averaged, distillation
+from src.losses.distillation import averaged, decided, distillation
 from src.losses.known import mean_known
 from src.losses.labels import binary_cross_entropy
 from src.losses.reduction import reduce
@@ -509,6 +509,15 @@ def test_several_teachers_say_the_mean_of_their_numbers_and_the_mean_of_their_co
             cosines = [torch.nn.functional.cosine_similarity(x[a], x[b], dim=0) for x in wide]
             together = torch.nn.functional.cosine_similarity(sides[a], sides[b], dim=0)
             assert together.item() == pytest.approx(sum(c.item() for c in cosines) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])
+def test_a_decided_teacher_is_one_who_is_certain_of_what_was_likeliest(kind, shape):
+    pupil, teacher = normal(*shape), normal(*shape, seed=1)
+    found = decided(kind, pupil, teacher)
+    assert found.shape == shape[:1]
+    torch.testing.assert_close(found, distillation(kind, pupil, 1e6 * teacher, 1.0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])

@@ -15,6 +15,7 @@ from trainers import CPU, make_trainer, read, silent
 from src.artifacts import digest, write_json
 from src.config import Config, UserError
 from src.losses.distillation import distillation
+from src.losses.relations import relations
 from src.models.build import Architecture, create_model
 from src.models.weights import save_model
 from src.steps import run_of, train_step
@@ -149,6 +150,7 @@ def test_pupil_and_teacher_see_the_very_same_pixels_and_only_the_pupils_labels_a
 # --- several teachers ---------------------------------------------------------------------------------------
 
 TWO = "distill.teacher=[teacher,other]"
+FIXED = ("distill.teacher=teacher", "augment.crop_scale=[1.0,1.0]")  # hflip is off here: every view is fixed
 
 
 def test_a_pupil_of_two_teachers_learns_from_the_mean_of_their_probabilities(prepared):
@@ -218,9 +220,76 @@ def test_a_run_does_not_teach_itself_among_others():
         Config(name="pupil", distill={"teacher": ["big", "pupil"]})
 
 
-# --- notes of what it said ----------------------------------------------------------------------------------
+# --- features, and labels in place of probabilities ---------------------------------------------------------
 
-FIXED = ("distill.teacher=teacher", "augment.crop_scale=[1.0,1.0]")  # hflip is off here
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_features_are_led_to_lie_as_the_teachers_do_beside_its_answer(prepared, fixed):
+    teacher = make_teacher(prepared)[0]
+    plain = ("distill.teacher=teacher", *(FIXED if fixed else ()))
+    trainer = make_trainer(prepared, *plain, "distill.features=5", "distill.weight=0.4")
+    trainer.model.eval()
+    rows = trainer.sampler.batches()[0]
+    images, targets, _ = trainer.loader.dataset[0, rows]
+    found = trainer.sample_losses(images, targets, rows)
+    with torch.no_grad():
+        pupil, told = trainer.model(images), teacher(images)
+        label = trainer.loss(pupil, targets)
+        answer = distillation("kl", pupil.logits, told.logits, 2.0)
+        relation = relations(pupil.embedding, told.embedding)
+    torch.testing.assert_close(found, 0.4 * answer + 0.6 * label + 5 * relation, rtol=1e-4, atol=1e-5)
+    taught = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert taught == {id(p) for p in trainer.model.parameters()}
+
+
+def test_features_of_other_lengths_and_of_several_teachers_are_as_good(prepared):
+    make_teacher(prepared)
+    make_teacher(prepared, size=32, name="other", seed=1)
+    settings = ("distill.features=1", "distill.weight=0", "model.backbone=test_efficientnet")
+    trainer = make_trainer(prepared, TWO, *settings)
+    images = some_images()
+    lengths = trainer.teacher(images).embedding.shape[1], trainer.model(images).embedding.shape[1]
+    assert lengths[0] == 2 * 96 != lengths[1]
+    assert np.isfinite(trainer.train_epoch(0, silent)["train_loss"])
+
+
+def test_a_hard_teacher_gives_labels_at_no_temperature(prepared):
+    models = [make_teacher(prepared)[0], make_teacher(prepared, name="other", seed=1)[0]]
+    settings = ("distill.hard=true", "distill.weight=0.3", "distill.temperature=5")
+    trainer = make_trainer(prepared, TWO, *settings, "train.label_smoothing=0.1")
+    trainer.model.eval()
+    images, targets, _ = next(iter(trainer.loader))
+    with torch.no_grad():
+        found = trainer.sample_losses(images, targets)
+        said = sum(model(images).logits.softmax(1) for model in models).argmax(1)
+        logits = trainer.model(images).logits
+    label = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+    expected = 0.3 * F.cross_entropy(logits, said, reduction="none") + 0.7 * label
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"distill": {"hard": True}}, "distill.hard is about a teacher, and there is none"),
+        ({"distill": {"features": 1}}, "distill.features is about a teacher, and there is none"),
+        (
+            {"task": {"name": "regression"}, "distill": {"teacher": "big", "hard": True}},
+            "distill.hard makes labels of probabilities, and a regression's teacher says a number",
+        ),
+        (
+            {"task": {"name": "retrieval"}, "distill": {"teacher": "big", "hard": True}},
+            "a retrieval's teacher says an embedding",
+        ),
+    ],
+)
+def test_a_lesson_that_makes_no_sense_is_refused_with_the_reason(tree, expected):
+    with pytest.raises(ValidationError) as error:
+        Config.model_validate(tree)
+    assert expected in str(error.value.errors()[0]["ctx"]["error"])
+
+
+# --- notes of what it said ----------------------------------------------------------------------------------
 
 
 def epochs(trainer, number: int = 2) -> tuple[list, dict[str, torch.Tensor]]:

@@ -7,7 +7,17 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
+from src.config.after import (
+    Distill,
+    Inference,
+    Pseudo,
+    Runtime,
+    Stack,
+    Submit,
+    Tracking,
+    check_distill,
+    check_inference,
+)
 from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
@@ -115,8 +125,7 @@ class Config(Section):
                 f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
             )
         check_pixels(self.augment, self.mixing, self.data, self.train, self.task.name)
-        if self.name in self.distill.teachers:
-            raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
+        check_distill(self.distill, self.name, self.task.name)
         check_train(self.train, self.model.pretrained or self.model.weights is not None)
         self.train.check(self.task.name)
         if self.identities and self.train.batch_size < 2 * self.train.images_per_class:

@@ -39,6 +39,19 @@ def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: fl
     return F.kl_div(log_pupil, log_teacher, reduction="none", log_target=True).sum(1, keepdim=True)
 
 
+def decided(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(B,) of `kl`, `exclusive` and `bce`: the cross-entropy with what the teacher finds likeliest, row by row,
+    label by label or pixel by pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
+    pupil = pupil.float()
+    if kind == "exclusive":
+        return decided("kl", with_background(pupil), with_background(teacher))
+    if kind == "bce":
+        losses = F.binary_cross_entropy_with_logits(pupil, (teacher > 0).float(), reduction="none")
+    else:
+        losses = F.cross_entropy(pupil, teacher.argmax(1), reduction="none").unsqueeze(1)
+    return losses.flatten(1).mean(1)
+
+
 def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torch.Tensor:
     """Logits that say, at this temperature, the plain mean of what several teachers' logits (B, C, ...) say
     there: of probabilities, never of logits, in which one teacher's certainty outvotes the doubts of all

@@ -47,7 +47,7 @@ from src.training.optim import create_optimizer
 from src.training.schedule import Schedule
 from src.training.snapshots import Snapshots
 from src.training.soup import State, greedy_soup
-from src.training.teachers import Teachers, lesson
+from src.training.teachers import Teachers, taught
 from src.training.watch import Watch
 
 # report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
@@ -208,9 +208,8 @@ class Trainer:
             return losses
         noted = self.notes is not None and rows is not None
         said = self.notes(images, rows) if noted else self.teacher(images)
-        distill = self.config.distill
-        told = lesson(distill, self.task.distillation, self.model.scale, output.fused(), said)
-        return distill.weight * told + (1 - distill.weight) * losses
+        settings, kind = self.config.distill, self.task.distillation
+        return taught(settings, kind, self.model.scale, losses, output.fused(), said)
 
     def look(self, epoch: int) -> dict[str, float]:
         """Score the averaged weights on the stopping rows, never on the fold's own; keep them if they are the

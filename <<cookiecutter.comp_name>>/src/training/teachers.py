@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from src.artifacts import digest, read_json
 from src.config import Config, Distill, UserError
-from src.losses.distillation import averaged, distillation
+from src.losses.distillation import averaged, decided, distillation
+from src.losses.relations import relations
 from src.models.build import Architecture
 from src.models.output import Output
 from src.models.scale import TargetScale
@@ -21,7 +22,7 @@ class Teachers:
     def __init__(self, config: Config, kind: str, fold: int, pupil: Architecture, device: torch.device):
         """`kind` is `Task.distillation`."""
         self.each = [Teacher(config, name, fold, pupil, device) for name in config.distill.teachers]
-        self.kind, self.temperature = kind, config.distill.temperature
+        self.kind, self.temperature = kind, 1.0 if config.distill.hard else config.distill.temperature
 
     def __call__(self, images: torch.Tensor) -> Output:
         """What they say of the very view that the pupil is shown, see `Teacher`."""
@@ -91,12 +92,24 @@ class Teacher:
         return Output(logits=logits, embedding=said.embedding)
 
 
-def lesson(settings: Distill, kind: str, scale: TargetScale, pupil: Output, said: Output) -> torch.Tensor:
-    """(B,) how far the pupil's one answer is from what its teachers said of the same view; `scale` is the
-    pupil's."""
+def taught(
+    settings: Distill, kind: str, scale: TargetScale, losses: torch.Tensor, pupil: Output, said: Output
+) -> torch.Tensor:
+    """(B,) losses of a pupil's one answer: those of its labels (B,) and of what its teachers said of the same
+    view, in their shares; and how its features lie to each other. `scale` is the pupil's."""
+    told = settings.weight * _answer(settings, kind, scale, pupil, said) + (1 - settings.weight) * losses
+    if settings.features is None:
+        return told
+    return told + settings.features * relations(pupil.embedding, said.embedding)
+
+
+def _answer(settings: Distill, kind: str, scale: TargetScale, pupil: Output, said: Output) -> torch.Tensor:
+    """(B,) how far the pupil's answer is from its teachers'."""
     if kind == "cosine":
         _check_lengths(settings, said.embedding, pupil.embedding)
         return distillation(kind, pupil.embedding, said.embedding, settings.temperature)
+    if settings.hard:
+        return decided(kind, pupil.logits, said.logits)
     return distillation(kind, pupil.logits, scale.encode_tensor(said.logits), settings.temperature)
 
 
