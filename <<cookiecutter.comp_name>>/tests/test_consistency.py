@@ -25,6 +25,7 @@ from src.training.consistency import statistics_kept
 from src.training.fit import Trainer
 from src.training.lr_finder import for_range_test
 from src.training.overfit import plain
+from src.training.windows import take_step, windows
 
 CPU = torch.device("cpu")
 ON = ("consistency={}", "consistency.threshold=0.0", "consistency.ramp_epochs=0")
@@ -306,6 +307,20 @@ def test_batch_norms_go_by_the_strong_batch_and_keep_the_statistics_of_labelled_
     assert not all(torch.equal(before[name], x) for name, x in trainer.model.named_buffers())
 
 
+def test_blocks_that_run_twice_to_save_memory_change_no_gradient_and_no_statistics(prepared):
+    def learned(*overrides: str):
+        trainer = make_trainer(prepared, *ON, *overrides)
+        trainer.freeze.apply(0)
+        trainer.consistency.begin(0)
+        trainer.consistency.learn(1)
+        return gradients(trainer), dict(trainer.model.named_buffers())
+
+    (once, buffers), (twice, same_buffers) = learned(), learned("model.checkpointing=true")
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+    assert all(torch.equal(buffers[name], same_buffers[name]) for name in buffers)
+
+
 @pytest.mark.parametrize("done", [0.0, 0.25, 0.5, 1.0, 1.5])
 def test_the_weight_rises_along_the_papers_curve_step_by_step(prepared, done):
     trainer = make_trainer(
@@ -376,6 +391,19 @@ def test_other_tasks_learn_from_test_images_too(task, tmp_path):
     assert np.isfinite(rows[0]["unlabelled_loss"])
     assert rows[0]["unlabelled_loss"] > 0
     assert rows[0]["grad_norm"] != rows[1]["grad_norm"]
+
+
+def test_steps_taken_from_outside_have_their_unlabelled_rows_too_and_never_run_out(prepared):
+    trainer = make_trainer(prepared, *ON, "train.accumulate=2")
+    endless, count = windows(trainer), []
+    learn = trainer.consistency.learn
+    trainer.consistency.learn = lambda window: (count.append(window), learn(window))
+    for _ in range(trainer.steps_per_epoch + 1):
+        window = next(endless)
+        take_step(trainer, window)
+        assert count[-len(window) :] == [len(window)] * len(window)
+    for _ in range(trainer.steps_per_epoch + 1):  # one window again and again, as the largest batch is found
+        assert np.isfinite(take_step(trainer, window))
 
 
 # --- honesty ------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: fl
 
 
 def decided(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """(B,) of `kl`, `exclusive` and `bce`: the cross-entropy with what the teacher finds likeliest, row by row,
+    """(B,) of `kl`, `exclusive` and `bce`: cross-entropy with what the teacher finds likeliest, row by row,
     label by label or pixel by pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
     pupil = pupil.float()
     if kind == "exclusive":

@@ -52,24 +52,24 @@ class Consistency:
 
     def begin(self, epoch: int) -> None:
         """Get ready for an epoch (0 first)."""
-        self.sampler.epoch, self.number = epoch, 0
+        self.sampler.epoch, self.number, self.rows = epoch, 0, 0
         self.views = iter(self.loader)
-        self.sums = torch.zeros(3, device=self.precision.device)  # of losses, of shares that counted, of rows
+        self.sums = torch.zeros(2, device=self.precision.device)  # of losses, of shares that counted
 
     def learn(self, window: int) -> None:
         """Add the gradients of one batch to those of an optimiser step that takes in `window` of them: the
         weight of now times the mean over the step's unlabelled rows, those that do not count among them."""
         plain, strong, seen = self.next()
-        with self.precision.autocast():
-            with torch.no_grad():
-                told = self.average.model.eval()(plain)
-            with statistics_kept(self.average.live):
+        with self.precision.autocast(), torch.no_grad():
+            told = self.average.model.eval()(plain)
+        with statistics_kept(self.average.live):  # on the way back too: blocks may run a second time there
+            with self.precision.autocast():
                 said = self.average.live(strong).fused()
-            losses, counted = consistency(self.kind, said.logits, told.logits, self.settings.threshold, seen)
-        share = self.weight / (window * len(losses))
-        self.number += 1
-        self.precision.backward(losses.sum() * share)
-        self.sums += torch.stack([losses.detach().sum(), counted.sum(), counted.new_tensor(len(losses))])
+                threshold = self.settings.threshold
+                losses, counted = consistency(self.kind, said.logits, told.logits, threshold, seen)
+            self.precision.backward(losses.sum() * self.weight / (window * len(losses)))
+        self.sums += torch.stack([losses.detach().sum(), counted.sum()])
+        self.number, self.rows = self.number + 1, self.rows + len(losses)
 
     def next(self) -> tuple[torch.Tensor, ...]:
         """The epoch's next batch, on the device; after the last one, which no training asks for, the first of
@@ -91,8 +91,8 @@ class Consistency:
 
     def means(self) -> dict[str, float]:
         """For history.csv: the mean loss before its weight, and what share of the teacher's words counted."""
-        losses, counted, rows = self.sums.tolist()
-        return {"unlabelled_loss": losses / rows, "unlabelled_sure": counted / rows}
+        losses, counted = (self.sums / self.rows).tolist()
+        return {"unlabelled_loss": losses, "unlabelled_sure": counted}
 
 
 @contextmanager
