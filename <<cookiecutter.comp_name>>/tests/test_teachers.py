@@ -364,3 +364,10 @@ def test_notes_that_would_not_fit_are_not_taken_and_nothing_else_changes(prepare
     shown = asked(trainer)
     assert epochs(trainer)[0] == pytest.approx(expected, rel=1e-5)
     assert sum(shown) > 2 * len(trainer.rows) - trainer.config.train.batch_size
+
+
+def test_a_wrong_name_among_several_is_told_as_that_name():
+    with pytest.raises(ValidationError) as error:
+        Config(distill={"teacher": ["big", "a b"]})
+    (only,) = error.value.errors()
+    assert (only["type"], only["input"]) == ("string_pattern_mismatch", "a b")

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from src.config.section import Count, Index, Name, Positive, Section, Share, Switch
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # pixels; strides of 32 then fit
 CropShare = Annotated[float, Field(ge=0.5, lt=1)]  # of the side; four crops of a half just cover the image
+Names = Annotated[  # told apart before they are checked: a wrong one of several is told as what it is
+    Annotated[Name, Tag("one")] | Annotated[tuple[Name, ...], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
+]
 
 
 class Distill(Section):
-    teacher: Name | tuple[Name, ...] | None = None  # finished runs; their fold k alone teaches our fold k
+    teacher: Names | None = None  # finished runs; their fold k alone teaches our fold k
     weight: Share = 0.5  # of the teacher's word; the rest is the label's
     temperature: Positive = 2.0
     hard: Switch = None  # true: its likeliest class as a label; keeps less, suits a teacher that is too sure
