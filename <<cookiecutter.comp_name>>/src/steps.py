@@ -154,7 +154,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
 def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
-    sections = {"task", "model", "augment", "train"}
+    sections = {"task", "model", "augment", "train", "consistency"}
     recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=config.of_no_use)
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts
@@ -164,11 +164,11 @@ def train_step(run: Run, fold: int) -> Step:
         recipe["model"]["normalize"] = None
     if config.model.weights:
         recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
-    if config.distill.teacher:
-        teacher = config.root / "runs" / config.distill.teacher / f"fold{fold}" / "model.safetensors"
+    for number, name in enumerate(config.distill.teachers):
+        model = config.root / "runs" / name / f"fold{fold}" / "model.safetensors"
         recipe["distill"] = config.distill.model_dump(mode="json")
-        recipe["inputs"]["teacher"] = _digest_of(
-            teacher, "distill.teacher", hint=f"make train EXP={config.distill.teacher}"
+        recipe["inputs"][f"teacher{number or ''}"] = _digest_of(
+            model, "distill.teacher", hint=f"make train EXP={name}"
         )
     if config.mixing.on:
         recipe["mixing"] = config.mixing.model_dump(mode="json")

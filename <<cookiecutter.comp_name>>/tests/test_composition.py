@@ -52,6 +52,7 @@ COLUMNS = ("binary", "multilabel", "multiclass")
 CLASSES = ("multiclass", "retrieval")  # one of several a row
 LABELS = ("binary", "multilabel")
 ONE_ANSWER = tuple(task for task in EVERYWHERE if task not in MAPS)  # an image
+PROBABLE = tuple(task for task in EVERYWHERE if task not in RANKS)  # or a number
 CROPS = ["top_left", "top_right", "bottom_left", "bottom_right"]
 SCHEDULES = ("cosine", "constant", "step", "plateau", "onecycle", "exponential", "inverse_time", "piecewise")
 
@@ -168,9 +169,21 @@ SWITCHES = (
     Switch("train.swa.anneal_epochs", (None, 1)),
     Switch("train.snapshots", (None, 2)),
     Switch("train.soup", (None, 2)),
-    Switch("distill.teacher", (None, "teacher")),
+    Switch("distill.teacher", (None, "teacher", ["teacher", "other"])),
     Switch("distill.weight", (0.0, 0.5, 1.0)),
     Switch("distill.temperature", (2.0, 1.0)),
+    Switch("distill.hard", (None, True), (*COLUMNS, *MAPS)),
+    Switch("distill.features", (None, 1.0, 25.0)),
+    Switch("consistency", ({},), PROBABLE),
+    Switch("consistency.weight", (1.0, 0.3), PROBABLE),
+    Switch("consistency.ramp_epochs", (None, 0.0, 2.0), PROBABLE),
+    Switch("consistency.threshold", (0.95, 0.0), PROBABLE),
+    Switch("consistency.ratio", (1.0, 0.5, 1.5), PROBABLE),
+    Switch("consistency.policy", ("auto", "off"), MAPS),
+    Switch(
+        "consistency.policy", ("off", "randaugment", "autoaugment", "trivialaugment"), (*COLUMNS, *NUMBER)
+    ),
+    Switch("consistency.cutout", (1.0, 0.0), PROBABLE),
     # predictions
     Switch("inference.tta", (["identity"], ["identity", "hflip"], ["rot90", *CROPS], ["centre"])),
     Switch("inference.scales", (None, [64], [64, 128])),
@@ -226,6 +239,9 @@ COMPANIONS = {  # what a value is nothing without
         "train.ema.enabled": False,
     },
     ("train.snapshots", 2): CYCLES,
+    ("distill.hard", True): {"distill.teacher": "teacher"},
+    ("distill.features", 1.0): {"distill.teacher": "teacher"},
+    ("distill.features", 25.0): {"distill.teacher": "teacher"},
     ("inference.crop", 0.75): {"inference.tta": ["rot90", *CROPS]},
 }
 
@@ -364,7 +380,7 @@ def words(drawn: dict[Switch, Any]) -> list[str]:
 
 @pytest.fixture(scope="module", params=EVERYWHERE)
 def made(request, tmp_path_factory) -> tuple[str, Path]:
-    """A task and its competition, with a finished teacher for fold 0."""
+    """A task and its competition, with two finished teachers for fold 0."""
     rows = 80 if request.param == "multiclass" else 48  # ten classes want more
     path = prepare_competition(
         tmp_path_factory.mktemp(request.param), request.param, 96, rows, n_test=8, cache_size=104
@@ -375,10 +391,11 @@ def made(request, tmp_path_factory) -> tuple[str, Path]:
     task = create_task(config)
     data = load_fold(config, task, 0)
     trainer = Trainer(config, task, data, data.train, 0, CPU)
-    folder = config.root / "runs" / "teacher" / "fold0"
-    save_model(folder / "model.safetensors", trainer.architecture, trainer.model.state_dict())
-    recipe = {"inputs": {"folds": digest(config.root / "data" / "folds.csv")}}
-    write_json(folder / "train.stamp.json", {"fingerprint": "", "outputs": {}, "recipe": recipe})
+    for name in ("teacher", "other"):
+        folder = config.root / "runs" / name / "fold0"
+        save_model(folder / "model.safetensors", trainer.architecture, trainer.model.state_dict())
+        recipe = {"inputs": {"folds": digest(config.root / "data" / "folds.csv")}}
+        write_json(folder / "train.stamp.json", {"fingerprint": "", "outputs": {}, "recipe": recipe})
     return request.param, path
 
 
@@ -485,7 +502,12 @@ NEVER = {  # what a task refuses, or would not do with the rest of its baseline
         ("inference.tta", ["centre"]),
         ("model.backbone", "test_vit3"),  # tied to one size, and masks are predicted at the cache's
     ],
-    "retrieval": [("inference.average", "rank"), ("mixing.mixup", 0.2), ("mixing.cutmix", 1.0)],  # a triplet
+    "retrieval": [
+        ("inference.average", "rank"),
+        ("mixing.mixup", 0.2),  # a triplet
+        ("mixing.cutmix", 1.0),
+        ("distill.teacher", ["teacher", "other"]),  # embeddings side by side are longer than the pupil's
+    ],
 }
 
 

@@ -20,7 +20,12 @@ from src.steps import folds_step, round_of
 from src.tasks import create_task
 
 SETTINGS = ("train.epochs=2", "train.ema.enabled=false", "pseudo.threshold=0.104", "pseudo.rounds=1")
-STUDENT = "base: baseline\nmodel: {backbone: test_efficientnet}\ndistill: {teacher: baseline, weight: 0.7}\n"
+STUDENT = """\
+base: baseline
+model: {backbone: test_efficientnet}
+distill: {teacher: baseline, weight: 0.7, features: 1.0}
+consistency: {threshold: 0.0, ramp_epochs: 0}
+"""
 
 
 def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, stage_here, tmp_path):
@@ -51,7 +56,8 @@ def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, sta
             ("03_oof_predict.py", "student"),
             ("04_pseudo_label.py", "baseline"),
         ):
-            done = stage_here(project, script, *SETTINGS, config=name)
+            own = ("train.ema.enabled=true",) if name == "student" else ()  # whom it is taught by, too
+            done = stage_here(project, script, *SETTINGS, *own, config=name)
             assert done.returncode == 0, done.stderr
         runs = ("baseline", "student", "baseline-round1")
         tables.append(

@@ -9,7 +9,7 @@ import torch
 from src.config import Train
 from src.losses.build import create_loss
 from src.losses.classification import cross_entropy
-from src.losses.distillation import distillation
+from src.losses.distillation import averaged, decided, distillation
 from src.losses.known import mean_known
 from src.losses.labels import binary_cross_entropy
 from src.losses.reduction import reduce
@@ -475,6 +475,60 @@ def test_distillation_is_reckoned_in_float32(kind, dtype):
     found = distillation(kind, pupil, teacher, 2.0)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, distillation(kind, pupil.float(), teacher.float(), 2.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])
+def test_several_teachers_say_the_mean_of_their_probabilities(kind, temperature):
+    several = [normal(4, 3, 2, 2, seed=i, scale=s).double() for i, s in enumerate((1.0, 5.0, 40.0))]
+
+    def probabilities(logits):
+        if kind == "bce":
+            return torch.special.expit(logits.double() / temperature)
+        if kind == "exclusive":
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+        powers = (logits.double() / temperature).exp()
+        return powers / powers.sum(1, keepdim=True)
+
+    expected = sum(probabilities(one) for one in several) / 3
+    found = averaged(kind, several, temperature)
+    assert found.shape == several[0].shape
+    torch.testing.assert_close(probabilities(found), expected, rtol=1e-5, atol=1e-6)
+    assert averaged(kind, several[:1], temperature) is several[0]
+
+
+def test_several_teachers_say_the_mean_of_their_numbers_and_the_mean_of_their_cosines():
+    several = [normal(6, 5, seed=i) for i in range(3)]
+    mean = (several[0] + several[1] + several[2]) / 3
+    torch.testing.assert_close(averaged("mse", several, 2.0), mean)
+    wide = [normal(6, 5, seed=1), normal(6, 9, seed=2, scale=7.0)]
+    sides = averaged("cosine", wide, 2.0)
+    assert sides.shape == (6, 14)
+    for a in range(6):
+        for b in range(6):
+            cosines = [torch.nn.functional.cosine_similarity(x[a], x[b], dim=0) for x in wide]
+            together = torch.nn.functional.cosine_similarity(sides[a], sides[b], dim=0)
+            assert together.item() == pytest.approx(sum(c.item() for c in cosines) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])
+def test_a_decided_teacher_is_one_who_is_certain_of_what_was_likeliest(kind, shape):
+    pupil, teacher = normal(*shape), normal(*shape, seed=1)
+    found = decided(kind, pupil, teacher)
+    assert found.shape == shape[:1]
+    torch.testing.assert_close(found, distillation(kind, pupil, 1e6 * teacher, 1.0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])
+def test_teachers_who_are_certain_of_opposites_leave_no_nan(kind):
+    certain = [sign * torch.tensor([[6e4, -6e4]], dtype=torch.float16) for sign in (1, -1)]
+    pupil = torch.zeros(1, 2, requires_grad=True)
+    told = averaged(kind, certain, 1.0)
+    loss = distillation(kind, pupil, told, 1.0).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(pupil.grad).all()
 
 
 def test_a_kind_of_distillation_that_nobody_knows_is_refused():

@@ -262,7 +262,7 @@ def test_the_network_and_the_loss_are_given_what_the_batchs_seed_makes_of_it(pre
     trainer = trainer_of(prepared, *MIX, "mixing.off_epochs=1", "train.epochs=2")
     seen: list[tuple] = []
 
-    def look(images, targets):
+    def look(images, targets, rows):
         seen.append((images.clone(), targets.clone()))
         return trainer.model(images).logits.sum(1) * 0
 
@@ -297,7 +297,7 @@ def test_the_weights_of_a_mixed_row_are_those_of_its_parts(prepared, monkeypatch
         )
     losses = iter([torch.arange(len(part), dtype=torch.float32) for part in told])
     monkeypatch.setattr(
-        trainer, "sample_losses", lambda images, _: trainer.model(images).logits.sum(1) * 0 + next(losses)
+        trainer, "sample_losses", lambda images, *_: trainer.model(images).logits.sum(1) * 0 + next(losses)
     )
     row = trainer.train_epoch(0, silent)
     expected = sum(float((torch.arange(len(part)) * part).sum()) for part in told) / weights.sum()

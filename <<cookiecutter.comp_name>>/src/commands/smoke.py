@@ -69,7 +69,7 @@ def shrunk(config, root: Path):
         "pixels": 0.0,
         "epochs": 1,
     }
-    values["distill"]["teacher"] = None
+    values["distill"] = {}
     values["stack"] |= {"name": "smoke", "members": ("*",)}
     values["submit"] |= {"source": "stack", "name": None}
     values["tracking"]["wandb"] = "disabled"

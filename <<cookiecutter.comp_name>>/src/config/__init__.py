@@ -20,6 +20,7 @@ from src.config.after import (
     Submit,
     Tracking,
 )
+from src.config.consistency import Consistency
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.kaggle import Kaggle
 from src.config.losses import EXCLUSIVE, LOSSES, MARGINS, Losses, Margin
@@ -37,6 +38,7 @@ __all__ = [
     "Augment",
     "Competition",
     "Config",
+    "Consistency",
     "CrossValidation",
     "Data",
     "Distill",

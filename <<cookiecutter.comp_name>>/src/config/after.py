@@ -5,18 +5,56 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, field_validator
 
-from src.config.section import Count, Index, Name, Positive, Section, Share
+from src.config.section import Count, Index, Name, Positive, Section, Share, Switch
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # pixels; strides of 32 then fit
 CropShare = Annotated[float, Field(ge=0.5, lt=1)]  # of the side; four crops of a half just cover the image
+Names = Annotated[  # told apart before they are checked: a wrong one of several is told as what it is
+    Annotated[Name, Tag("one")] | Annotated[tuple[Name, ...], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
+]
 
 
 class Distill(Section):
-    teacher: Name | None = None  # a finished run; its fold k teaches our fold k, never another
+    teacher: Names | None = None  # finished runs; their fold k alone teaches our fold k
     weight: Share = 0.5  # of the teacher's word; the rest is the label's
     temperature: Positive = 2.0
+    hard: Switch = None  # true: its likeliest class as a label; keeps less, suits a teacher that is too sure
+    features: Positive | None = None  # weight of how rows lie to each other; the paper: 1, of classes 25
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all teachers; none where it is off."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
+
+    @field_validator("teacher")
+    @classmethod
+    def _each_once(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """A list of one is that one."""
+        if not isinstance(value, tuple):
+            return value
+        if not value or len(set(value)) < len(value):
+            raise ValueError("it must name one finished run or more, each once, such as [big, wide]")
+        return value[0] if len(value) == 1 else value
+
+
+def check_distill(distill: Distill, name: str, task: str) -> None:
+    """Raise ValueError for a run that teaches itself, a lesson without a teacher, and one that the task does
+    not have."""
+    if name in distill.teachers:
+        raise ValueError(f"distill.teacher={name} is this run itself: name another finished run")
+    for key in ("hard", "features"):
+        if getattr(distill, key) is not None and not distill.teachers:
+            raise ValueError(
+                f"distill.{key} is about a teacher, and there is none; name it in distill.teacher"
+            )
+    if distill.hard and task in ("regression", "retrieval"):
+        what = "a number" if task == "regression" else "an embedding"
+        raise ValueError(
+            f"distill.hard makes labels of probabilities, and a {task}'s teacher says {what}; leave it out"
+        )
 
 
 class Pseudo(Section):

@@ -7,7 +7,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
+from src.config.after import (
+    Distill,
+    Inference,
+    Pseudo,
+    Runtime,
+    Stack,
+    Submit,
+    Tracking,
+    check_distill,
+    check_inference,
+)
+from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.kaggle import Kaggle
 from src.config.model import Model
@@ -31,6 +42,7 @@ class Config(Section):
     mixing: Mixing = Mixing()
     train: Train = Train()
     distill: Distill = Distill()
+    consistency: Consistency | None = None  # learn from test images beside the labelled ones; null: off
     pseudo: Pseudo = Pseudo()
     inference: Inference = Inference()
     stack: Stack = Stack()
@@ -74,8 +86,11 @@ class Config(Section):
     def with_epochs(self, epochs: int) -> Config:
         """The same experiment in another number of epochs: what is told in epochs goes along."""
         off = min(round(self.mixing.off_epochs * epochs / self.train.epochs), epochs - 1)
-        mixing = self.mixing.model_copy(update={"off_epochs": off})
-        return self.model_copy(update={"train": with_epochs(self.train, epochs), "mixing": mixing})
+        changed = {"mixing": self.mixing.model_copy(update={"off_epochs": off})}
+        if self.consistency is not None and self.consistency.ramp_epochs is not None:
+            ramp = {"ramp_epochs": self.consistency.ramp_epochs * epochs / self.train.epochs}
+            changed["consistency"] = self.consistency.model_copy(update=ramp)
+        return self.model_copy(update={"train": with_epochs(self.train, epochs), **changed})
 
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
@@ -112,8 +127,7 @@ class Config(Section):
                 f"augment.crop_ratio=[{low}, {high}] must be two rising ratios, such as [0.8, 1.25]"
             )
         check_pixels(self.augment, self.mixing, self.data, self.train, self.task.name)
-        if self.distill.teacher == self.name:
-            raise ValueError(f"distill.teacher={self.name} is this run itself: name another finished run")
+        check_distill(self.distill, self.name, self.task.name)
         check_train(self.train, self.model.pretrained or self.model.weights is not None)
         self.train.check(self.task.name)
         if self.identities and self.train.batch_size < 2 * self.train.images_per_class:
@@ -124,6 +138,7 @@ class Config(Section):
         if self.train.target_log and self.task.name != "regression":
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
+        check_consistency(self.consistency, self.train, self.task.name)
         check_inference(self.inference, self.task.name)
         if self.kaggle.code_competition and self.kaggle.internet:
             raise ValueError(

@@ -30,15 +30,30 @@ def create_augmentation(
     `strict` makes an argument albumentations does not know an error. Raises `UserError` for what only
     pictures of three channels have.
     """
+    moves, looks = _steps(settings, image_size, cached_size, channels)
+    return A.Compose([*moves, *looks])
+
+
+def create_halves(
+    settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
+) -> tuple[A.Compose, A.Compose]:
+    """The same in two pipelines, one after the other: what moves pixels, and what changes or erases them
+    where they are."""
+    moves, looks = _steps(settings, image_size, cached_size, channels)
+    return A.Compose(moves), A.Compose(looks)
+
+
+def _steps(
+    settings: Augment, image_size: int, cached_size: int | None, channels: int
+) -> tuple[list[A.BasicTransform], list[A.BasicTransform]]:
     coloured = {"policy": settings.policy, "hue": settings.hue, "saturation": settings.saturation}
     wants = [name for name, value in coloured.items() if value]
     if wants and channels != 3:
         raise UserError(
             f"augment.{wants[0]} is for RGB pictures, these images have {channels} channel(s); set it to null"
         )
-    cached_size = cached_size or image_size
-    moves, colours = _moves(settings, image_size, cached_size), _colours(settings, image_size)
-    return A.Compose([*moves, *colours, *_erasures(settings, image_size)])
+    moves = [*_moves(settings, image_size, cached_size or image_size)]
+    return moves, [*_colours(settings, image_size), *_erasures(settings, image_size)]
 
 
 def _moves(settings: Augment, image_size: int, cached_size: int) -> Iterator[A.BasicTransform]:
@@ -118,6 +133,11 @@ def _erasures(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
         # Zhong et al. 2020, Random Erasing Data Augmentation: its ranges, its noise
         shape = {"scale": (0.02, 0.33), "ratio": (0.3, 3.3)}
         yield A.Erasing(**shape, fill="random", fill_mask=UNSURE, p=settings.erasing, strict=True)
+
+
+def is_fixed(pipeline: A.Compose) -> bool:
+    """Whether it makes the same of an image every time."""
+    return all(isinstance(step, A.CenterCrop) for step in pipeline.transforms)
 
 
 def augment_batch(pipeline: A.Compose, images: np.ndarray, seed: int) -> np.ndarray:

@@ -222,9 +222,14 @@ def training_loader(
 ) -> tuple[DataLoader, Epochs]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
     sampler = create_epochs(rows, config, seed)
+    return create_loader(TrainingBatches(rows, store, config), sampler, workers, pin_memory), sampler
+
+
+def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
+    """A loader of the whole batches that the sampler names and the data set makes."""
     context = ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn") if workers else None
-    loader = DataLoader(
-        TrainingBatches(rows, store, config),
+    return DataLoader(
+        dataset,
         sampler=sampler,
         batch_size=None,  # a sampler of whole batches: one fetch, one buffer
         num_workers=workers,
@@ -232,7 +237,6 @@ def training_loader(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
-    return loader, sampler
 
 
 def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:

@@ -13,26 +13,67 @@ from src.models.output import with_background
 def distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """`kl` for classes that add to 1, `exclusive` for those that do so with a background, `bce` for labels on
     their own: logits. `mse` for numbers and `cosine` for embeddings (B, D) have no temperature."""
-    pupil, teacher = pupil.float(), teacher.float()
     if kind == "cosine":
         if pupil.shape != teacher.shape:
             found = f"{tuple(pupil.shape)} and {tuple(teacher.shape)}"
             raise ValueError(f"embeddings of pupil and teacher must have one length, these are {found}")
-        return 1 - F.cosine_similarity(pupil, teacher)
+        return 1 - F.cosine_similarity(pupil.float(), teacher.float())
+    losses = cells(kind, pupil, teacher, temperature).flatten(1).mean(1)
+    return losses if kind == "mse" else losses * temperature**2
+
+
+def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The same before the mean and without the temperature's square: (B, C, ...) of `bce` and `mse`, and of
+    classes that exclude each other (B, 1, ...)."""
+    pupil, teacher = pupil.float(), teacher.float()
     if kind == "mse":
-        return _mean((pupil - teacher) ** 2)
+        return (pupil - teacher) ** 2
     if kind == "bce":
         told = (teacher / temperature).sigmoid()
-        losses = F.binary_cross_entropy_with_logits(pupil / temperature, told, reduction="none")
-        return _mean(losses) * temperature**2
+        return F.binary_cross_entropy_with_logits(pupil / temperature, told, reduction="none")
     if kind == "exclusive":
-        return distillation("kl", with_background(pupil), with_background(teacher), temperature)
+        return cells("kl", with_background(pupil), with_background(teacher), temperature)
     if kind != "kl":
         raise ValueError(f"no distillation is called {kind!r}; there are kl, exclusive, bce, mse, cosine")
     log_pupil, log_teacher = (F.log_softmax(x / temperature, dim=1) for x in (pupil, teacher))
-    losses = F.kl_div(log_pupil, log_teacher, reduction="none", log_target=True).sum(1, keepdim=True)
-    return _mean(losses) * temperature**2
+    return F.kl_div(log_pupil, log_teacher, reduction="none", log_target=True).sum(1, keepdim=True)
 
 
-def _mean(losses: torch.Tensor) -> torch.Tensor:
+def decided(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(B,) of `kl`, `exclusive` and `bce`: cross-entropy with what the teacher finds likeliest, row by row,
+    label by label or pixel by pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
+    pupil = pupil.float()
+    if kind == "exclusive":
+        return decided("kl", with_background(pupil), with_background(teacher))
+    if kind == "bce":
+        losses = F.binary_cross_entropy_with_logits(pupil, (teacher > 0).float(), reduction="none")
+    else:
+        losses = F.cross_entropy(pupil, teacher.argmax(1), reduction="none").unsqueeze(1)
     return losses.flatten(1).mean(1)
+
+
+def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torch.Tensor:
+    """Logits that say, at this temperature, the plain mean of what several teachers' logits (B, C, ...) say
+    there: of probabilities, never of logits, in which one teacher's certainty outvotes the doubts of all
+    others. For `mse` the mean of numbers; for `cosine` embeddings (B, D) of length 1 side by side, whose
+    cosine is the mean of the teachers' cosines: two runs' embeddings have no axes in common."""
+    if len(several) == 1:
+        return several[0]
+    several = [one.float() for one in several]
+    if kind == "cosine":
+        return torch.cat([F.normalize(one, dim=1) for one in several], dim=1)
+    if kind == "mse":
+        return torch.stack(several).mean(0)
+    if kind == "exclusive":
+        said = averaged("kl", [with_background(one) for one in several], temperature)
+        return said[:, 1:] - said[:, :1]
+    cold = [one / temperature for one in several]
+    if kind == "bce":
+        yes, no = (_log_mean([F.logsigmoid(sign * one) for one in cold]) for sign in (1, -1))
+        return (yes - no) * temperature
+    return _log_mean([one.log_softmax(1) for one in cold]) * temperature
+
+
+def _log_mean(logs: list[torch.Tensor]) -> torch.Tensor:
+    """The logarithm of the mean of what these are logarithms of, up to a constant."""
+    return torch.stack(logs).logsumexp(0)

@@ -26,7 +26,6 @@ from src.data.loaders import (
 from src.data.mixing import Batch, Mixer
 from src.data.scales import create_scales
 from src.losses.build import create_loss
-from src.losses.distillation import distillation
 from src.losses.margins import margin_scale
 from src.losses.reduction import reduce
 from src.models.architecture import Architecture
@@ -40,13 +39,15 @@ from src.tasks.base import Task
 from src.training import checkpoint
 from src.training.averaging import Average, StochasticAverage, copy_state
 from src.training.batchnorm import measure_batch_norms
+from src.training.consistency import Consistency
 from src.training.devices import Precision, loader_workers
 from src.training.freeze import Freeze
+from src.training.notes import create_notes
 from src.training.optim import create_optimizer
 from src.training.schedule import Schedule
 from src.training.snapshots import Snapshots
 from src.training.soup import State, greedy_soup
-from src.training.teachers import Teacher
+from src.training.teachers import Teachers, taught
 from src.training.watch import Watch
 
 # report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
@@ -129,7 +130,15 @@ class Trainer:
         length = embedding_length(self.model) if config.train.center_weight else 0
         loss = create_loss(task.name, config.train, data.outputs, data.train.targets, length)
         self.loss = loss.to(device)
-        self.teacher = Teacher(config, fold, self.architecture, device) if config.distill.teacher else None
+        self.teacher, self.notes = None, None
+        if config.distill.teachers:
+            self.teacher = Teachers(config, task.distillation, fold, self.architecture, device)
+            self.notes = create_notes(config, self.teacher, self.loader.dataset, device)
+        self.consistency = None
+        if config.consistency is not None:
+            self.consistency = Consistency(
+                config, task, data.store, self.average, self.precision, len(self.sampler), seed
+            )
         self.best = Best()
         self.history: list[dict[str, Any]] = []
 
@@ -153,20 +162,26 @@ class Trainer:
         plan = [float(self.rows.weights[batch].sum()) for batch in batches]
         watch = Watch(epoch, batches, self.ids, self.config.train, self.device)
         accumulate = self.config.train.accumulate
+        if self.consistency is not None:
+            self.consistency.begin(epoch)
         for number, batch in enumerate(self.loader):
             first = number - number % accumulate
-            window = sum(plan[first : first + accumulate])  # the last window may be short
+            total = sum(plan[first : first + accumulate])  # the last window may be short
             images, targets, weights = self.shown(batch, epoch, number)
             with self.precision.autocast():
-                losses = self.sample_losses(images, targets)
-            self.precision.backward(reduce(losses, weights, window, self.config.train.top_share))
+                losses = self.sample_losses(images, targets, batches[number])
+            self.precision.backward(reduce(losses, weights, total, self.config.train.top_share))
             watch.batch(losses, weights)
+            if self.consistency is not None:
+                self.consistency.learn(window=min(accumulate, len(plan) - first))
             if (number + 1) % accumulate == 0 or number + 1 == len(plan):
                 watch.step(self.precision.step(self.optimizer, self.model, self.config.train.clip_grad))
                 self.schedule.step()
                 self.average.update()
                 report(1)
         row = {"epoch": epoch + 1, "lr": self.schedule.rate, **watch.means()}
+        if self.consistency is not None:
+            row |= self.consistency.means()
         if self.swa is not None:
             self.swa.take(self.model, epoch)
         row |= self.look(epoch) | {"seconds": round(time.monotonic() - began, 2)}
@@ -182,21 +197,19 @@ class Trainer:
         images, targets = self.scales(images, as_targets(targets), seed)
         return self.mixing(images, targets, weights, epoch, seed)
 
-    def sample_losses(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(B,) losses: the label's word, and the teacher's on the same view where there is one."""
+    def sample_losses(
+        self, images: torch.Tensor, targets: torch.Tensor, rows: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """(B,) losses: the label's word, and the teacher's on the same view where there is one. With the row
+        numbers, what was noted of them need not be asked again."""
         output = self.model(images)
         losses = self.loss(output, targets)
         if self.teacher is None:
             return losses
-        distill, kind, said = self.config.distill, self.task.distillation, self.teacher(images)
-        pupil = output.fused()
-        if kind == "cosine":
-            self.teacher.check_length(said.embedding, pupil.embedding)
-            told = distillation(kind, pupil.embedding, said.embedding, distill.temperature)
-        else:
-            wanted = self.model.scale.encode_tensor(said.logits)
-            told = distillation(kind, pupil.logits, wanted, distill.temperature)
-        return distill.weight * told + (1 - distill.weight) * losses
+        noted = self.notes is not None and rows is not None
+        said = self.notes(images, rows) if noted else self.teacher(images)
+        settings, kind = self.config.distill, self.task.distillation
+        return taught(settings, kind, self.model.scale, losses, output.fused(), said)
 
     def look(self, epoch: int) -> dict[str, float]:
         """Score the averaged weights on the stopping rows, never on the fold's own; keep them if they are the

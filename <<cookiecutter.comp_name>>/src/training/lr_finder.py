@@ -35,7 +35,7 @@ def for_range_test(config: Config) -> Config:
     train = config.train.model_copy(
         update={"freeze_epochs": None, "ema": config.train.ema.model_copy(update={"enabled": False})}
     )
-    return config.model_copy(update={"train": train})
+    return config.model_copy(update={"train": train, "consistency": None})  # whose teacher EMA is
 
 
 def range_test(

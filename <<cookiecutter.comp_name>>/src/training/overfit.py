@@ -76,6 +76,7 @@ def plain(config: Config) -> Config:
             "mixing": Mixing(),
             "model": config.model.model_copy(update=undropped),
             "distill": type(config.distill)(),
+            "consistency": None,
         }
     )
 

@@ -1,59 +1,80 @@
-"""Knowledge distillation: a finished run teaches this one, fold by fold."""
+"""Knowledge distillation: finished runs teach this one, fold by fold."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from src.artifacts import read_json
-from src.config import Config, UserError
+from src.artifacts import digest, read_json
+from src.config import Config, Distill, UserError
+from src.losses.distillation import averaged, decided, distillation
+from src.losses.relations import relations
 from src.models.build import Architecture
 from src.models.output import Output
+from src.models.scale import TargetScale
 from src.models.weights import load_model
 
 
+class Teachers:
+    """All teachers of a fold, heard as one: the mean of their probabilities, or numbers; embeddings of
+    several are of length 1, side by side."""
+
+    def __init__(self, config: Config, kind: str, fold: int, pupil: Architecture, device: torch.device):
+        """`kind` is `Task.distillation`."""
+        self.each = [Teacher(config, name, fold, pupil, device) for name in config.distill.teachers]
+        self.kind, self.temperature = kind, 1.0 if config.distill.hard else config.distill.temperature
+
+    def __call__(self, images: torch.Tensor) -> Output:
+        """What they say of the very view that the pupil is shown, see `Teacher`."""
+        said = [teacher(images) for teacher in self.each]
+        kind = "kl" if self.kind == "cosine" else self.kind  # a ranking's logits are of identities
+        logits = averaged(kind, [one.logits for one in said], self.temperature)
+        return Output(logits, averaged("cosine", [one.embedding for one in said], self.temperature))
+
+
 class Teacher:
-    """The teacher run's model of the same fold: it saw no row that this fold is scored on.
+    """A teacher run's model of the same fold: it saw no row that this fold is scored on.
 
     Any other fold's model did, and its opinion of the training rows would carry those labels over: on pure
     noise, a pupil of out-of-fold teachers scores .68, a pupil of the same fold's .49.
     """
 
-    def __init__(self, config: Config, fold: int, pupil: Architecture, device: torch.device):
-        folder = config.root / "runs" / str(config.distill.teacher) / f"fold{fold}"
-        self.check_folds(config, folder)
+    def __init__(self, config: Config, name: str, fold: int, pupil: Architecture, device: torch.device):
+        folder = config.root / "runs" / name / f"fold{fold}"
+        self.check_folds(config, name, fold)
+        self.check_honest(config, name)
         self.model = load_model(folder / "model.safetensors", device)
         size, wanted = self.model.architecture.n_outputs, pupil.n_outputs
         if size != wanted:
-            raise UserError(
-                f"distill.teacher: {config.distill.teacher} has {size} outputs, this task has {wanted}"
-            )
-        self.size, self.name = self.model.architecture.image_size, config.distill.teacher
+            raise UserError(f"distill.teacher: {name} has {size} outputs, this task has {wanted}")
+        self.size = self.model.architecture.image_size
 
     @staticmethod
-    def check_folds(config: Config, folder) -> None:
+    def check_folds(config: Config, name: str, fold: int) -> None:
         """Raise `UserError` unless the teacher was trained on the folds of today's folds.csv."""
-        from src.artifacts import digest
-
+        folder = config.root / "runs" / name / f"fold{fold}"
         try:
             recipe = read_json(folder / "train.stamp.json")["recipe"]
         except FileNotFoundError:
             raise UserError(
-                f"distill.teacher: {folder} is not finished; "
-                f"run `make train EXP={config.distill.teacher}` first"
+                f"distill.teacher: {folder} is not finished; run `make train EXP={name}` first"
             ) from None
         if recipe["inputs"]["folds"] != digest(config.root / "data" / "folds.csv"):
             raise UserError(
-                f"distill.teacher: {config.distill.teacher} was trained on other folds "
-                f"than data/folds.csv holds now; run `make train EXP={config.distill.teacher}` again"
+                f"distill.teacher: {name} was trained on other folds than data/folds.csv holds now; "
+                f"run `make train EXP={name}` again"
             )
 
-    def check_length(self, said: torch.Tensor, pupil: torch.Tensor) -> None:
-        """Raise `UserError` unless two embeddings (B, D) have one length, as their angles need."""
-        if said.shape != pupil.shape:
+    @staticmethod
+    def check_honest(config: Config, name: str) -> None:
+        """Raise `UserError` for a run whose own metrics.json says that its CV is `optimistic`: its models
+        learned, through labels that all folds' models made, from the very rows that they are scored on."""
+        metrics = config.root / "runs" / name / "metrics.json"
+        if metrics.exists() and read_json(metrics).get("optimistic"):
             raise UserError(
-                f"distill.teacher: {self.name} has embeddings of {said.shape[1]} numbers, this network of "
-                f"{pupil.shape[1]}; give both runs one model.embedding, such as 512"
+                f"distill.teacher: {name} learned from labels that other folds' models made (metrics.json "
+                f"calls its CV optimistic), and would hand them on to a CV that seems honest; name a run "
+                f"whose labels came fold by fold"
             )
 
     @torch.no_grad()
@@ -69,3 +90,41 @@ class Teacher:
         if logits.ndim == 4 and logits.shape[-2:] != images.shape[-2:]:
             logits = F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear")
         return Output(logits=logits, embedding=said.embedding)
+
+
+def taught(
+    settings: Distill, kind: str, scale: TargetScale, losses: torch.Tensor, pupil: Output, said: Output
+) -> torch.Tensor:
+    """(B,) losses of a pupil's one answer: those of its labels (B,) and of what its teachers said of the same
+    view, in their shares; and how its features lie to each other. `scale` is the pupil's."""
+    told = settings.weight * _answer(settings, kind, scale, pupil, said) + (1 - settings.weight) * losses
+    if settings.features is None:
+        return told
+    return told + settings.features * relations(pupil.embedding, said.embedding)
+
+
+def _answer(settings: Distill, kind: str, scale: TargetScale, pupil: Output, said: Output) -> torch.Tensor:
+    """(B,) how far the pupil's answer is from its teachers'."""
+    if kind == "cosine":
+        _check_lengths(settings, said.embedding, pupil.embedding)
+        return distillation(kind, pupil.embedding, said.embedding, settings.temperature)
+    if settings.hard:
+        return decided(kind, pupil.logits, said.logits)
+    return distillation(kind, pupil.logits, scale.encode_tensor(said.logits), settings.temperature)
+
+
+def _check_lengths(settings: Distill, said: torch.Tensor, pupil: torch.Tensor) -> None:
+    """Raise `UserError` unless two embeddings (B, D) have one length, as their angles need."""
+    if said.shape == pupil.shape:
+        return
+    theirs, ours = said.shape[1], pupil.shape[1]
+    if len(settings.teachers) > 1:
+        raise UserError(
+            f"distill.teacher: the embeddings of {' and '.join(settings.teachers)} side by side have "
+            f"{theirs} numbers, those of this network {ours}; set model.embedding={theirs}, or name one "
+            f"teacher"
+        )
+    raise UserError(
+        f"distill.teacher: {settings.teachers[0]} has embeddings of {theirs} numbers, this network of "
+        f"{ours}; give both runs one model.embedding, such as 512"
+    )

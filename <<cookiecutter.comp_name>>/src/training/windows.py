@@ -14,6 +14,8 @@ def windows(trainer: Trainer) -> Iterator[list[Batch]]:
     epoch, accumulate = 0, trainer.config.train.accumulate
     while True:
         trainer.sampler.epoch, window = epoch, []
+        if trainer.consistency is not None:
+            trainer.consistency.begin(epoch)
         for number, batch in enumerate(trainer.loader):
             window.append(trainer.shown(batch, epoch, number))
             if len(window) == accumulate:
@@ -33,5 +35,7 @@ def take_step(trainer: Trainer, window: list[Batch]) -> float:
         reduced = reduce(losses, weights, total, trainer.config.train.top_share)
         trainer.precision.backward(reduced)
         loss += float(reduced.detach())
+        if trainer.consistency is not None:
+            trainer.consistency.learn(len(window))
     trainer.precision.step(trainer.optimizer, trainer.model, trainer.config.train.clip_grad)
     return loss
