@@ -57,10 +57,13 @@ def run_of(config: Config) -> Run:
 
 
 def round_of(config: Config, number: int) -> Run:
-    """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
+    """Round `number` (1, 2, ...) of this config's pseudo-labelling; 0 is the run that it starts from."""
+    if number == 0:
+        return run_of(config)
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
     if config.pseudo.epochs is not None:
         config = config.with_epochs(config.pseudo.epochs)
+    config = config.model_copy(update={"pseudo": config.pseudo.of_round(number)})
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
@@ -233,26 +236,53 @@ def score_step(run: Run) -> Step:
     )
 
 
-def unlabelled(run: Run, fold: int) -> Path:
-    """What fold `fold`'s own model of the run before says of the test rows; of rankings, which say whose the
-    rows of the gallery are, the table without that fold's rows in it."""
+def stop_step(run: Run, fold: int) -> Step:
+    """What one fold's model says of the rows that decided when it stops, where labels are calibrated on them;
+    of rankings stage 03 says so anyway."""
+    return Step(
+        title=f"04 calibrate {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("stop.parquet",),
+        recipe=predict_step(run, fold).recipe | {"folds": digest(run.config.root / "data" / "folds.csv")},
+        stamp_name="stop",
+    )
+
+
+def labellers(run: Run, fold: int) -> list[Path]:
+    """The folders of the models that label for fold `fold`: its own model of the round before, no other."""
+    return [run.config.root / "runs" / str(run.labels_from) / f"fold{fold}"]
+
+
+def unlabelled(run: Run, fold: int) -> list[Path]:
+    """What these models say of the test rows, a table each; of rankings, which say whose the rows of the
+    gallery are, the table without that fold's rows in it."""
     name = "blind" if run.config.task.name == "retrieval" else "test"
-    return run.config.root / "runs" / str(run.labels_from) / f"fold{fold}" / f"{name}.parquet"
+    return [folder / f"{name}.parquet" for folder in labellers(run, fold)]
+
+
+def calibrated_on(run: Run, fold: int) -> Path | None:
+    """The predictions, with their labels, that make confidence a probability: of rows that the labelling
+    model did not learn from and that fold `fold` is not scored by. None where nothing is calibrated."""
+    if run.config.task.name != "retrieval" and not run.config.pseudo.calibrate:
+        return None
+    return labellers(run, fold)[0] / "stop.parquet"
 
 
 def select_step(run: Run, fold: int) -> Step:
     """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
-    said = unlabelled(run, fold)
+    pseudo, known = run.config.pseudo, calibrated_on(run, fold)
     keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
     keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
+    said = [digest(path) for path in unlabelled(run, fold)]
     return Step(
         title=f"04 select {run.name} fold {fold}",
         folder=run.folder,
         outputs=(f"fold{fold}.pseudo.parquet",),
         recipe={
-            "pseudo": run.config.pseudo.model_dump(mode="json", include=keys),
-            "predictions": digest(said),
-            "calibrated_on": _digest_if_there(said.with_name("stop.parquet")),
+            "pseudo": pseudo.model_dump(mode="json", include=keys | {"calibrate", "cap", "prior"}),
+            "predictions": said[0] if len(said) == 1 else said,
+            "calibrated_on": None if known is None else digest(known),
+            "prior_of": None if pseudo.prior is None else digest(run.config.root / "data" / "folds.csv"),
         },
         stamp_name=f"select{fold}",
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
+from src.config.after import Distill, Inference, Runtime, Stack, Submit, Tracking, check_inference
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
+from src.config.pseudo import Pseudo, check_pseudo
 from src.config.section import Index, Name, Section
 from src.config.train import Train, check_train, with_epochs
 
@@ -123,6 +124,7 @@ class Config(Section):
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
         check_inference(self.inference, self.task.name)
+        check_pseudo(self.pseudo, self.task.name, self.train.early_stopping.enabled)
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -122,7 +122,7 @@ def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
 
 
 def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config) -> Rows:
-    """The test rows of a selection table as training rows, with the targets written there."""
+    """The test rows of a selection table as training rows, with the targets and weights written there."""
     table = pd.read_parquet(path)
     place = dict(zip(store.test_ids, store.test, strict=True))
     positions = np.array([place[name] for name in table["id"]], dtype=np.int64)
@@ -132,7 +132,8 @@ def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[st
         targets = task.told(table, outputs)
     else:
         targets = table[outputs].to_numpy(np.float32)
-    return Rows(positions, targets, np.full(len(table), config.pseudo.weight, np.float32))
+    weights = table["pseudo.weight"].to_numpy(np.float32) if "pseudo.weight" in table else np.ones(len(table))
+    return Rows(positions, targets, np.float32(config.pseudo.weight * weights))
 
 
 class Epochs(Sampler):
