@@ -8,7 +8,7 @@ Some hosts forbid pseudo-labels, and some any use of the test images in training
 
 from src.artifacts import read_json
 from src.cli import main
-from src.steps import pseudo_step
+from src.pseudo.steps import pseudo_step
 
 
 def run(config, force):

@@ -25,6 +25,7 @@ FLOORS = [
         "configfile",
         "rawfiles",
         "owncode",
+        "optimism",
         "machine",
         "tracking",
         "progress",

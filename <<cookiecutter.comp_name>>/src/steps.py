@@ -8,7 +8,7 @@
 | train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
-| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | that fold's test predictions, `pseudo` |
+| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | see src/pseudo/steps.py |
 | stack | `stacks/<name>/` oof.parquet, test.parquet, metrics.json, models | the members' tables, `stack` |
 | submit | `submissions/<name>.csv`, `<name>.json` | the source's table, the sample submission |
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from src.artifacts import Step, digest
 from src.config import Config, UserError, snapshot_names
+from src.optimism import why_optimistic
 from src.owncode import preprocessing
 from src.rawfiles import image_folders, listing, raw_tables
 
@@ -166,15 +167,16 @@ def train_step(run: Run, fold: int) -> Step:
     if config.model.normalize == "dataset":  # as it was before there was a choice
         recipe["model"]["normalize"] = None
     if config.model.weights:
-        recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
+        recipe["inputs"]["weights"] = digest_of(config.root / config.model.weights, "model.weights")
     if config.distill.teacher:
         teacher = config.root / "runs" / config.distill.teacher / f"fold{fold}" / "model.safetensors"
         recipe["distill"] = config.distill.model_dump(mode="json")
-        recipe["inputs"]["teacher"] = _digest_of(
+        recipe["inputs"]["teacher"] = digest_of(
             teacher, "distill.teacher", hint=f"make train EXP={config.distill.teacher}"
         )
     if config.mixing.on:
         recipe["mixing"] = config.mixing.model_dump(mode="json")
+    recipe["optimistic"] = why_optimistic(config, run.labels_from, fold)
     labels = run.pseudo_labels(fold)
     if labels is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}
@@ -236,74 +238,6 @@ def score_step(run: Run) -> Step:
     )
 
 
-def stop_step(run: Run, fold: int) -> Step:
-    """What one fold's model says of the rows that decided when it stops, where labels are calibrated on them;
-    of rankings stage 03 says so anyway."""
-    return Step(
-        title=f"04 calibrate {run.name} fold {fold}",
-        folder=run.fold_folder(fold),
-        outputs=("stop.parquet",),
-        recipe=predict_step(run, fold).recipe | {"folds": digest(run.config.root / "data" / "folds.csv")},
-        stamp_name="stop",
-    )
-
-
-def labellers(run: Run, fold: int) -> list[Path]:
-    """The folders of the models that label for fold `fold`: its own model of the round before, no other."""
-    return [run.config.root / "runs" / str(run.labels_from) / f"fold{fold}"]
-
-
-def unlabelled(run: Run, fold: int) -> list[Path]:
-    """What these models say of the test rows, a table each; of rankings, which say whose the rows of the
-    gallery are, the table without that fold's rows in it."""
-    name = "blind" if run.config.task.name == "retrieval" else "test"
-    return [folder / f"{name}.parquet" for folder in labellers(run, fold)]
-
-
-def calibrated_on(run: Run, fold: int) -> Path | None:
-    """The predictions, with their labels, that make confidence a probability: of rows that the labelling
-    model did not learn from and that fold `fold` is not scored by. None where nothing is calibrated."""
-    if run.config.task.name != "retrieval" and not run.config.pseudo.calibrate:
-        return None
-    return labellers(run, fold)[0] / "stop.parquet"
-
-
-def select_step(run: Run, fold: int) -> Step:
-    """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
-    pseudo, known = run.config.pseudo, calibrated_on(run, fold)
-    keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
-    keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
-    said = [digest(path) for path in unlabelled(run, fold)]
-    return Step(
-        title=f"04 select {run.name} fold {fold}",
-        folder=run.folder,
-        outputs=(f"fold{fold}.pseudo.parquet",),
-        recipe={
-            "pseudo": pseudo.model_dump(mode="json", include=keys | {"calibrate", "cap", "prior"}),
-            "predictions": said[0] if len(said) == 1 else said,
-            "calibrated_on": None if known is None else digest(known),
-            "prior_of": None if pseudo.prior is None else digest(run.config.root / "data" / "folds.csv"),
-        },
-        stamp_name=f"select{fold}",
-    )
-
-
-def pseudo_step(config: Config) -> Step:
-    """All rounds of one run's pseudo-labelling, and which of them was kept."""
-    base = run_of(config)
-    for name in ("oof.parquet", "test.parquet"):
-        _digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
-    folds = range(config.cv.n_folds)
-    recipe = {
-        "pseudo": config.pseudo.model_dump(mode="json"),
-        "task": config.task.model_dump(mode="json"),
-        "train": [train_step(base, k).fingerprint for k in folds],
-        "predict": [predict_step(base, k).fingerprint for k in folds],
-        "oof": digest(base.folder / "oof.parquet"),
-    }
-    return Step(f"04 pseudo-label {config.name}", base.folder, ("pseudo.json",), recipe, stamp_name="pseudo")
-
-
 def stack_step(config: Config, members: list[Path]) -> Step:
     """The stack over the member runs' tables."""
     return Step(
@@ -332,7 +266,7 @@ def submission_source(config: Config) -> tuple[Path, str]:
     else:
         raise UserError(f"submit.source: {config.submit.source!r} is neither `stack` nor `run:<name>`")
     for file in ("test.parquet", "metrics.json"):
-        _digest_of(source / file, "submit.source", hint=hint)
+        digest_of(source / file, "submit.source", hint=hint)
     return source, config.submit.name or source.name
 
 
@@ -357,7 +291,8 @@ def _digest_if_there(path: Path) -> str | None:
     return digest(path) if path.is_file() else None
 
 
-def _digest_of(path: Path, key: str, hint: str | None = None) -> str:
+def digest_of(path: Path, key: str, hint: str | None = None) -> str:
+    """The digest of a file; raises `UserError`, with the key that names it, where it is not there."""
     if not path.is_file():
         more = f"; run `{hint}` first" if hint else ""
         raise UserError(f"{key}: {path} is not there{more}")

@@ -14,6 +14,7 @@ Chance = Annotated[float, Field(gt=0, lt=1)]
 class Pseudo(Section):
     rounds: Annotated[int, Field(ge=0, le=10)] = 2  # at most; they end when one does not help
     threshold: Chance | tuple[float, ...] = 0.9  # how sure a model must be; a list: a round each
+    source: Literal["fold", "ensemble"] = "fold"  # ensemble: better labels, a CV that flatters
     labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
     calibrate: Switch = None  # true: a temperature, fitted on the stopping rows, before the threshold
     cap: int | float | tuple[int | float, ...] | None = None  # a class: rows, or a share of all asked
@@ -60,7 +61,7 @@ def check_pseudo(pseudo: Pseudo, task: str, stopping: bool) -> None:
         )
     if pseudo.calibrate and task == "regression":
         raise ValueError("pseudo.calibrate mends probabilities, and a regression has none; leave it null")
-    if pseudo.calibrate and not stopping:
+    if pseudo.calibrate and not stopping and pseudo.source == "fold":
         raise ValueError(
             "pseudo.calibrate fits a temperature on the rows that decide when to stop; set "
             "train.early_stopping.enabled=true"

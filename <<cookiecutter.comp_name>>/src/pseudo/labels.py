@@ -13,7 +13,8 @@ from src.data.loaders import read_folds
 from src.inference.oof import read_outputs
 from src.inference.snapshots import mean_tables
 from src.pseudo.select import agreement, counts, same, select, shares
-from src.steps import Run, calibrated_on, select_step, unlabelled
+from src.pseudo.steps import calibrated_on, select_step, unlabelled
+from src.steps import Run
 from src.tasks.base import Task, targets_in
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from src.artifacts import write_csv, write_parquet
 from src.data.loaders import read_folds
+from src.optimism import caution
 from src.pseudo.select import decided
 from src.steps import Run
 from src.tasks.base import Task, targets_in
@@ -38,6 +39,7 @@ def round_table(row: dict[str, Any], metric: str) -> str:
     lines.append(f"  CV          {metric} {_plus_minus(row['cv'], row['standard_error'])}")
     if row["gain"] is not None:
         lines[-1] += f"; {_plus_minus(row['gain'], row['gain_error'], '+')} to the best so far"
+    lines[-1] += caution(row)
     return "\n".join([*lines, f"  {'kept' if row['kept'] else 'not kept'}: {row['why']}"])
 
 
@@ -82,7 +84,8 @@ def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...
         labels = _as_text(decided(table, task, outputs), task, outputs)
         part = pd.DataFrame({"fold": fold, "id": table["id"], "label": labels})
         part["confidence"] = table["confidence"].astype("float64")
-        parts.append(part.assign(source=f"{run.labels_from} fold {fold}"))
+        whose = "all folds" if run.config.pseudo.source == "ensemble" else f"fold {fold}"
+        parts.append(part.assign(source=f"{run.labels_from} {whose}"))
     write_parquet(run.folder / "labels.parquet", pd.concat(parts, ignore_index=True))
 
 

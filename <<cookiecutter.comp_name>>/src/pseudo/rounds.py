@@ -3,10 +3,12 @@
 Round r is a run of its own, `<name>-round<r>`. Its fold k learns from the training rows of fold k and from
 the test rows that fold k's own model of the round before was sure of. The ensemble of all folds would label
 better, but four of its five models learned from fold k's rows: their labels would come back as confident
-pseudo-labels (on pure noise such an OOF scores .66 AUC; this one .50).
+pseudo-labels (on pure noise such an OOF scores .66 AUC; this one .50). `pseudo.source=ensemble` does so all
+the same, for the labels' sake, and its CV is marked as optimistic wherever it is shown.
 
 The rounds end when nothing is selected, the selection is that of the round before, or a round's CV does not
-beat the best so far by more than the standard error of the difference; such a round is not kept.
+beat the best so far by more than the standard error of the difference; such a round is not kept. Of an
+optimistic CV nothing can be told: those rounds go on, and none is kept.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from typing import Any
 from src.artifacts import read_json, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
-from src.inference.others import ask_stop_rows
+from src.pseudo.ask import ask_stop_rows
 from src.pseudo.labels import label_round
 from src.pseudo.precision import estimated_precision
 from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
+from src.pseudo.steps import pseudo_step
 from src.pseudo.verdict import judge
-from src.steps import Run, pseudo_step, round_of, run_of
+from src.steps import Run, round_of, run_of
 from src.tasks import create_task
 from src.tasks.base import Task
 from src.training.launch import train_run
@@ -45,9 +48,9 @@ def label_recursively(config: Config) -> None:
         write_json(run.folder / "round.json", row)
         write_classes(run.folder, row)
         print(round_table(row, task.metric.name))
-        if not row["kept"]:
+        if not row["kept"] and not row.get("optimistic"):
             break
-        best = metrics
+        best = metrics if row["kept"] else best
     write_json(
         step.folder / "pseudo.json", {"metric": task.metric.name, "rounds": report, "best": best_run(report)}
     )
@@ -57,7 +60,7 @@ def label_recursively(config: Config) -> None:
 def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
     """Have the run `before` label for a round, and describe what came of it."""
     folds, outputs = tuple(range(run.config.cv.n_folds)), read_outputs(run)
-    if run.config.pseudo.calibrate and task.kind != "rankings":
+    if run.config.pseudo.calibrate and run.config.pseudo.source == "fold" and task.kind != "rankings":
         ask_stop_rows(before, folds)
     row = label_round(run, task, folds)
     write_labels(run, task, outputs, folds)
@@ -90,7 +93,8 @@ def rule(run: Run, task: Task) -> str:
     words += ["calibrated"] if pseudo.calibrate or task.kind == "rankings" else []
     words += [] if pseudo.cap is None else [f"at most {pseudo.cap} a class"]
     words += [] if pseudo.prior is None else [f"prior: {pseudo.prior}"]
-    return f"{', '.join(words)}; each fold labelled by its own model of {run.labels_from}"
+    by = "all folds' models" if pseudo.source == "ensemble" else "its own model"
+    return f"{', '.join(words)}; each fold labelled by {by} of {run.labels_from}"
 
 
 def best_run(report: list[dict[str, Any]]) -> str:
@@ -99,7 +103,8 @@ def best_run(report: list[dict[str, Any]]) -> str:
 
 
 def _cv(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: metrics[key] for key in ("cv", "standard_error")}
+    marked = {key: metrics[key] for key in ("optimistic", "why_optimistic") if key in metrics}
+    return {key: metrics[key] for key in ("cv", "standard_error")} | marked
 
 
 def check_allowed(config: Config) -> None:

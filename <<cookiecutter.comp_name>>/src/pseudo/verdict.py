@@ -12,8 +12,12 @@ def judge(metrics: dict[str, Any], best: dict[str, Any], sign: int) -> dict[str,
     """`gain` in CV over the best run so far, positive when better; `gain_error`, the standard error of their
     difference fold by fold; `kept`, where the one is more than the other; and `why`.
 
-    The folds are the same, so the difference is known better than either score.
+    The folds are the same, so the difference is known better than either score. Of a CV that is optimistic
+    nothing can be told, so such a round is not kept: whether it helps only the leaderboard knows.
     """
+    if metrics.get("optimistic"):
+        why = "its CV flatters, so it cannot tell; name the run in stack.members or submit.source to use it"
+        return {"gain": None, "gain_error": None, "kept": False, "why": why}
     if metrics["cv"] is None or best["cv"] is None:
         kept = metrics["cv"] is not None
         why = "the best so far has no CV" if kept else "its CV is undefined"

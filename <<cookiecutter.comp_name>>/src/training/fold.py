@@ -15,6 +15,7 @@ import torch
 from src.artifacts import Step, write_csv, write_json
 from src.data.loaders import load_fold, training_rows
 from src.models.weights import save_model
+from src.optimism import caution, mark
 from src.scoring import finite
 from src.steps import Run
 from src.tasks import create_task
@@ -69,7 +70,8 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
     snapshots.clear(finished=True)
     tracker.finish({task.metric.name: score})
     report(
-        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
+        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows"
+        + caution(mark(step.recipe["optimistic"])),
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
     )

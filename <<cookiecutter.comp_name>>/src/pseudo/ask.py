@@ -12,7 +12,8 @@ from src.data.masks import true_masks
 from src.inference.answers import Asked
 from src.inference.predict import predict, predict_maps
 from src.inference.snapshots import load_models, mean_tables
-from src.steps import Run, images_step, stop_step
+from src.pseudo.steps import stop_step
+from src.steps import Run, images_step
 from src.tasks import create_task
 from src.tasks.base import as_targets
 from src.training.launch import side_by_side
