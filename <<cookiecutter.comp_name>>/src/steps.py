@@ -3,6 +3,7 @@
 | step | writes | depends on |
 |---|---|---|
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
+| external images | there too: extra-<key>.npy, extra-<key>.parquet | their files, the index, image settings |
 | masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
 | train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
@@ -15,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from src.artifacts import Step, digest
 from src.config import Config, UserError, snapshot_names
 from src.optimism import why_optimistic
 from src.owncode import preprocessing
-from src.rawfiles import image_folders, listing, raw_tables
+from src.rawfiles import external_folders, image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
 MASKS = {"train_masks", "mask", "mask_classes", "rle", "long"}
@@ -50,6 +52,13 @@ class Run:
     def pseudo_labels(self, fold: int) -> Path | None:
         """The table of extra rows that fold `fold` may learn from, or None."""
         return self.folder / f"fold{fold}.pseudo.parquet" if self.labels_from else None
+
+    def start(self, fold: int) -> Path | None:
+        """The weights that fold `fold` of a round goes on from, that fold's own; None: it starts as any run
+        does."""
+        if self.labels_from is None or self.config.pseudo.start == "scratch":
+            return None
+        return self.folder.with_name(self.labels_from) / f"fold{fold}" / "model.safetensors"
 
 
 def run_of(config: Config) -> Run:
@@ -83,6 +92,28 @@ def images_step(config: Config) -> Step:
         folder=config.root / "data" / "cache" / key,
         outputs=("images.npy", "index.parquet", "statistics.json"),
         recipe={"data": settings, "tables": tables, "images": listings},
+    )
+
+
+def extra_step(config: Config) -> Step | None:
+    """Unlabelled images that no table lists, packed beside the others; None where there are none. Which are
+    left out depends on the competition's own."""
+    folders = external_folders(config)
+    if not folders:
+        return None
+    images = images_step(config)
+    key = "extra-" + hashlib.sha256(json.dumps(sorted(folders)).encode()).hexdigest()[:8]
+    recipe = {"data": images.recipe["data"], "near_duplicates": config.data.near_duplicates}
+    return Step(
+        title=f"01 external images at {config.data.cached_size} px",
+        folder=images.folder,
+        outputs=(f"{key}.npy", f"{key}.parquet"),
+        recipe=recipe
+        | {
+            "images": {name: listing(path) for name, path in folders.items()},
+            "contents": _contents(images.folder / "index.parquet"),
+        },
+        stamp_name=key,
     )
 
 
@@ -181,6 +212,10 @@ def train_step(run: Run, fold: int) -> Step:
     if labels is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}
         recipe["inputs"]["pseudo_labels"] = digest(labels)
+        if (extra := extra_step(config)) is not None:
+            recipe["inputs"]["extra"] = digest(extra.folder / extra.outputs[1])
+    if (start := run.start(fold)) is not None:
+        recipe["inputs"]["start"] = digest(start)
     return Step(
         title=f"02 train {run.name} fold {fold}",
         folder=run.fold_folder(fold),

@@ -53,7 +53,8 @@ def test_a_fold_reads_its_own_models_files_and_an_ensemble_all_and_the_oof_rows(
         ("ensemble", "test", [0, 1, 2], "runs/base/oof.parquet"),
     ):
         run = round_of(config_of(tmp_path, task=task, pseudo={"source": source}), 1)
-        assert unlabelled(run, 1) == [tmp_path / f"runs/base/fold{k}/{name}.parquet" for k in folds]
+        tables = [tmp_path / f"runs/base/fold{k}/{name}.parquet" for k in folds]
+        assert unlabelled(run, 1) == {"test": tables}
         assert calibrated_on(run, 1) == tmp_path / known
     plain = round_of(config_of(tmp_path), 1)
     assert calibrated_on(plain, 1) is None

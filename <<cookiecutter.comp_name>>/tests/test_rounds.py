@@ -5,18 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
-from src.artifacts import read_json, write_json, write_parquet
+from src.artifacts import digest, read_json, write_json, write_parquet
 from src.config import Config
+from src.configfile import load_config
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.pseudo import rounds
+from src.pseudo.labels import label_round
 from src.pseudo.precision import estimated_precision, judged
 from src.pseudo.report import round_table, write_labels
 from src.pseudo.select import select
 from src.pseudo.verdict import judge
 from src.steps import round_of
 from src.tasks import create_task
+from src.training.launch import train_run
 
 OUTPUTS = ["cat", "dog", "cow"]
 TASK = create_task(Config())
@@ -188,6 +192,44 @@ def test_many_classes_are_shown_by_those_that_moved_most():
     assert "20 more classes that moved less are in classes.csv" in text
     assert "50.0% of those selected before too keep their label" in text
     assert "CV          auc -" in text
+
+
+# --- what a round starts from -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["scratch", "continue"])
+def test_a_round_that_goes_on_begins_with_that_folds_own_weights(prepared, stage_here, start):
+    settings = ("pseudo.threshold=0.104", "pseudo.rounds=1", "train.ema.enabled=false")
+    for script in ("02_train.py", "03_oof_predict.py"):
+        assert stage_here(prepared, script, *settings).returncode == 0
+    more = (
+        "train.lr=1e-9",
+        "train.min_lr=0",
+        f"pseudo.start={start}",
+    )  # nothing is learned: weights stay as they began
+    run = round_of(load_config(prepared / "configs/baseline.yaml", [*settings, *more]), 1)
+    label_round(run, create_task(run.config), (0, 1))
+    train_run(run, (0, 1))
+    for k in (0, 1):
+        before, after = (
+            load_file(prepared / f"runs/{name}/fold{k}/model.safetensors")
+            for name in ("baseline", "baseline-round1")
+        )
+        learned = [name for name in before if not name.rpartition(".")[2].startswith(("running", "num_"))]
+        apart = max(float((before[name] - after[name]).abs().max()) for name in learned)
+        assert (apart < 1e-6) == (start == "continue")
+        stamp = read_json(run.fold_folder(k) / "train.stamp.json")
+        whole = digest(prepared / f"runs/baseline/fold{k}/model.safetensors")
+        assert stamp["recipe"]["inputs"].get("start") == (whole if start == "continue" else None)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_each_fold_goes_on_from_its_own_model_of_the_round_before(tmp_path, number):
+    config = Config(root=tmp_path, name="base", pseudo={"start": "continue"})
+    before = {1: "base", 2: "base-round1"}[number]
+    assert round_of(config, number).start(3) == tmp_path / f"runs/{before}/fold3/model.safetensors"
+    assert round_of(config, 0).start(3) is None
+    assert round_of(Config(root=tmp_path, name="base"), number).start(3) is None
 
 
 # --- how right ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from src.config.section import Count, Positive, Section, Share, Switch
+from src.config.section import Count, Positive, Section, Share, Switch, Text
 
 Chance = Annotated[float, Field(gt=0, lt=1)]
 
@@ -15,6 +15,7 @@ class Pseudo(Section):
     rounds: Annotated[int, Field(ge=0, le=10)] = 2  # at most; they end when one does not help
     threshold: Chance | tuple[float, ...] = 0.9  # how sure a model must be; a list: a round each
     source: Literal["fold", "ensemble"] = "fold"  # ensemble: better labels, a CV that flatters
+    external: Text | tuple[Text, ...] | None = None  # folders below data.raw with more unlabelled images
     labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
     calibrate: Switch = None  # true: a temperature, fitted on the stopping rows, before the threshold
     cap: int | float | tuple[int | float, ...] | None = None  # a class: rows, or a share of all asked
@@ -23,6 +24,7 @@ class Pseudo(Section):
     quantile: Share = 0.5  # of the test rows, those whose views agree best; a regression has no probability
     weight: Positive = 1.0  # of a pseudo-labelled row's loss against a labelled one's
     epochs: Count | None = None  # of a round; null: train.epochs
+    start: Literal["scratch", "continue"] = "scratch"  # continue: from the fold's weights of the round before
 
     @field_validator("threshold", "cap")
     @classmethod

@@ -3,12 +3,14 @@ changed since the round before."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from src.artifacts import write_parquet
+from src.data.extra import PREFIX
 from src.data.loaders import read_folds
 from src.inference.oof import read_outputs
 from src.inference.snapshots import mean_tables
@@ -40,7 +42,8 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
     unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     return {
         "selected": sum(len(table) for table in tables) / len(folds),
-        "asked": len(pd.read_parquet(unlabelled(run, folds[0])[0], columns=["id"])),
+        "external": sum(int(table["id"].str.startswith(PREFIX).sum()) for table in tables) / len(folds),
+        "asked": sum(len(_ids(paths[0])) for paths in unlabelled(run, folds[0]).values()),
         "class_share": shares(tables, task, outputs),
         "class_rows": counts(tables, task, outputs),
         "agreement": float(np.mean(agree)) if agree else None,
@@ -49,9 +52,12 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
 
 
 def asked(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
-    """What is said of the unlabelled rows for fold `fold`, the mean where several models say it."""
-    several = [{"test": pd.read_parquet(path)} for path in unlabelled(run, fold)]
-    return mean_tables(several, task, outputs)["test"]
+    """What is said of the unlabelled rows for fold `fold`, the mean where several models say it: the test
+    rows, then the external images."""
+    parts = []
+    for name, paths in unlabelled(run, fold).items():
+        parts.append(mean_tables([{name: pd.read_parquet(path)} for path in paths], task, outputs)[name])
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
 
 def calibration_rows(run: Run, fold: int) -> pd.DataFrame | None:
@@ -64,3 +70,7 @@ def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.nda
     """(N, L) targets of the labelled rows that fold `fold` may know: all but its own."""
     table = read_folds(run.config)
     return task.encode(targets_in(table[table["fold"] != fold]), outputs)
+
+
+def _ids(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=["id"])

@@ -32,6 +32,7 @@ def round_table(row: dict[str, Any], metric: str) -> str:
     are right, the CV, the verdict."""
     agree, right = row["agreement"], row["precision"]
     told = f"{row['selected']:,.0f} of {row['asked']:,} unlabelled rows a fold"
+    told += f", {row['external']:,.0f} of them external" if row["external"] else ""
     told += "" if agree is None else f"; {agree:.1%} of those selected before too keep their label"
     lines = [f"{row['run']}: {row['rule']}", f"  selected    {told}", *_classes(row)]
     if right is not None:

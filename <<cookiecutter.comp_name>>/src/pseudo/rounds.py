@@ -18,7 +18,7 @@ from typing import Any
 from src.artifacts import read_json, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
-from src.pseudo.ask import ask_stop_rows
+from src.pseudo.ask import ask
 from src.pseudo.labels import label_round
 from src.pseudo.precision import estimated_precision
 from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
@@ -61,7 +61,9 @@ def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
     """Have the run `before` label for a round, and describe what came of it."""
     folds, outputs = tuple(range(run.config.cv.n_folds)), read_outputs(run)
     if run.config.pseudo.calibrate and run.config.pseudo.source == "fold" and task.kind != "rankings":
-        ask_stop_rows(before, folds)
+        ask(before, folds, "stop")
+    if run.config.pseudo.external is not None:
+        ask(before, folds, "extra")
     row = label_round(run, task, folds)
     write_labels(run, task, outputs, folds)
     right, of = estimated_precision(run, task, outputs, folds, row["asked"])

@@ -3,6 +3,7 @@
 | step | writes | depends on |
 |---|---|---|
 | calibrate, a fold | `runs/<before>/fold<k>/stop.parquet` | that fold's model, `inference` |
+| external, a fold | `runs/<before>/fold<k>/extra.parquet` | that fold's model, `inference`, the images |
 | select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | predictions of the run before, `pseudo` |
 | all rounds | `runs/<name>/pseudo.json` | the run that they start from, `pseudo` |
 """
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from src.artifacts import Step, digest
-from src.config import Config
-from src.steps import Run, digest_of, predict_step, run_of, train_step
+from src.config import Config, UserError
+from src.steps import Run, digest_of, extra_step, predict_step, run_of, train_step
 
 
 def stop_step(run: Run, fold: int) -> Step:
@@ -29,6 +30,28 @@ def stop_step(run: Run, fold: int) -> Step:
     )
 
 
+def external_step(run: Run, fold: int) -> Step:
+    """What one fold's model says of the external images."""
+    return Step(
+        title=f"04 external images, {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("extra.parquet",),
+        recipe=predict_step(run, fold).recipe | {"extra": external_images(run.config)},
+        stamp_name="extra",
+    )
+
+
+def external_images(config: Config) -> str | None:
+    """A digest of the packed external images, None where there are none; raises `UserError` where stage 01
+    has not packed them."""
+    extra = extra_step(config)
+    if extra is not None and not extra.fresh():
+        raise UserError(
+            f"pseudo.external: the images are not packed yet; run `make folds EXP={config.name}` first"
+        )
+    return None if extra is None else digest(extra.folder / extra.outputs[1])
+
+
 def labellers(run: Run, fold: int) -> list[Path]:
     """The folders of the models that label for fold `fold`: its own model of the round before and no other,
     or with `pseudo.source=ensemble` those of all folds."""
@@ -37,12 +60,15 @@ def labellers(run: Run, fold: int) -> list[Path]:
     return [before / f"fold{k}" for k in everybody]
 
 
-def unlabelled(run: Run, fold: int) -> list[Path]:
-    """What these models say of the test rows, a table each; of rankings, which say whose the rows of the
-    gallery are, the table without that fold's rows in it."""
+def unlabelled(run: Run, fold: int) -> dict[str, list[Path]]:
+    """What these models say of the `test` rows, a table each, and of the `extra` images where there are; of
+    rankings, which say whose the rows of the gallery are, the table without that fold's rows in it."""
     blind = run.config.task.name == "retrieval" and run.config.pseudo.source == "fold"
-    name = "blind" if blind else "test"
-    return [folder / f"{name}.parquet" for folder in labellers(run, fold)]
+    folders = labellers(run, fold)
+    tables = {"test": [folder / f"{'blind' if blind else 'test'}.parquet" for folder in folders]}
+    if run.config.pseudo.external is not None:
+        tables["extra"] = [folder / "extra.parquet" for folder in folders]
+    return tables
 
 
 def calibrated_on(run: Run, fold: int) -> Path | None:
@@ -61,7 +87,7 @@ def select_step(run: Run, fold: int) -> Step:
     pseudo, known = run.config.pseudo, calibrated_on(run, fold)
     keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
     keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
-    said = [digest(path) for path in unlabelled(run, fold)]
+    said = [digest(path) for paths in unlabelled(run, fold).values() for path in paths]
     return Step(
         title=f"04 select {run.name} fold {fold}",
         folder=run.folder,
@@ -84,6 +110,7 @@ def pseudo_step(config: Config) -> Step:
     folds = range(config.cv.n_folds)
     recipe = {
         "pseudo": settings(config),
+        "extra": external_images(config),
         "task": config.task.model_dump(mode="json"),
         "train": [train_step(base, k).fingerprint for k in folds],
         "predict": [predict_step(base, k).fingerprint for k in folds],
@@ -95,4 +122,5 @@ def pseudo_step(config: Config) -> Step:
 def settings(config: Config) -> dict[str, Any]:
     """`pseudo` as values, what is as it was before there was a choice as null."""
     values = config.pseudo.model_dump(mode="json")
-    return values | {key: None for key, usual in (("source", "fold"),) if values[key] == usual}
+    before = (("source", "fold"), ("start", "scratch"))
+    return values | {key: None for key, usual in before if values[key] == usual}

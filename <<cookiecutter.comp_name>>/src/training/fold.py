@@ -30,7 +30,8 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     rows = training_rows(run, task, fold, data)
-    trainer, snapshots = Trainer(config, task, data, rows, fold, device), Snapshots(step.folder, config.train)
+    trainer = Trainer(config, task, data, rows, fold, device, run.start(fold))
+    snapshots = Snapshots(step.folder, config.train)
     path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
     trainer.resume(path, step.fingerprint)
     if trainer.epoch == 0:
