@@ -93,7 +93,9 @@ def rule(run: Run, task: Task) -> str:
         f"the {pseudo.quantile:.0%} whose views agree best" if task.scaled else f"from {pseudo.threshold}"
     ]
     words += ["calibrated"] if pseudo.calibrate or task.kind == "rankings" else []
-    words += [] if pseudo.cap is None else [f"at most {pseudo.cap} a class"]
+    if pseudo.cap is not None:
+        rows = f"{pseudo.cap:,} rows" if isinstance(pseudo.cap, int) else f"{pseudo.cap:.1%} of the rows"
+        words += [f"at most {rows}" + ("" if task.stacking in ("values", "pixels") else " a class")]
     words += [] if pseudo.prior is None else [f"prior: {pseudo.prior}"]
     by = "all folds' models" if pseudo.source == "ensemble" else "its own model"
     return f"{', '.join(words)}; each fold labelled by {by} of {run.labels_from}"
