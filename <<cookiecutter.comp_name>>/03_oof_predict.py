@@ -7,6 +7,7 @@ Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tabl
 
 from src.artifacts import read_json
 from src.cli import main
+from src.optimism import caution
 from src.steps import predict_step, run_of, score_step
 
 
@@ -18,7 +19,8 @@ def run(config, force):
             step.drop()
     if not config.partial and all(step.fresh() for step in steps) and score_step(this).fresh():
         metrics = read_json(this.folder / "metrics.json")
-        print(f"{score_step(this).up_to_date_line()}; CV {metrics['metric']} {metrics['cv']:.4f}")
+        cv = f"CV {metrics['metric']} {metrics['cv']:.4f}{caution(metrics)}"
+        print(f"{score_step(this).up_to_date_line()}; {cv}")
         return
     from src.inference.oof import predict_run
 

@@ -1,14 +1,15 @@
 """04 · Pseudo-label the test rows and train again, in rounds; each fold trusts its own model alone.
 
-Reads   runs/<name>/ (models, oof.parquet, fold<k>/test.parquet)
-Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet); runs/<name>/pseudo.json
+Reads   runs/<name>/ (models, oof.parquet, fold<k>/test.parquet); data/cache/ for pseudo.external
+Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet, labels.parquet, round.json);
+        runs/<name>/pseudo.json
 
 Some hosts forbid pseudo-labels, and some any use of the test images in training: read the rules first.
 """
 
 from src.artifacts import read_json
 from src.cli import main
-from src.steps import pseudo_step
+from src.pseudo.steps import pseudo_step
 
 
 def run(config, force):

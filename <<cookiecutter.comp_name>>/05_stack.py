@@ -6,6 +6,7 @@ Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, stacker.json)
 
 from src.artifacts import read_json
 from src.cli import main
+from src.optimism import caution
 from src.steps import stack_step
 
 
@@ -20,7 +21,8 @@ def run(config, force):
         step.drop()
     if step.fresh():
         metrics = read_json(step.folder / "metrics.json")
-        print(f"{step.up_to_date_line()}; {metrics['kept']}, CV {metrics['metric']} {metrics['cv']:.4f}")
+        cv = f"CV {metrics['metric']} {metrics['cv']:.4f}{caution(metrics)}"
+        print(f"{step.up_to_date_line()}; {metrics['kept']}, {cv}")
         return
     from src.ensemble.report import stack_runs
 

@@ -150,7 +150,7 @@ def report(project: Path, solution: Path) -> str:
     return "\n".join(lines)
 
 
-NO_ROUND = "Pseudo-labels: no round beat the baseline's CV, none was kept."
+NO_ROUND = "Pseudo-labels: no round beat the baseline's CV by more than its error, none was kept."
 
 
 def read(path: Path) -> dict:

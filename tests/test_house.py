@@ -26,6 +26,7 @@ FLOORS = [
         "configfile",
         "rawfiles",
         "owncode",
+        "optimism",
         "machine",
         "tracking",
         "progress",

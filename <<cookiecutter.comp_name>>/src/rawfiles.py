@@ -46,6 +46,17 @@ def image_folders(config: Config) -> dict[str, list[Path]]:
     return folders
 
 
+def external_folders(config: Config) -> dict[str, Path]:
+    """The folders of unlabelled images that no table lists, by the name that `pseudo.external` gives them."""
+    named = config.pseudo.external
+    names = () if named is None else (named,) if isinstance(named, str) else named
+    folders = {name: config.root / config.data.raw / name for name in names}
+    for path in folders.values():
+        if not path.is_dir():
+            raise UserError(f"{path}: the folder of external images is not there; set pseudo.external")
+    return folders
+
+
 @cache  # nothing of ours writes below the raw folder, so one look a process is enough
 def listing(folder: Path) -> str:
     """A digest of a folder's file names, sizes and times: cheap, and it moves when an image does."""

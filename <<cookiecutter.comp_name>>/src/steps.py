@@ -3,18 +3,20 @@
 | step | writes | depends on |
 |---|---|---|
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
+| external images | there too: extra-<key>.npy, extra-<key>.parquet | their files, the index, image settings |
 | masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
 | train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
-| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | that fold's test predictions, `pseudo` |
+| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | see src/pseudo/steps.py |
 | stack | `stacks/<name>/` oof.parquet, test.parquet, metrics.json, models | the members' tables, `stack` |
 | submit | `submissions/<name>.csv`, `<name>.json` | the source's table, the sample submission |
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,9 @@ from typing import Any
 
 from src.artifacts import Step, digest
 from src.config import Config, UserError, snapshot_names
+from src.optimism import why_optimistic
 from src.owncode import preprocessing
-from src.rawfiles import image_folders, listing, raw_tables
+from src.rawfiles import external_folders, image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
 MASKS = {"train_masks", "mask", "mask_classes", "rle", "long"}
@@ -50,6 +53,13 @@ class Run:
         """The table of extra rows that fold `fold` may learn from, or None."""
         return self.folder / f"fold{fold}.pseudo.parquet" if self.labels_from else None
 
+    def start(self, fold: int) -> Path | None:
+        """The weights that fold `fold` of a round goes on from, that fold's own; None: it starts as any run
+        does."""
+        if self.labels_from is None or self.config.pseudo.start == "scratch":
+            return None
+        return self.folder.with_name(self.labels_from) / f"fold{fold}" / "model.safetensors"
+
 
 def run_of(config: Config) -> Run:
     """The run that this config trains."""
@@ -57,10 +67,13 @@ def run_of(config: Config) -> Run:
 
 
 def round_of(config: Config, number: int) -> Run:
-    """Round `number` (1, 2, ...) of this config's pseudo-labelling."""
+    """Round `number` (1, 2, ...) of this config's pseudo-labelling; 0 is the run that it starts from."""
+    if number == 0:
+        return run_of(config)
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
     if config.pseudo.epochs is not None:
         config = config.with_epochs(config.pseudo.epochs)
+    config = config.model_copy(update={"pseudo": config.pseudo.of_round(number)})
     return Run(config, f"{config.name}-round{number}", labels_from=before)
 
 
@@ -79,6 +92,28 @@ def images_step(config: Config) -> Step:
         folder=config.root / "data" / "cache" / key,
         outputs=("images.npy", "index.parquet", "statistics.json"),
         recipe={"data": settings, "tables": tables, "images": listings},
+    )
+
+
+def extra_step(config: Config) -> Step | None:
+    """Unlabelled images that no table lists, packed beside the others; None where there are none. Which are
+    left out depends on the competition's own."""
+    folders = external_folders(config)
+    if not folders:
+        return None
+    images = images_step(config)
+    key = "extra-" + hashlib.sha256(json.dumps(sorted(folders)).encode()).hexdigest()[:8]
+    recipe = {"data": images.recipe["data"], "near_duplicates": config.data.near_duplicates}
+    return Step(
+        title=f"01 external images at {config.data.cached_size} px",
+        folder=images.folder,
+        outputs=(f"{key}.npy", f"{key}.parquet"),
+        recipe=recipe
+        | {
+            "images": {name: listing(path) for name, path in folders.items()},
+            "contents": _contents(images.folder / "index.parquet"),
+        },
+        stamp_name=key,
     )
 
 
@@ -163,19 +198,24 @@ def train_step(run: Run, fold: int) -> Step:
     if config.model.normalize == "dataset":  # as it was before there was a choice
         recipe["model"]["normalize"] = None
     if config.model.weights:
-        recipe["inputs"]["weights"] = _digest_of(config.root / config.model.weights, "model.weights")
+        recipe["inputs"]["weights"] = digest_of(config.root / config.model.weights, "model.weights")
     for number, name in enumerate(config.distill.teachers):
         model = config.root / "runs" / name / f"fold{fold}" / "model.safetensors"
         recipe["distill"] = config.distill.model_dump(mode="json")
-        recipe["inputs"][f"teacher{number or ''}"] = _digest_of(
+        recipe["inputs"][f"teacher{number or ''}"] = digest_of(
             model, "distill.teacher", hint=f"make train EXP={name}"
         )
     if config.mixing.on:
         recipe["mixing"] = config.mixing.model_dump(mode="json")
+    recipe["optimistic"] = why_optimistic(config, run.labels_from, fold)
     labels = run.pseudo_labels(fold)
     if labels is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}
         recipe["inputs"]["pseudo_labels"] = digest(labels)
+        if (extra := extra_step(config)) is not None:
+            recipe["inputs"]["extra"] = digest(extra.folder / extra.outputs[1])
+    if (start := run.start(fold)) is not None:
+        recipe["inputs"]["start"] = digest(start)
     return Step(
         title=f"02 train {run.name} fold {fold}",
         folder=run.fold_folder(fold),
@@ -233,47 +273,6 @@ def score_step(run: Run) -> Step:
     )
 
 
-def unlabelled(run: Run, fold: int) -> Path:
-    """What fold `fold`'s own model of the run before says of the test rows; of rankings, which say whose the
-    rows of the gallery are, the table without that fold's rows in it."""
-    name = "blind" if run.config.task.name == "retrieval" else "test"
-    return run.config.root / "runs" / str(run.labels_from) / f"fold{fold}" / f"{name}.parquet"
-
-
-def select_step(run: Run, fold: int) -> Step:
-    """The confident test rows of fold `fold`, by that fold's own model of the run before, and by no other."""
-    said = unlabelled(run, fold)
-    keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
-    keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
-    return Step(
-        title=f"04 select {run.name} fold {fold}",
-        folder=run.folder,
-        outputs=(f"fold{fold}.pseudo.parquet",),
-        recipe={
-            "pseudo": run.config.pseudo.model_dump(mode="json", include=keys),
-            "predictions": digest(said),
-            "calibrated_on": _digest_if_there(said.with_name("stop.parquet")),
-        },
-        stamp_name=f"select{fold}",
-    )
-
-
-def pseudo_step(config: Config) -> Step:
-    """All rounds of one run's pseudo-labelling, and which of them was kept."""
-    base = run_of(config)
-    for name in ("oof.parquet", "test.parquet"):
-        _digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
-    folds = range(config.cv.n_folds)
-    recipe = {
-        "pseudo": config.pseudo.model_dump(mode="json"),
-        "task": config.task.model_dump(mode="json"),
-        "train": [train_step(base, k).fingerprint for k in folds],
-        "predict": [predict_step(base, k).fingerprint for k in folds],
-        "oof": digest(base.folder / "oof.parquet"),
-    }
-    return Step(f"04 pseudo-label {config.name}", base.folder, ("pseudo.json",), recipe, stamp_name="pseudo")
-
-
 def stack_step(config: Config, members: list[Path]) -> Step:
     """The stack over the member runs' tables."""
     return Step(
@@ -302,7 +301,7 @@ def submission_source(config: Config) -> tuple[Path, str]:
     else:
         raise UserError(f"submit.source: {config.submit.source!r} is neither `stack` nor `run:<name>`")
     for file in ("test.parquet", "metrics.json"):
-        _digest_of(source / file, "submit.source", hint=hint)
+        digest_of(source / file, "submit.source", hint=hint)
     return source, config.submit.name or source.name
 
 
@@ -327,7 +326,8 @@ def _digest_if_there(path: Path) -> str | None:
     return digest(path) if path.is_file() else None
 
 
-def _digest_of(path: Path, key: str, hint: str | None = None) -> str:
+def digest_of(path: Path, key: str, hint: str | None = None) -> str:
+    """The digest of a file; raises `UserError`, with the key that names it, where it is not there."""
     if not path.is_file():
         more = f"; run `{hint}` first" if hint else ""
         raise UserError(f"{key}: {path} is not there{more}")

@@ -262,7 +262,8 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     "names things": "name seed fold folds",
     "stage 04: which test rows become training rows; tests/test_pseudo.py": (
         "pseudo.rounds pseudo.threshold pseudo.labels pseudo.pixels pseudo.quantile pseudo.weight "
-        "pseudo.epochs"
+        "pseudo.epochs pseudo.calibrate pseudo.cap pseudo.prior pseudo.source "
+        "pseudo.start pseudo.external"
     ),
     "stage 05, of finished runs; tests/test_stack.py": (
         "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "

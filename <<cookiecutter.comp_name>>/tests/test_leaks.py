@@ -3,10 +3,14 @@ upstream."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import forget_the_listings, write_config
+from conftest import BASELINE, forget_the_listings, write_config
+from digits import write_competition
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
@@ -14,8 +18,9 @@ from sklearn.model_selection import StratifiedKFold
 from src.artifacts import write_json, write_parquet
 from src.config import Config, Stack
 from src.configfile import load_config
+from src.data.prepare import prepare
 from src.ensemble.boosting import stack_oof
-from src.pseudo.rounds import label_round
+from src.pseudo.labels import label_round
 from src.steps import folds_step, round_of
 from src.tasks import create_task
 
@@ -35,8 +40,6 @@ def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, sta
     Early stopping on the fold itself, a teacher of another fold, or pseudo-labels of all folds would each
     move them.
     """
-    import shutil
-
     permuted = shutil.copytree(prepared, tmp_path / "permuted")
     config = load_config(permuted / "configs/baseline.yaml", list(SETTINGS))
     forget_the_listings()
@@ -74,6 +77,62 @@ def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, sta
     assert not tables[0]["other fold"].equals(tables[1]["other fold"])
 
 
+BALANCED = (
+    "cv.stop_parts=2",
+    "train.epochs=2",
+    "train.ema.enabled=false",
+    "pseudo.rounds=1",
+    "pseudo.threshold=0.11",
+    "pseudo.calibrate=true",
+    "pseudo.cap=6",
+    "pseudo.prior=weight",
+)
+
+
+def test_a_temperature_a_cap_and_the_class_prior_know_nothing_of_the_folds_labels(tmp_path, stage_here):
+    """Give fold 0's rows other labels, and other shares of them: not a bit of what fold 0 does may move.
+
+    A temperature fitted on all OOF rows would, and a prior counted over all rows.
+    """
+    project = tmp_path / "project"
+    write_competition(project / "data" / "raw", n_train=140, n_test=60)
+    write_config(project, "baseline", BASELINE)
+    config = load_config(project / "configs/baseline.yaml", list(BALANCED))
+    forget_the_listings()
+    prepare(config)
+    changed = Path(shutil.copytree(project, tmp_path / "changed"))
+    forget_the_listings()
+    step = folds_step(config.model_copy(update={"root": changed}))
+    table = pd.read_csv(changed / "data/folds.csv", dtype=str)
+    mine = table["fold"] == "0"
+    table.loc[mine, "target"] = np.random.default_rng(0).choice(list("0123456789"), mine.sum(), p=SKEWED)
+    table.to_csv(changed / "data/folds.csv", index=False, lineterminator="\n")
+    step.done()
+    for folder in (project, changed):
+        for script in ("02_train.py", "03_oof_predict.py", "04_pseudo_label.py"):
+            done = stage_here(folder, script, *BALANCED)
+            assert done.returncode == 0, done.stderr
+
+    def read(folder: Path, name: str) -> pd.DataFrame:
+        return pd.read_parquet(folder / f"runs/{name}.parquet").drop(columns="target", errors="ignore")
+
+    same = ("baseline/fold0/stop", "baseline-round1/fold0.pseudo", "baseline-round1/fold0/oof")
+    for name in same:
+        pd.testing.assert_frame_equal(read(project, name), read(changed, name), check_exact=True)
+        assert not read(project, name.replace("fold0", "fold1")).equals(
+            read(changed, name.replace("fold0", "fold1"))
+        )
+    # and all three did something: rows weigh differently, none has more than six, none is as sure as said
+    told, said = read(project, "baseline-round1/fold0.pseudo"), read(project, "baseline/fold0/test")
+    outputs = list("0123456789")
+    assert told["pseudo.weight"].nunique() > 1
+    assert told[outputs].idxmax(axis=1).value_counts().max() == 6
+    before = said.set_index("id").loc[told["id"], outputs].max(axis=1)
+    assert (np.abs(told["confidence"].to_numpy() - before.to_numpy()) > 1e-4).all()
+
+
+SKEWED = np.array([0.5, 0.3, *[0.025] * 8])
+
 # --- on pure noise, where any score above chance is a leak ---
 
 
@@ -98,17 +157,18 @@ def beyond_chance(scores) -> float:
 
 
 def pseudo_label_oof(tmp_path, seed: int, everybody: bool) -> float:
-    """AUC of a pseudo-label round on noise, labels chosen by our own stage; `everybody` plants the usual
+    """AUC of a pseudo-label round on noise, labels chosen by our own stage; `everybody` asks for the usual
     leak."""
     y, x, unlabelled, fold = noise(seed)
     root = tmp_path / f"{seed}{everybody}"
-    config = Config(root=root, name="base", pseudo={"threshold": 0.6})  # on noise nobody is surer
+    source = "ensemble" if everybody else "fold"
+    config = Config(root=root, name="base", pseudo={"threshold": 0.6, "source": source})  # noise: none surer
     outputs, ids = ["a", "b"], [f"t{i}" for i in range(len(unlabelled))]
     write_json(root / "data/dataset.json", {"outputs": outputs})
     models = [learn(x[fold != k], y[fold != k]) for k in range(5)]
     said = [model.predict_proba(unlabelled) for model in models]
     for k in range(5):
-        table = pd.DataFrame(np.mean(said, 0) if everybody else said[k], columns=outputs)
+        table = pd.DataFrame(said[k], columns=outputs)
         table.insert(0, "id", ids)
         write_parquet(root / f"runs/base/fold{k}/test.parquet", table)
     run = round_of(config, 1)
@@ -129,7 +189,8 @@ def test_pseudo_labels_of_the_same_fold_stay_at_chance_on_noise(tmp_path):
 
 
 def test_pseudo_labels_of_all_folds_would_not(tmp_path):
-    """The plant: with the ensemble's labels the same round scores far above chance on noise."""
+    """With the ensemble's labels the same round scores far above chance on noise: hence the mark of
+    `pseudo.source=ensemble`."""
     leaking = [pseudo_label_oof(tmp_path, seed, everybody=True) for seed in range(12)]
     assert np.mean(leaking) > 0.55
     assert beyond_chance(leaking) > 5

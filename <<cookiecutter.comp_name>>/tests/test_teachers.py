@@ -182,16 +182,6 @@ def test_each_of_several_teachers_is_checked(prepared):
         make_trainer(prepared, TWO)
 
 
-def test_a_teacher_whose_own_cv_is_optimistic_is_refused(prepared):
-    make_teacher(prepared)
-    path = prepared / "runs" / "teacher" / "metrics.json"
-    write_json(path, {"cv": 0.9})
-    assert teacher_of(prepared, 0)
-    write_json(path, {"cv": 0.9, "optimistic": "labels of all folds' models"})
-    with pytest.raises(UserError, match=r"distill\.teacher: teacher learned from labels that other folds'"):
-        teacher_of(prepared, 0)
-
-
 def test_a_run_is_stale_once_any_of_its_teachers_has_other_weights(prepared):
     def fingerprint(*overrides: str) -> str:
         return train_step(run_of(read(prepared, *overrides)), 0).fingerprint

@@ -75,10 +75,8 @@ def look_at_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
 def look_at_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[int]) -> None:
     """A teacher must be the teacher run's model of the same fold."""
     names = recipe.get("distill", {}).get("teacher") or []
-    names = [names] if isinstance(names, str) else names
-    marks = recipe["inputs"].get("teacher") or []
-    marks = [marks] if isinstance(marks, str) else marks
-    for name, mark in zip(names, marks, strict=False):
+    for number, name in enumerate([names] if isinstance(names, str) else names):
+        mark = recipe["inputs"].get(f"teacher{number or ''}")
         teachers = {k: run.with_name(name) / f"fold{k}" / "model.safetensors" for k in folds}
         whose = [k for k, path in teachers.items() if path.exists() and digest(path) == mark]
         if not whose:
@@ -96,6 +94,10 @@ def look_at_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
     if recipe is None:
         return
     said = recipe["predictions"]
+    if isinstance(said, list):  # several tables: of external images, or of all folds, which has its mark
+        if read_json(run / f"fold{fold}" / "train.stamp.json")["recipe"].get("optimistic"):
+            return
+        said = said[0]
     base, _, number = run.name.rpartition("-round")
     before = run.with_name(base if number == "1" else f"{base}-round{int(number) - 1}")
     whose = []

@@ -68,6 +68,10 @@ def shrunk(config, root: Path):
         "threshold": SURE.get(config.task.name, 0.51),
         "pixels": 0.0,
         "epochs": 1,
+        "external": None,
+        "cap": None,
+        "prior": None,
+        "calibrate": None,  # thirty rows are too few for it
     }
     values["distill"] = {}
     values["stack"] |= {"name": "smoke", "members": ("*",)}

@@ -5,15 +5,14 @@ changes it once more. OmegaConf reads and merges, pydantic checks types, bounds 
 of ours is imported here, and nothing heavy, so that a typo is answered at once.
 
 `data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation and
-mixing · `losses.py`, `optim.py`, `train.py` training · `after.py` what comes of trained models · `kaggle.py`
-where it goes · `tree.py` all together.
+mixing · `losses.py`, `optim.py`, `train.py` training · `consistency.py` a mean teacher · `after.py` what
+comes of trained models · `pseudo.py` pseudo-labels · `kaggle.py` where it goes · `tree.py` all together.
 """
 
 from src.config.after import (
     Distill,
     Expansion,
     Inference,
-    Pseudo,
     Rerank,
     Runtime,
     Stack,
@@ -27,6 +26,7 @@ from src.config.losses import EXCLUSIVE, LOSSES, MARGINS, Losses, Margin
 from src.config.model import Model
 from src.config.optim import Optim
 from src.config.pixels import Augment, Mixing
+from src.config.pseudo import Pseudo
 from src.config.section import Section, UserError
 from src.config.train import EarlyStopping, Ema, Swa, Train, snapshot_names, with_epochs
 from src.config.tree import Config

@@ -1,5 +1,4 @@
-"""What comes of trained models: teachers, pseudo-labels, predictions, stacks, submissions. How it all
-runs."""
+"""What comes of trained models: teachers, predictions, stacks, submissions. How it all runs."""
 
 from __future__ import annotations
 
@@ -55,16 +54,6 @@ def check_distill(distill: Distill, name: str, task: str) -> None:
         raise ValueError(
             f"distill.hard makes labels of probabilities, and a {task}'s teacher says {what}; leave it out"
         )
-
-
-class Pseudo(Section):
-    rounds: Annotated[int, Field(ge=0, le=10)] = 2
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
-    pixels: Share = 0.8  # segmentation: an image needs this share of pixels that reach the threshold
-    quantile: Share = 0.5  # of the test rows, those whose views agree best; a regression has no probability
-    weight: Positive = 1.0  # of a pseudo-labelled row's loss against a labelled one's
-    epochs: Count | None = None  # of a round; null: train.epochs
 
 
 class Rerank(Section):

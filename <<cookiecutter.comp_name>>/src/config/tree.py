@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from src.config.after import (
     Distill,
     Inference,
-    Pseudo,
     Runtime,
     Stack,
     Submit,
@@ -23,6 +22,7 @@ from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.kaggle import Kaggle
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
+from src.config.pseudo import Pseudo, check_pseudo
 from src.config.section import Index, Name, Section
 from src.config.train import Train, check_train, with_epochs
 
@@ -144,6 +144,7 @@ class Config(Section):
             raise ValueError(
                 "kaggle.internet=true: a code competition takes no kernel that had internet; set it to false"
             )
+        check_pseudo(self.pseudo, self.task.name, self.train.early_stopping.enabled)
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -12,8 +12,10 @@ import hashlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,28 @@ def build_cache(step: Step, tables: Tables, data: Data) -> None:
             f"{step.folder}: the image cache needs {size / 2**20:,.0f} MiB; "
             f"free some disk or lower data.image_size"
         )
+    known = pack(step.folder / "images.npy", files, shape, data, step.title, partial(_refuse, tables=tables))
+    index = _index(tables, data.id, position, known)
+    write_parquet(step.folder / "index.parquet", index)
+    contents = hashlib.sha256(index[["set", "id", "content"]].to_csv(index=False).encode()).hexdigest()[:16]
+    write_json(step.folder / "statistics.json", {**_statistics(step.folder, index), "contents": contents})
+    step.done()
+
+
+def pack(
+    path: Path,
+    files: list[Path],
+    shape: tuple[int, ...],
+    data: Data,
+    title: str,
+    refuse: Callable[[list[tuple[Path, str]]], None],
+) -> list[Decoded]:
+    """Decode files into one array of `shape` (N, S, S, C) at `path`; gives what is known of each. `refuse`
+    raises a `UserError` for the files that are broken and why; what was at `path` then stays."""
     cv2.setNumThreads(0)  # parallel over images; threads inside one image only get in each other's way
     known: list[Decoded | None] = [None] * len(files)
     broken: list[tuple[Path, str]] = []
-    with atomic(step.folder / "images.npy") as temporary:
+    with atomic(path) as temporary:
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
         def work(i: int) -> None:
@@ -68,18 +88,14 @@ def build_cache(step: Step, tables: Tables, data: Data) -> None:
             packed[i] = decoded.pixels
             known[i] = Decoded(**{**vars(decoded), "pixels": None})
 
-        with Progress(step.title, len(files)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
+        with Progress(title, len(files)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
             for _ in pool.map(work, range(len(files))):
                 progress.step()
         if broken:
-            _refuse(broken, tables)
+            refuse(broken)
         _check_depth(files, known, data)
         packed.flush()
-    index = _index(tables, data.id, position, known)
-    write_parquet(step.folder / "index.parquet", index)
-    contents = hashlib.sha256(index[["set", "id", "content"]].to_csv(index=False).encode()).hexdigest()[:16]
-    write_json(step.folder / "statistics.json", {**_statistics(step.folder, index), "contents": contents})
-    step.done()
+    return known
 
 
 def channels_of(file: Path, data: Data) -> int:
@@ -166,6 +182,9 @@ class ImageStore:
     std: tuple[float, ...]
     train_sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of each file
     test_sizes: list[tuple[int, int]] = field(default_factory=list)
+    extra: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of images that no table lists
+    extra_ids: list[str] = field(default_factory=list)
+    extra_sizes: list[tuple[int, int]] = field(default_factory=list)
     seen: int | None = None  # side of the centre that is looked at without augmentation; None: the whole
 
     def look(self, positions: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.artifacts import read_json
 from src.config import Config, UserError
 from src.data.batches import identity_batches, n_identity_batches
+from src.data.extra import with_extra
 from src.data.images import ImageStore, open_images
 from src.data.levels import Levels, Told
 from src.data.masks import open_masks
@@ -64,7 +65,7 @@ class FoldData:
 def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     """Read folds.csv and the image store for fold `fold`; raises `UserError` where the two do not belong
     together."""
-    store = open_images(images_step(config))
+    store = with_extra(open_images(images_step(config)), config)
     if config.data.cache_size is not None and task.kind != "maps":  # a mask is wanted of the whole image
         store = replace(store, seen=config.data.image_size)
     table = read_folds(config)
@@ -122,9 +123,10 @@ def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
 
 
 def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config) -> Rows:
-    """The test rows of a selection table as training rows, with the targets written there."""
+    """The rows of a selection table, of the test set or external, as training rows, with the targets and
+    weights written there."""
     table = pd.read_parquet(path)
-    place = dict(zip(store.test_ids, store.test, strict=True))
+    place = dict(zip([*store.test_ids, *store.extra_ids], [*store.test, *store.extra], strict=True))
     positions = np.array([place[name] for name in table["id"]], dtype=np.int64)
     if task.kind == "maps":
         targets = Levels.of(Told(task.read(table, outputs), config.data), np.arange(len(table)))
@@ -132,7 +134,8 @@ def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[st
         targets = task.told(table, outputs)
     else:
         targets = table[outputs].to_numpy(np.float32)
-    return Rows(positions, targets, np.full(len(table), config.pseudo.weight, np.float32))
+    weights = table["pseudo.weight"].to_numpy(np.float32) if "pseudo.weight" in table else np.ones(len(table))
+    return Rows(positions, targets, np.float32(config.pseudo.weight * weights))
 
 
 class Epochs(Sampler):

@@ -1,20 +1,21 @@
-"""Stage 01: the image cache, the masks, then the folds; each only when what it depends on has changed."""
+"""Stage 01: the image cache, external images, the masks, then the folds; each only when what it depends on
+has changed."""
 
 from __future__ import annotations
 
 from src.config import Config
 from src.rawfiles import raw_tables
-from src.steps import folds_step, images_step, masks_step
+from src.steps import extra_step, folds_step, images_step, masks_step
 
 
 def prepare(config: Config, force: bool = False) -> None:
     """Bring the image cache, the masks beside it and folds.csv up to date."""
     images, masks = images_step(config), masks_step(config)
     if force:
-        for step in (images, masks, folds_step(config)):
+        for step in (images, extra_step(config), masks, folds_step(config)):
             if step is not None:
                 step.drop()
-    steps = [step for step in (images, masks, folds_step(config)) if step is not None]
+    steps = [step for step in (images, extra_step(config), masks, folds_step(config)) if step is not None]
     if all(step.fresh() for step in steps):
         for step in steps:
             print(step.up_to_date_line())
@@ -40,6 +41,11 @@ def prepare(config: Config, force: bool = False) -> None:
             draw_samples(
                 images.folder / "samples.png", store.pixels, store.train, targets.iloc[:, 0], config.seed
             )
+    extra = extra_step(config)  # only now, as the masks: it depends on the contents of the others
+    if extra is not None and extra.begin():
+        from src.data.extra import build_extra
+
+        build_extra(extra, config)
     masks = masks_step(config)  # only now: it depends on the contents that the cache has just recorded
     if masks is not None:
         if masks.begin():

@@ -8,6 +8,7 @@ from typing import Any
 from src.artifacts import Step, read_json
 from src.config import Config
 from src.ensemble.stack import build_stack
+from src.optimism import caution
 from src.tasks import create_task
 
 
@@ -20,7 +21,7 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 
 def table(metrics: dict[str, Any]) -> str:
     """Members and candidates with their CV, the gain over the mean, and which is kept."""
-    lines = [f"{'':24} CV {metrics['metric']}"]
+    lines = [f"{'':24} CV {metrics['metric']}{caution(metrics)}"]
     lines += [f"  {name:22} {shown(score)}" for name, score in metrics["members"].items()]
     for name, row in metrics["candidates"].items():
         title = name + (" (kept)" if name == metrics["kept"] else "")

@@ -16,6 +16,7 @@ from src.config import Config, UserError
 from src.decisions import countable, nested
 from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
 from src.ensemble.levels import KINDS, Members
+from src.ensemble.members import optimism
 from src.scoring import evaluate, finite
 from src.tasks.base import Task, as_targets, targets_in
 
@@ -72,6 +73,7 @@ def build_stack(
 
     metrics = {
         **evaluate(task, table, outputs),
+        **optimism(folders),
         "kept": chosen,
         "cv_of_the_choice": finite(honest),
         "candidates": {

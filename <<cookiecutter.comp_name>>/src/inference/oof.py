@@ -21,6 +21,7 @@ from src.inference.answers import KINDS, Asked
 from src.inference.snapshots import load_models, mean_tables, model_files
 from src.inference.worst import show_worst
 from src.models.sizes import check_sizes
+from src.optimism import caution, mark, why_optimistic
 from src.report.outputs import describe_outputs
 from src.scoring import evaluate
 from src.steps import Run, images_step, predict_step, score_step
@@ -49,7 +50,8 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
             table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
             task, outputs = create_task(run.config), read_outputs(run)
             score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
-            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows")
+            marked = caution(mark(why_optimistic(run.config, run.labels_from, fold)))
+            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows{marked}")
         return
     step = score_step(run)
     if step.begin():
@@ -85,7 +87,8 @@ def score_run(run: Run, step: Step) -> None:
     mean = task.mean([task.read(table, outputs) for table in tests])
     write_parquet(run.folder / "oof.parquet", oof)
     write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
-    write_json(run.folder / "metrics.json", evaluate(task, oof, outputs))
+    why = next(filter(None, (why_optimistic(run.config, run.labels_from, k) for k in folds)), None)
+    write_json(run.folder / "metrics.json", evaluate(task, oof, outputs) | mark(why))
     step.done()
     look_back(run, task, oof, outputs)
 
@@ -106,7 +109,10 @@ def describe(name: str, metrics: dict[str, Any]) -> str:
     """One line: the run's CV, its standard error, its folds."""
     folds = " ".join("-" if score is None else f"{score:.4f}" for score in metrics["folds"])
     cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
-    return f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
+    return (
+        f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
+        f"{caution(metrics)}"
+    )
 
 
 def read_outputs(run: Run) -> list[str]:

@@ -6,8 +6,7 @@ import numpy as np
 
 from src.config import UserError
 from src.metrics.retrieval import Ranking
-
-LEAST = 20  # rows to calibrate on: fewer say nothing of one in ten
+from src.pseudo.calibrate import LEAST
 
 
 def first_is_right(seen: Ranking, truth: np.ndarray, asked: Ranking) -> np.ndarray:

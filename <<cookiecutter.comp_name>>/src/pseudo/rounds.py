@@ -3,22 +3,28 @@
 Round r is a run of its own, `<name>-round<r>`. Its fold k learns from the training rows of fold k and from
 the test rows that fold k's own model of the round before was sure of. The ensemble of all folds would label
 better, but four of its five models learned from fold k's rows: their labels would come back as confident
-pseudo-labels (on pure noise such an OOF scores .66 AUC; this one .50). A round is kept when its CV beats the
-best so far.
+pseudo-labels (on pure noise such an OOF scores .66 AUC; this one .50). `pseudo.source=ensemble` does so all
+the same, for the labels' sake, and its CV is marked as optimistic wherever it is shown.
+
+The rounds end when nothing is selected, the selection is that of the round before, or a round's CV does not
+beat the best so far by more than the standard error of the difference; such a round is not kept. Of an
+optimistic CV nothing can be told: those rounds go on, and none is kept.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from src.artifacts import read_json, write_json, write_parquet
+from src.artifacts import read_json, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
-from src.pseudo.select import agreement, same, select, shares
-from src.steps import Run, pseudo_step, round_of, run_of, select_step, unlabelled
+from src.pseudo.ask import ask
+from src.pseudo.labels import label_round
+from src.pseudo.precision import estimated_precision
+from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
+from src.pseudo.steps import pseudo_step
+from src.pseudo.verdict import judge
+from src.steps import Run, round_of, run_of
 from src.tasks import create_task
 from src.tasks.base import Task
 from src.training.launch import train_run
@@ -28,68 +34,71 @@ def label_recursively(config: Config) -> None:
     """Run the rounds, each skipped where it is up to date, and write which were kept to
     `runs/<name>/pseudo.json`."""
     step, task = pseudo_step(config), create_task(config)
-    folds = tuple(range(config.cv.n_folds))
     best = read_json(run_of(config).folder / "metrics.json")
-    report = [
-        {
-            "round": 0,
-            "run": config.name,
-            "cv": best["cv"],
-            "standard_error": best["standard_error"],
-            "kept": True,
-        }
-    ]
+    report = [{"round": 0, "run": config.name, **_cv(best), "kept": True}]
     for number in range(1, config.pseudo.rounds + 1):
-        run = round_of(config, number)
-        row = {"round": number, "run": run.name} | label_round(run, task, folds)
-        if row["selected"] == 0:
-            enough = "agrees with itself" if task.scaled else f"reaches {config.pseudo.threshold}"
-            print(f"{run.name}: no test row {enough}; the rounds end here")
+        run, before = round_of(config, number), round_of(config, number - 1)
+        row = {"round": number, "run": run.name} | prepare_round(run, before, task)
+        if (end := why_end(row, task, run.config.pseudo.threshold)) is not None:
+            print(f"{run.name}: {end}; the rounds end here")
             break
-        if row["unchanged"]:
-            print(f"{run.name}: the same rows with the same labels as the round before; the rounds end here")
-            break
-        train_run(run, folds)
-        predict_run(run, folds)
-        metrics = read_json(run.folder / "metrics.json")
-        kept = metrics["cv"] is not None and task.metric.better(metrics["cv"], best["cv"])
-        best = metrics if kept else best
-        row |= {"cv": metrics["cv"], "standard_error": metrics["standard_error"], "kept": kept}
+        metrics = learn(run)
+        row |= _cv(metrics) | judge(metrics, best, task.metric.sign)
         report.append(row)
         write_json(run.folder / "round.json", row)
-        print(sentence(row, task.metric.name))
+        write_classes(run.folder, row)
+        print(round_table(row, task.metric.name))
+        if not row["kept"] and not row.get("optimistic"):
+            break
+        best = metrics if row["kept"] else best
     write_json(
         step.folder / "pseudo.json", {"metric": task.metric.name, "rounds": report, "best": best_run(report)}
     )
     step.done()
 
 
-def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
-    """Select each fold's rows, and describe the selection: rows, share a class, agreement with the round
-    before."""
-    outputs = read_outputs(run)
-    before = run.config.root / "runs" / str(run.labels_from)
-    tables, earlier = [], []
-    for fold in folds:
-        step = select_step(run, fold)
-        path = run.folder / step.outputs[0]
-        if step.begin():
-            said = unlabelled(run, fold)
-            known = pd.read_parquet(said.with_name("stop.parquet")) if task.kind == "rankings" else None
-            write_parquet(path, select(pd.read_parquet(said), task, outputs, run.config.pseudo, known))
-            step.done()
-        tables.append(pd.read_parquet(path))
-        last = before / f"fold{fold}.pseudo.parquet"
-        earlier.append(pd.read_parquet(last) if last.exists() else None)
-    agree = [agreement(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
-    agree = [value for value in agree if value is not None]
-    unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
-    return {
-        "selected": sum(len(table) for table in tables) / len(folds),
-        "class_share": shares(tables, task, outputs),
-        "agreement": float(np.mean(agree)) if agree else None,
-        "unchanged": all(unchanged),
-    }
+def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
+    """Have the run `before` label for a round, and describe what came of it."""
+    folds, outputs = tuple(range(run.config.cv.n_folds)), read_outputs(run)
+    if run.config.pseudo.calibrate and run.config.pseudo.source == "fold" and task.kind != "rankings":
+        ask(before, folds, "stop")
+    if run.config.pseudo.external is not None:
+        ask(before, folds, "extra")
+    row = label_round(run, task, folds)
+    write_labels(run, task, outputs, folds)
+    right, of = estimated_precision(run, task, outputs, folds, row["asked"])
+    row |= {"precision": right, "precision_of": of, "rule": rule(run, task)}
+    return row | {"labelled_share": labelled_shares(run, task, outputs)}
+
+
+def learn(run: Run) -> dict[str, Any]:
+    """Train and predict a round; gives its metrics."""
+    folds = tuple(range(run.config.cv.n_folds))
+    train_run(run, folds)
+    predict_run(run, folds)
+    return read_json(run.folder / "metrics.json")
+
+
+def why_end(row: dict[str, Any], task: Task, threshold: float) -> str | None:
+    """Why a round's labels are not worth a training, or None."""
+    if row["selected"] == 0:
+        return f"no unlabelled row {'agrees with itself' if task.scaled else f'reaches {threshold}'}"
+    return "the same rows with the same labels as the round before" if row["unchanged"] else None
+
+
+def rule(run: Run, task: Task) -> str:
+    """How a round's rows were chosen, in words."""
+    pseudo = run.config.pseudo
+    words = [
+        f"the {pseudo.quantile:.0%} whose views agree best" if task.scaled else f"from {pseudo.threshold}"
+    ]
+    words += ["calibrated"] if pseudo.calibrate or task.kind == "rankings" else []
+    if pseudo.cap is not None:
+        rows = f"{pseudo.cap:,} rows" if isinstance(pseudo.cap, int) else f"{pseudo.cap:.1%} of the rows"
+        words += [f"at most {rows}" + ("" if task.stacking in ("values", "pixels") else " a class")]
+    words += [] if pseudo.prior is None else [f"prior: {pseudo.prior}"]
+    by = "all folds' models" if pseudo.source == "ensemble" else "its own model"
+    return f"{', '.join(words)}; each fold labelled by {by} of {run.labels_from}"
 
 
 def best_run(report: list[dict[str, Any]]) -> str:
@@ -97,15 +106,9 @@ def best_run(report: list[dict[str, Any]]) -> str:
     return [row["run"] for row in report if row["kept"]][-1]
 
 
-def sentence(row: dict[str, Any], metric: str) -> str:
-    """One line about a round, with the class shares that a bare threshold tends to collapse."""
-    told = " ".join(f"{label}:{share:.2f}" for label, share in list(row["class_share"].items())[:12])
-    verdict = "kept" if row["kept"] else "not kept: it does not beat the best CV so far"
-    cv, error = ("-" if row[key] is None else f"{row[key]:.4f}" for key in ("cv", "standard_error"))
-    return (
-        f"{row['run']}: {row['selected']:.0f} pseudo-labels a fold ({told}), "
-        f"CV {metric} {cv} ± {error}, {verdict}"
-    )
+def _cv(metrics: dict[str, Any]) -> dict[str, Any]:
+    marked = {key: metrics[key] for key in ("optimistic", "why_optimistic") if key in metrics}
+    return {key: metrics[key] for key in ("cv", "standard_error")} | marked
 
 
 def check_allowed(config: Config) -> None:

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 
 from src.config import Pseudo
+from src.pseudo.balance import class_weights, classes_of, kept_cells, shares_of
+from src.pseudo.calibrate import calibrated
 from src.pseudo.confidence import first_is_right
 from src.tasks.base import Task, targets_in
+
+ANY = 1e-6  # a threshold that every row reaches
 
 
 def select(
@@ -16,22 +20,66 @@ def select(
     outputs: list[str],
     settings: Pseudo,
     known: pd.DataFrame | None = None,
+    labelled: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """The confident rows of a fold's test predictions: id, `confidence`, then the columns of `Task.write`.
+    """The confident rows of a fold's predictions: id, `confidence`, then the columns of `Task.write`, and
+    `pseudo.weight` where rows weigh differently.
 
-    What is sure is the task's to say; the cosines of a ranking are calibrated on `known`, rows that this very
-    model did not learn from. Lee 2013, Pseudo-Label. Made anew every round, so that a label can be withdrawn.
+    What is sure is the task's to say; probabilities, and the cosines of a ranking always, are calibrated on
+    `known`, rows that this very model did not learn from. `labelled` (N, L), the targets of the fold's own
+    labelled rows, says what the class prior is. Lee 2013, Pseudo-Label. Made anew every round, so that a
+    label can be withdrawn.
     """
     said = task.read(predictions, outputs)
     spread = predictions["spread"].to_numpy() if "spread" in predictions else None
     if task.kind == "rankings":
         truth = task.truth(targets_in(known), outputs)
         spread = first_is_right(task.read(known, outputs), truth, said)
-    found = task.select(said, spread, settings)
+    elif settings.calibrate:
+        said = calibrated(said, known, task, outputs)
+    candidates = settings.model_copy(update={"threshold": ANY}) if settings.prior == "quota" else settings
+    found = task.select(said, spread, candidates)
     table = task.write(found.targets, outputs)
     table.insert(0, "id", predictions["id"].to_numpy()[found.chosen])
     table.insert(1, "confidence", found.confidence)
+    if settings.cap is None and settings.prior is None:
+        return table
+    sure = table[["confidence"]].to_numpy()
+    if task.name == "multilabel":
+        sure = np.maximum(said, 1 - said)[found.chosen]
+    return balanced(table, sure, task, outputs, settings, len(predictions), labelled)
+
+
+def balanced(
+    table: pd.DataFrame,
+    sure: np.ndarray,
+    task: Task,
+    outputs: list[str],
+    settings: Pseudo,
+    asked: int,
+    labelled: np.ndarray | None,
+) -> pd.DataFrame:
+    """The rows of a selection that `pseudo.cap` and `pseudo.prior` leave, of many labels the cells; `sure`
+    (n, L) of each."""
+    classes, prior = classes_of(decided(table, task, outputs), task), None
+    if settings.prior is not None:
+        n = 2 if task.stacking == "labels" else len(outputs)
+        prior = shares_of(classes_of(_numbers(labelled, task), task), n)
+    kept = kept_cells(classes, sure, prior, settings, asked)
+    rows = kept.any(1)
+    if task.name == "multilabel":
+        table[outputs] = table[outputs].where(kept)
+        mean = np.where(kept, sure, 0).sum(1) / np.maximum(kept.sum(1), 1)
+        table["confidence"] = mean.astype(table["confidence"].dtype)
+    table = table[rows].reset_index(drop=True)
+    if settings.prior == "weight":
+        table["pseudo.weight"] = class_weights(classes[rows, 0], prior[0])
     return table
+
+
+def _numbers(targets: np.ndarray, task: Task) -> np.ndarray:
+    """(N, L) encoded targets as `decided` gives them."""
+    return targets.argmax(1)[:, None] if task.stacking == "classes" else targets
 
 
 def decided(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
@@ -39,7 +87,7 @@ def decided(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
     numbers."""
     values = task.told(table, outputs)
     if task.stacking == "classes":
-        return values.argmax(1)[:, None].astype(np.float64)
+        return _numbers(values, task).astype(np.float64)
     if task.stacking == "labels":
         return np.where(np.isnan(values), np.nan, values >= 0.5)
     return values
@@ -78,3 +126,16 @@ def shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[s
         told = np.eye(len(outputs))[told[:, 0].astype(int)]
     known = np.maximum((~np.isnan(told)).sum(0), 1)
     return dict(zip(outputs, (np.nansum(told, 0) / known).round(4).tolist(), strict=True))
+
+
+def counts(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
+    """Rows a fold that were told a class or an identity, or yes to a label; all rows for numbers and
+    masks."""
+    told = np.concatenate([decided(table, task, outputs) for table in tables])
+    if task.stacking in ("values", "pixels"):
+        return dict.fromkeys(outputs, len(told) / len(tables))
+    if task.stacking in ("classes", "pairs"):
+        found = np.bincount(told[:, 0].astype(int), minlength=len(outputs))
+    else:
+        found = np.nansum(told, 0)
+    return dict(zip(outputs, (found / len(tables)).tolist(), strict=True))

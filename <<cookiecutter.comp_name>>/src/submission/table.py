@@ -15,6 +15,7 @@ from src.config import Config, UserError
 from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
 from src.decisions import Rule
+from src.optimism import caution
 from src.rawfiles import raw_tables
 from src.submission.forms import check_cells, check_runs, fill
 from src.tasks import create_task
@@ -44,7 +45,7 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
     write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
     step.done()
     cv = "-" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
-    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {cv}")
+    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {cv}{caution(metrics)}")
 
 
 def build(
@@ -123,6 +124,7 @@ def provenance(
         "source": str(source.relative_to(config.root)),
         "metric": metrics["metric"],
         "cv": metrics["cv"],
+        **{key: metrics[key] for key in ("optimistic", "why_optimistic") if key in metrics},
         "rows": rows,
         "sha256": digest(step.folder / step.outputs[0]),
         "predictions_sha256": step.recipe["predictions"],

@@ -33,6 +33,7 @@ OUR_COLUMNS = (
     "width",
     "candidates",
     "similarity",
+    "pseudo.weight",
 )  # an output is a column beside them
 PREFIX = "target."  # before the name of each target where there are several
 RENAME = (

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from src.config import MARGINS, Config, UserError
@@ -68,7 +69,14 @@ class Trainer:
     """Everything that one fold's training carries from epoch to epoch."""
 
     def __init__(
-        self, config: Config, task: Task, data: FoldData, rows: Rows, fold: int, device: torch.device
+        self,
+        config: Config,
+        task: Task,
+        data: FoldData,
+        rows: Rows,
+        fold: int,
+        device: torch.device,
+        start: Path | None = None,  # a finished model of ours, to go on from
     ):
         if len(rows) < 2:
             raise UserError(
@@ -107,7 +115,10 @@ class Trainer:
             replace(part, targets=scale.encode(part.targets)) for part in (rows, data.stop)
         )
         weights = read_checkpoint(config.root / config.model.weights) if config.model.weights else None
-        self.model = create_model(self.architecture, config.model.pretrained, weights).to(device)
+        fetch = config.model.pretrained and start is None
+        self.model = create_model(self.architecture, fetch, weights).to(device)
+        if start is not None:
+            self.model.load_state_dict(load_file(start))
         if config.model.checkpointing:
             checkpoint_gradients(self.model.backbone, config.model.backbone)
         self.scales = create_scales(config, self.model)
@@ -279,7 +290,7 @@ class Trainer:
     def ids(self, rows: np.ndarray) -> list[str]:
         """What the tables call training rows."""
         store = self.data.store
-        pairs = ((store.train, store.train_ids), (store.test, store.test_ids))
+        pairs = ((store.train, store.train_ids), (store.test, store.test_ids), (store.extra, store.extra_ids))
         names = {place: name for places, ids in pairs for place, name in zip(places, ids, strict=True)}
         return [names[position] for position in self.rows.positions[rows]]
 

@@ -15,6 +15,7 @@ import torch
 from src.artifacts import Step, write_csv, write_json, write_parquet
 from src.data.loaders import FoldData, load_fold, read_folds, training_rows
 from src.models.weights import save_model
+from src.optimism import caution, mark
 from src.scoring import finite
 from src.steps import Run
 from src.tasks import create_task
@@ -31,7 +32,8 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     rows = training_rows(run, task, fold, data)
-    trainer, snapshots = Trainer(config, task, data, rows, fold, device), Snapshots(step.folder, config.train)
+    trainer = Trainer(config, task, data, rows, fold, device, run.start(fold))
+    snapshots = Snapshots(step.folder, config.train)
     path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
     trainer.resume(path, step.fingerprint)
     if trainer.epoch == 0:
@@ -72,7 +74,8 @@ def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Re
     snapshots.clear(finished=True)
     tracker.finish({task.metric.name: score})
     report(
-        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows",
+        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows"
+        + caution(mark(step.recipe["optimistic"])),
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
     )

@@ -1,0 +1,76 @@
+"""The labels of one round: for each fold what was said of the unlabelled rows, what of it is sure, and what
+changed since the round before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.artifacts import write_parquet
+from src.data.extra import PREFIX
+from src.data.loaders import read_folds
+from src.inference.oof import read_outputs
+from src.inference.snapshots import mean_tables
+from src.pseudo.select import agreement, counts, same, select, shares
+from src.pseudo.steps import calibrated_on, select_step, unlabelled
+from src.steps import Run
+from src.tasks.base import Task, targets_in
+
+
+def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
+    """Select each fold's rows, and describe the selection: rows, rows and share a class, agreement with the
+    round before."""
+    outputs = read_outputs(run)
+    before = run.config.root / "runs" / str(run.labels_from)
+    tables, earlier = [], []
+    for fold in folds:
+        step = select_step(run, fold)
+        path = run.folder / step.outputs[0]
+        if step.begin():
+            said, known = asked(run, fold, task, outputs), calibration_rows(run, fold)
+            labelled = labelled_rows(run, fold, task, outputs) if run.config.pseudo.prior else None
+            write_parquet(path, select(said, task, outputs, run.config.pseudo, known, labelled))
+            step.done()
+        tables.append(pd.read_parquet(path))
+        last = before / f"fold{fold}.pseudo.parquet"
+        earlier.append(pd.read_parquet(last) if last.exists() else None)
+    agree = [agreement(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
+    agree = [value for value in agree if value is not None]
+    unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
+    return {
+        "selected": sum(len(table) for table in tables) / len(folds),
+        "external": sum(int(table["id"].str.startswith(PREFIX).sum()) for table in tables) / len(folds),
+        "asked": sum(len(_ids(paths[0])) for paths in unlabelled(run, folds[0]).values()),
+        "class_share": shares(tables, task, outputs),
+        "class_rows": counts(tables, task, outputs),
+        "agreement": float(np.mean(agree)) if agree else None,
+        "unchanged": all(unchanged),
+    }
+
+
+def asked(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
+    """What is said of the unlabelled rows for fold `fold`, the mean where several models say it: the test
+    rows, then the external images."""
+    parts = []
+    for name, paths in unlabelled(run, fold).items():
+        parts.append(mean_tables([{name: pd.read_parquet(path)} for path in paths], task, outputs)[name])
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+
+
+def calibration_rows(run: Run, fold: int) -> pd.DataFrame | None:
+    """The table that confidence is calibrated on, or None."""
+    path = calibrated_on(run, fold)
+    return None if path is None else pd.read_parquet(path)
+
+
+def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.ndarray:
+    """(N, L) targets of the labelled rows that fold `fold` may know: all but its own."""
+    table = read_folds(run.config)
+    return task.encode(targets_in(table[table["fold"] != fold]), outputs)
+
+
+def _ids(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=["id"])

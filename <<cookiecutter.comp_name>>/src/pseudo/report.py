@@ -1,0 +1,99 @@
+"""What a round shows: its table, its classes in full, and every label with its probability and its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.artifacts import write_csv, write_parquet
+from src.data.loaders import read_folds
+from src.optimism import caution
+from src.pseudo.select import decided
+from src.steps import Run
+from src.tasks.base import Task, targets_in
+
+SHOWN = 10  # classes a line holds; all are in classes.csv
+
+
+def labelled_shares(run: Run, task: Task, outputs: list[str]) -> dict[str, float]:
+    """Of the training rows what `select.shares` says of a selection: the share of a class, of yes, or the
+    mean."""
+    targets = task.encode(targets_in(read_folds(run.config)), outputs)
+    if task.stacking == "pairs":
+        targets = np.eye(len(outputs))[targets[:, 0].astype(int)]
+    return dict(zip(outputs, np.nanmean(targets.astype(np.float64), 0).round(4).tolist(), strict=True))
+
+
+def round_table(row: dict[str, Any], metric: str) -> str:
+    """A round in a few lines: how many were selected and stayed, the classes before and after, how often they
+    are right, the CV, the verdict."""
+    agree, right = row["agreement"], row["precision"]
+    told = f"{row['selected']:,.0f} of {row['asked']:,} unlabelled rows a fold"
+    told += f", {row['external']:,.0f} of them external" if row["external"] else ""
+    told += "" if agree is None else f"; {agree:.1%} of those selected before too keep their label"
+    lines = [f"{row['run']}: {row['rule']}", f"  selected    {told}", *_classes(row)]
+    if right is not None:
+        lines.append(f"  precision   {right:.1%} expected, by {row['precision_of']:,} out-of-fold labels")
+    lines.append(f"  CV          {metric} {_plus_minus(row['cv'], row['standard_error'])}")
+    if row["gain"] is not None:
+        lines[-1] += f"; {_plus_minus(row['gain'], row['gain_error'], '+')} to the best so far"
+    lines[-1] += caution(row)
+    return "\n".join([*lines, f"  {'kept' if row['kept'] else 'not kept'}: {row['why']}"])
+
+
+def _classes(row: dict[str, Any]) -> list[str]:
+    """The labelled and the selected share of each class, those that moved most where there are many."""
+    before, after, rows = row["labelled_share"], row["class_share"], row["class_rows"]
+    names = list(after)
+    if len(names) > SHOWN:
+        moved = sorted(names, key=lambda name: -abs(after[name] - before[name]))[:SHOWN]
+        names = [name for name in names if name in moved]
+    cells = [[name[:12], f"{before[name]:.3g}", f"{after[name]:.3g}", f"{rows[name]:.0f}"] for name in names]
+    titles = ("", "labelled", "selected", "rows a fold")
+    widths = [max(map(len, cell)) for cell in cells]
+    lines = [
+        f"  {title:<11} " + "  ".join(c[i].rjust(w) for c, w in zip(cells, widths, strict=True))
+        for i, title in enumerate(titles)
+    ]
+    more = len(after) - len(names)
+    return [*lines, f"  {'':<11} {more} more classes that moved less are in classes.csv"] if more else lines
+
+
+def _plus_minus(value: float | None, error: float | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def write_classes(folder: Path, row: dict[str, Any]) -> None:
+    """`classes.csv`: each class with its share of the labelled and of the selected rows."""
+    columns = {"labelled_share": "labelled_share", "selected_share": "class_share", "rows": "class_rows"}
+    table = {"class": list(row["class_share"])}
+    table |= {name: list(row[key].values()) for name, key in columns.items()}
+    write_csv(folder / "classes.csv", pd.DataFrame(table))
+
+
+def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...]) -> None:
+    """`labels.parquet`: every label of a round (fold, id), what it says as text, its probability or whatever
+    the task's confidence is, and whose word it is."""
+    parts = []
+    for fold in folds:
+        table = pd.read_parquet(run.pseudo_labels(fold))
+        labels = _as_text(decided(table, task, outputs), task, outputs)
+        part = pd.DataFrame({"fold": fold, "id": table["id"], "label": labels})
+        part["confidence"] = table["confidence"].astype("float64")
+        whose = "all folds" if run.config.pseudo.source == "ensemble" else f"fold {fold}"
+        parts.append(part.assign(source=f"{run.labels_from} {whose}"))
+    write_parquet(run.folder / "labels.parquet", pd.concat(parts, ignore_index=True))
+
+
+def _as_text(told: np.ndarray, task: Task, outputs: list[str]) -> list[str]:
+    """A class or identity by its name; labels and numbers as `name=value`, unknown ones left out."""
+    if task.stacking in ("classes", "pairs"):
+        return [outputs[int(number)] for number in told[:, 0]]
+    return [
+        " ".join(f"{n}={v:g}" for n, v in zip(outputs, row, strict=True) if not np.isnan(v)) for row in told
+    ]

@@ -1,0 +1,126 @@
+"""Stage 04 as a graph: what each step writes, and what it depends on. No work is done here.
+
+| step | writes | depends on |
+|---|---|---|
+| calibrate, a fold | `runs/<before>/fold<k>/stop.parquet` | that fold's model, `inference` |
+| external, a fold | `runs/<before>/fold<k>/extra.parquet` | that fold's model, `inference`, the images |
+| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | predictions of the run before, `pseudo` |
+| all rounds | `runs/<name>/pseudo.json` | the run that they start from, `pseudo` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from src.artifacts import Step, digest
+from src.config import Config, UserError
+from src.steps import Run, digest_of, extra_step, predict_step, run_of, train_step
+
+
+def stop_step(run: Run, fold: int) -> Step:
+    """What one fold's model says of the rows that decided when it stops, where labels are calibrated on them;
+    of rankings stage 03 says so anyway."""
+    return Step(
+        title=f"04 calibrate {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("stop.parquet",),
+        recipe=predict_step(run, fold).recipe | {"folds": digest(run.config.root / "data" / "folds.csv")},
+        stamp_name="stop",
+    )
+
+
+def external_step(run: Run, fold: int) -> Step:
+    """What one fold's model says of the external images."""
+    return Step(
+        title=f"04 external images, {run.name} fold {fold}",
+        folder=run.fold_folder(fold),
+        outputs=("extra.parquet",),
+        recipe=predict_step(run, fold).recipe | {"extra": external_images(run.config)},
+        stamp_name="extra",
+    )
+
+
+def external_images(config: Config) -> str | None:
+    """A digest of the packed external images, None where there are none; raises `UserError` where stage 01
+    has not packed them."""
+    extra = extra_step(config)
+    if extra is not None and not extra.fresh():
+        raise UserError(
+            f"pseudo.external: the images are not packed yet; run `make folds EXP={config.name}` first"
+        )
+    return None if extra is None else digest(extra.folder / extra.outputs[1])
+
+
+def labellers(run: Run, fold: int) -> list[Path]:
+    """The folders of the models that label for fold `fold`: its own model of the round before and no other,
+    or with `pseudo.source=ensemble` those of all folds."""
+    before = run.config.root / "runs" / str(run.labels_from)
+    everybody = range(run.config.cv.n_folds) if run.config.pseudo.source == "ensemble" else (fold,)
+    return [before / f"fold{k}" for k in everybody]
+
+
+def unlabelled(run: Run, fold: int) -> dict[str, list[Path]]:
+    """What these models say of the `test` rows, a table each, and of the `extra` images where there are; of
+    rankings, which say whose the rows of the gallery are, the table without that fold's rows in it."""
+    blind = run.config.task.name == "retrieval" and run.config.pseudo.source == "fold"
+    folders = labellers(run, fold)
+    tables = {"test": [folder / f"{'blind' if blind else 'test'}.parquet" for folder in folders]}
+    if run.config.pseudo.external is not None:
+        tables["extra"] = [folder / "extra.parquet" for folder in folders]
+    return tables
+
+
+def calibrated_on(run: Run, fold: int) -> Path | None:
+    """The predictions, with their labels, that make confidence a probability: of rows that the labelling
+    model did not learn from and that fold `fold` is not scored by; of an ensemble, which is scored by what it
+    learned anyway, the OOF rows. None where nothing is calibrated."""
+    if run.config.task.name != "retrieval" and not run.config.pseudo.calibrate:
+        return None
+    if run.config.pseudo.source == "ensemble":
+        return run.config.root / "runs" / str(run.labels_from) / "oof.parquet"
+    return labellers(run, fold)[0] / "stop.parquet"
+
+
+def select_step(run: Run, fold: int) -> Step:
+    """The confident test rows of fold `fold`, by the models of the run before that may label for it."""
+    pseudo, known = run.config.pseudo, calibrated_on(run, fold)
+    keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
+    keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
+    said = [digest(path) for paths in unlabelled(run, fold).values() for path in paths]
+    return Step(
+        title=f"04 select {run.name} fold {fold}",
+        folder=run.folder,
+        outputs=(f"fold{fold}.pseudo.parquet",),
+        recipe={
+            "pseudo": pseudo.model_dump(mode="json", include=keys | {"calibrate", "cap", "prior"}),
+            "predictions": said[0] if len(said) == 1 else said,
+            "calibrated_on": None if known is None else digest(known),
+            "prior_of": None if pseudo.prior is None else digest(run.config.root / "data" / "folds.csv"),
+        },
+        stamp_name=f"select{fold}",
+    )
+
+
+def pseudo_step(config: Config) -> Step:
+    """All rounds of one run's pseudo-labelling, and which of them was kept."""
+    base = run_of(config)
+    for name in ("oof.parquet", "test.parquet"):
+        digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
+    folds = range(config.cv.n_folds)
+    recipe = {
+        "pseudo": settings(config),
+        "extra": external_images(config),
+        "task": config.task.model_dump(mode="json"),
+        "train": [train_step(base, k).fingerprint for k in folds],
+        "predict": [predict_step(base, k).fingerprint for k in folds],
+        "oof": digest(base.folder / "oof.parquet"),
+    }
+    return Step(f"04 pseudo-label {config.name}", base.folder, ("pseudo.json",), recipe, stamp_name="pseudo")
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """`pseudo` as values, what is as it was before there was a choice as null."""
+    values = config.pseudo.model_dump(mode="json")
+    before = (("source", "fold"), ("start", "scratch"))
+    return values | {key: None for key, usual in before if values[key] == usual}
