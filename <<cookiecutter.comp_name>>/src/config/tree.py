@@ -7,7 +7,17 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import Distill, Inference, Pseudo, Runtime, Stack, Submit, Tracking, check_inference
+from src.config.after import (
+    Distill,
+    Inference,
+    Pseudo,
+    Runtime,
+    Stack,
+    Submit,
+    Tracking,
+    check_inference,
+    check_stack,
+)
 from src.config.data import Competition, CrossValidation, Data, Task
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
@@ -123,6 +133,7 @@ class Config(Section):
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
         check_inference(self.inference, self.task.name)
+        check_stack(self.stack, self.task.name)
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -1,0 +1,99 @@
+"""XGBoost over the outputs (Chen, Guestrin 2016), where it is installed; what it learns from is in trees.py.
+
+It is no requirement of the project: Kaggle's image has it, and `pip install xgboost` adds it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from src.config import UserError
+from src.ensemble.rivals.base import Level
+from src.ensemble.rivals.trees import Examples, Trees, grow_all
+
+
+def library() -> Any:
+    """The module; raises `UserError` where it is not installed."""
+    try:
+        import xgboost
+    except ImportError:
+        raise UserError(
+            "stack.rivals names xgboost, which is not installed here; run `pip install xgboost`, or take it "
+            "out of stack.rivals"
+        ) from None
+    return xgboost
+
+
+@dataclass(frozen=True)
+class XGBoost(Trees):
+    """Fitted XGBoost boosters."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Kind, rounds and XGBoost's own JSON."""
+        models = [json.loads(booster.save_raw("json").decode()) for booster in self.boosters]
+        return {"kind": self.kind, "rounds": list(self.rounds), "models": models}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> XGBoost:
+        """What `as_json` gave."""
+        boosters = []
+        for model in stored["models"]:
+            boosters.append(library().Booster())
+            boosters[-1].load_model(bytearray(json.dumps(model).encode()))
+        return cls(stored["kind"], boosters, predict, tuple(stored["rounds"]))
+
+
+def predict(booster: Any, features: np.ndarray) -> np.ndarray:
+    """(n,) of features (n, F)."""
+    return booster.predict(library().DMatrix(features))
+
+
+def fit(level: Level) -> XGBoost:
+    """A booster an output, or one for all classes."""
+    boosters, rounds = grow_all(level, grow)
+    return XGBoost(level.kind, boosters, predict, rounds)
+
+
+def grow(
+    train: Examples,
+    watch: Examples | None,
+    rounds: int,
+    level: Level,
+    free: int,
+    categories: tuple[int, ...],
+) -> tuple[Any, int]:
+    """A booster, and the rounds it has or was stopped at. Codes of categories are taken as numbers: small
+    trees may cut them in pieces."""
+    xgboost, settings = library(), level.settings
+    own = train[0].shape[1] - free
+    parameters = {
+        "objective": "reg:squarederror" if level.kind == "values" else "binary:logistic",
+        "eval_metric": "rmse" if level.kind == "values" else "logloss",
+        "eta": settings.learning_rate,
+        "tree_method": "hist",
+        "grow_policy": "lossguide",
+        "max_depth": 0,
+        "max_leaves": settings.num_leaves,
+        "min_child_weight": settings.min_data_in_leaf * (1 if level.kind == "values" else 1 / 8),
+        "lambda": 1.0,  # a yes or no weighs p (1 - p), an eighth is half of what it has at its surest point
+        "monotone_constraints": str((int(settings.monotone),) * own + (0,) * free),
+        "seed": level.seed,
+        "nthread": 1 if train[0].size < 100_000 else 0,
+        "verbosity": 0,
+    }
+    data = xgboost.DMatrix(*train)
+    if watch is None:
+        return xgboost.train(parameters, data, rounds), rounds
+    found = xgboost.train(
+        parameters,
+        data,
+        rounds,
+        evals=[(xgboost.DMatrix(*watch), "watched")],
+        early_stopping_rounds=settings.patience,
+        verbose_eval=False,
+    )
+    return found, found.best_iteration + 1
