@@ -286,9 +286,17 @@ def stack_step(config: Config, members: list[Path]) -> Step:
             "seed": config.seed,
             "folds": digest(config.root / "data" / "folds.csv"),
             "members": {m.name: [digest(m / "oof.parquet"), digest(m / "test.parquet")] for m in members},
+            "features": _features_of(config) if config.stack.features is not None else None,
         },
         stamp_name="stack",
     )
+
+
+def _features_of(config: Config) -> dict[str, Any]:
+    """What the stack's own features are read from."""
+    index = images_step(config).folder / "index.parquet"
+    tables = {role: digest(path) for role, path in raw_tables(config).items() if role != "sample"}
+    return {**tables, "images": _contents(index)}
 
 
 def submission_source(config: Config) -> tuple[Path, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from src.config.data import Data
 from src.config.section import Count, Index, Name, Positive, Section, Share, Text
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # pixels; strides of 32 then fit
@@ -114,8 +115,9 @@ class Stack(Section):
     calibrate: bool = True  # temperature, Platt, or a line, where its nested score is better by an error
 
 
-def check_stack(stack: Stack, task: str) -> None:
-    """Raise ValueError for knobs of the stack that exclude each other, or the task."""
+def check_stack(stack: Stack, data: Data, task: str) -> None:
+    """Raise ValueError for knobs of the stack that exclude each other, or the task, and for a feature that
+    would give the answer away."""
     for key in ("rivals", "features"):
         given = getattr(stack, key) or ()
         twice = [name for name in given if given.count(name) > 1]
@@ -134,6 +136,18 @@ def check_stack(stack: Stack, task: str) -> None:
         raise ValueError(
             "stack.features are looked at by trees alone: add lightgbm to stack.rivals, or leave them null"
         )
+    targets = (data.target,) if isinstance(data.target, str) else data.target
+    for key, columns, why in (
+        ("id", (data.id, data.image), "which names a row and says nothing of it"),
+        ("target", (*targets, data.long, data.rle, data.mask), "which is the answer"),
+        ("group", (data.group,), "whose values the test rows do not share"),
+    ):
+        given = [name for name in stack.features if name in columns]
+        if given:
+            raise ValueError(
+                f"stack.features: {given[0]!r} is the column of data.{key}, {why}; take it out: a feature is "
+                f"what train.csv and test.csv both tell of an image, such as its site"
+            )
 
 
 class Submit(Section):

@@ -133,7 +133,7 @@ class Config(Section):
             raise ValueError(f"train.target_log is for regression, task.name is {self.task.name}")
         self._model_suits_the_task()
         check_inference(self.inference, self.task.name)
-        check_stack(self.stack, self.task.name)
+        check_stack(self.stack, self.data, self.task.name)
         return self
 
     def _model_suits_the_task(self) -> None:

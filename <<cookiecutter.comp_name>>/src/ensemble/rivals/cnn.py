@@ -16,7 +16,6 @@ from src.ensemble.rivals.base import Kind, Level
 from src.ensemble.rivals.networks import Network, learn
 
 WIDTH = 3  # outputs a kernel sees
-FEWEST = 3  # outputs; of fewer none has neighbours, and the MLP is the same
 
 
 class CNN(Network):
