@@ -17,7 +17,7 @@ from src.config import Config, Stack, UserError
 from src.decisions import Rule, assemble, countable, nested, take
 from src.decisions import fit as fit_rule
 from src.ensemble import choice, stack
-from src.ensemble.boosting import Stacker, boost, column, examples, features, fit, stack_oof
+from src.ensemble.boosting import boost
 from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
 from src.ensemble.pairs import apply_pairs

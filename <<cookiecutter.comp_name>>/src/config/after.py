@@ -110,7 +110,9 @@ class Stack(Section):
     max_rounds: Count = 300
     patience: Count = 20
     monotone: bool = True  # false: trees may also fall with a member's word; free, they score .53 on noise
-    features: tuple[Text, ...] | None = None  # columns of train.csv and test.csv, and of the image its height,
+    features: tuple[Text, ...] | None = (
+        None  # columns of train.csv and test.csv, and of the image its height,
+    )
     # width, aspect: for trees alone, which also see the members
     calibrate: bool = True  # temperature, Platt, or a line, where its nested score is better by an error
 

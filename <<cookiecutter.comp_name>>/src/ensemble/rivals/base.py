@@ -92,7 +92,9 @@ def predict(fitted: Fitted, level: Level, rows: np.ndarray) -> np.ndarray:
     parts = []
     for start in range(0, len(rows), max(1, step)):
         part = rows[start : start + step]
-        parts.append(fitted.apply(rows_of(level.oof, part), None if level.extra is None else level.extra[part]))
+        parts.append(
+            fitted.apply(rows_of(level.oof, part), None if level.extra is None else level.extra[part])
+        )
     return np.concatenate(parts)
 
 

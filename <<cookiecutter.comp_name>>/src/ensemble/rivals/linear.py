@@ -22,6 +22,7 @@ from src.ensemble.rivals.base import EPSILON, Kind, Level, log_odds, loss
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)  # of a sum of losses; scikit-learn's C is 1 / penalty
 USUAL = 100.0  # where there is no fold to choose by
+FLOOR = 0.25  # of an even share: no member is weighed less
 CHOICE_ROWS = 20_000  # from here on the penalty hardly counts
 
 
@@ -64,7 +65,10 @@ def fit(level: Level) -> Linear:
     chosen = level.sample(CHOICE_ROWS)
     pairs = list(chosen.inner())
     losses = [
-        [loss(level.kind, watched.targets, fit_one(learned, p).apply(watched.oof)) for learned, watched in pairs]
+        [
+            loss(level.kind, watched.targets, fit_one(learned, p).apply(watched.oof))
+            for learned, watched in pairs
+        ]
         for p in PENALTIES
     ]
     best = PENALTIES[int(np.argmin(np.sum(losses, axis=1)))] if pairs else USUAL
@@ -96,7 +100,8 @@ def _least_squares(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.nda
     gram = centred @ centred.T + penalty * (target.var() + 1e-12) * np.eye(members)
     right = centred @ target + penalty * (target.var() + 1e-12) / members
     root = np.linalg.cholesky(gram)  # |root.T w - b|^2 differs from what is minimised by a constant
-    weights, _ = nnls(root.T, np.linalg.solve(root, right))
+    floor = np.full(members, FLOOR / members)  # what lies above it is not negative
+    weights = floor + nnls(root.T, np.linalg.solve(root, right) - root.T @ floor)[0]
     return weights, np.array(y.mean() - weights @ mean)
 
 
@@ -148,7 +153,7 @@ def _minimum(
         away = pulled * (parameters - start)
         return lost + penalty / 2 * away @ away, slope + penalty * away
 
-    bounds = [(0, None)] * members + [(None, None)] * biases
+    bounds = [(FLOOR / members, None)] * members + [(None, None)] * biases
     options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-6}
     return minimize(whole, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
 
