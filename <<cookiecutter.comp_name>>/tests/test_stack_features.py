@@ -61,7 +61,9 @@ def test_numbers_words_and_the_size_of_the_image_in_the_order_they_are_named(roo
     assert features.names == ("site", "age", "height", "aspect")
     assert features.categories == (0,)
     nan = np.nan
-    np.testing.assert_array_equal(train, [[0, 31, 10, 2], [1, nan, 20, 1], [0, 7.5, 30, 0.5], [nan, 60, 40, 2]])
+    np.testing.assert_array_equal(
+        train, [[0, 31, 10, 2], [1, nan, 20, 1], [0, 7.5, 30, 0.5], [nan, 60, 40, 2]]
+    )
     np.testing.assert_array_equal(test, [[1, 44, 50, 0.5], [nan, 9, 60, 1.5]])  # nobody saw "west"
 
 

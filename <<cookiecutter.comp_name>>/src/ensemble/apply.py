@@ -49,7 +49,7 @@ def apply_stack(
             features = Features.from_json(stored["features"]).encode(extra)
         said = restored(plain, stored["rivals"][plain]).apply(np.stack(members), features)
     if plain != name:
-        said = restored("linear", stored["calibrations"][plain]).apply(np.asarray(said)[None])
+        said = restored("calibration", stored["calibrations"][plain]).apply(np.asarray(said)[None])
     return said
 
 

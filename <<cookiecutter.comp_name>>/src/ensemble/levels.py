@@ -71,9 +71,9 @@ def numbers(task: Task, members: Members, settings: Stack, seed: int) -> Candida
         shown["weights"] = dict(zip(members.names, weights, strict=True))
     if "lightgbm" in fitted:
         names = [*members.names, *(members.features.names if members.features is not None else ())]
-        gain = fitted["lightgbm"].gain().round(3).tolist()
+        gain = fitted["lightgbm"].gain(len(names)).round(3).tolist()  # the class itself stands behind them
         shown["boosting_rounds"] = list(fitted["lightgbm"].rounds)
-        shown["importance"] = dict(zip(names, gain, strict=False))  # the class itself stands last
+        shown["importance"] = dict(zip(names, gain, strict=True))
     stored = {
         "kind": task.stacking,
         "rivals": {name: one.as_json() for name, one in fitted.items()},

@@ -19,7 +19,8 @@ from src.ensemble.apply import CALIBRATED
 from src.ensemble.choice import against_mean, best_member, best_single_oof, better, choose
 from src.ensemble.features import read_features
 from src.ensemble.levels import KINDS, Candidates, Members, level_of
-from src.ensemble.rivals.base import learn, nested_oof
+from src.ensemble.rivals import fitter
+from src.ensemble.rivals.base import Level, learn, nested_oof
 from src.ensemble.tables import check_tables, read_predictions
 from src.scoring import evaluate, finite
 from src.tasks.base import Task, as_targets, targets_in
@@ -44,13 +45,15 @@ def build_stack(
     test = found.test | {"best single": members.test[single]}
     calibration = None
     if config.stack.calibrate and task.kind == "numbers":
-        calibration = Calibration(task, members, oof, config)
+        calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
     rivals = {name: scored(one) for name, one in oof.items()}
     chosen, honest = choose(task, rivals, truth, fold, calibration)
     if calibration is not None:
-        title, rivals[title] = calibration(chosen.removesuffix(CALIBRATED))
-        oof[title], (test[title], stored) = rivals[title], calibration.fitted(title, test)
-        found.stored["calibrations"] = {title.removesuffix(CALIBRATED): stored}
+        plain = chosen.removesuffix(CALIBRATED)
+        title, said = calibration(plain)
+        oof[title] = rivals[title] = said
+        test[title], stored = calibration.fitted(plain, test[plain])
+        found.stored["calibrations"] = {plain: stored}
     table = rows[["id", "fold"]].join(as_targets(targets_in(rows))).join(task.write(oof[chosen], outputs))
 
     def cv(predictions: Any) -> float | None:
@@ -113,35 +116,28 @@ def read_members(
     )
 
 
-class Calibration:
-    """Second-level calibration: the linear rival over one member, the candidate itself. For classes that is a
-    temperature with a bias a class, for labels Platt's sigmoid, for numbers a line.
+class Calibrations:
+    """Second-level calibration of candidates, see rivals/calibration.py: nested like every rival, and done for
+    those alone that are asked for."""
 
-    Guo, Pleiss, Sun, Weinberger 2017, On Calibration of Modern Neural Networks; Platt 1999. Nested like every
-    rival, and done for those alone that are asked for.
-    """
-
-    def __init__(self, task: Task, members: Members, oof: dict[str, Any], config: Config):
-        self.level = level_of(task, members, config.stack, config.seed).but(extra=None)
-        self.oof, self.known = oof, {}
+    def __init__(self, level: Level, oof: dict[str, Any]):
+        self.level, self.oof, self.known = level.but(extra=None), oof, {}
 
     def __call__(self, name: str) -> tuple[str, np.ndarray]:
         """The calibrated candidate's name, and its OOF predictions: each fold's by a calibration of the
         others."""
-        from src.ensemble.rivals.linear import fit
-
         if name not in self.known:
-            self.known[name] = nested_oof(fit, self.level.but(oof=np.asarray(self.oof[name])[None]))
+            self.known[name] = nested_oof(fitter("calibration"), self._alone(name))
         return name + CALIBRATED, self.known[name]
 
-    def fitted(self, title: str, test: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    def fitted(self, name: str, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Calibrated by all OOF rows: the test predictions, and what is stored."""
-        from src.ensemble.rivals.linear import fit
+        level = self._alone(name)
+        found = learn(fitter("calibration"), level, np.arange(len(level.fold)))
+        return found.apply(np.asarray(test)[None]), found.as_json()
 
-        name = title.removesuffix(CALIBRATED)
-        level = self.level.but(oof=np.asarray(self.oof[name])[None])
-        found = learn(fit, level, np.arange(len(level.fold)))
-        return found.apply(np.asarray(test[name])[None]), found.as_json()
+    def _alone(self, name: str) -> Level:
+        return self.level.but(oof=np.asarray(self.oof[name])[None])
 
 
 def verdicts(

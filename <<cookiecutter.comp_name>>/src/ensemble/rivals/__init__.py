@@ -10,7 +10,8 @@
 | `mlp` | a small network, output by output | `mlp.py`, `networks.py` |
 | `cnn` | a small convolution over neighbouring outputs | `cnn.py`, `networks.py` |
 
-None may fall when a member says more: see `linear.py`, and "The stack is monotone" in docs/decisions.md.
+All but the averages start from the calibrated mean, `calibration.py`, and none may fall when a member says
+more: see "The stack is monotone" in docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ ROOMS = {
     "mean": ("averages", "fit_mean", "Mean"),
     "rank_mean": ("averages", "fit_rank_mean", "RankMean"),
     "hill_climbing": ("hill_climbing", "fit", "Weighted"),
+    "calibration": ("calibration", "fit", "Calibration"),  # no rival, but the start of most
     "linear": ("linear", "fit", "Linear"),
     "lightgbm": ("lightgbm", "fit", "LightGBM"),
     "xgboost": ("xgboost", "fit", "XGBoost"),

@@ -12,17 +12,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.ensemble.rivals.base import Kind, Level
+from src.ensemble.rivals.base import Level
+from src.ensemble.rivals.calibration import Calibration
 from src.ensemble.rivals.networks import Network, learn
 
 WIDTH = 3  # outputs a kernel sees
 
 
 class CNN(Network):
-    """Score of an output: weighted words, and tanh units of a window of outputs, shared by all of them."""
+    """Added to an output: tanh units of a window of outputs around it, the same for all of them."""
 
-    def __init__(self, kind: Kind, members: int, outputs: int):
-        super().__init__(kind, members, outputs)
+    def __init__(self, start: Calibration, members: int, outputs: int):
+        super().__init__(start, members, outputs)
         self.bend_in = torch.nn.Parameter(torch.zeros(self.hidden, members, WIDTH))
         self.bend_in.data[:, :, WIDTH // 2] = torch.rand(self.hidden, members) * 2
         self.bend_shift = torch.nn.Parameter(torch.randn(self.hidden))
@@ -37,7 +38,7 @@ class CNN(Network):
     def project(self) -> None:
         """No weight of an output's own words below 0, and those of its neighbours no larger together."""
         own = self.bend_in[:, :, WIDTH // 2]  # (H, M)
-        for weight in (self.direct, self.bend_out, own):
+        for weight in (self.bend_out, own):
             weight.clamp_(min=0)
         others = self.bend_in.abs().sum(2) - own
         share = torch.where(others > own, own / others.clamp_min(1e-12), torch.ones_like(own))

@@ -15,7 +15,8 @@ import numpy as np
 
 from src.ensemble.rivals.base import EPSILON, Level
 
-ROUNDS = 25  # members added in a climb, the best of all rounds is kept
+ROUNDS = 25  # members added in a climb, the best of all rounds is kept ...
+PATIENCE = 6  # ... and after so many without a gain it ends
 BAGS = 10  # climbs, each among a random half of the members ...
 FEWEST = 4  # ... but no fewer than these
 ROWS = {True: 50_000, False: 10_000}  # that decide a step: of the kind's own loss, of a metric, which is slow
@@ -52,7 +53,8 @@ def fit(level: Level) -> Weighted:
     if not np.isfinite(alone).any():
         return Weighted(np.full(len(x), 1 / len(x)))
     best = np.eye(len(x))[int(np.argmin(alone))]
-    bagged = np.mean([climb(x, loss, bag, alone) for bag in bags(len(x), level.seed)], axis=0)
+    known: dict[bytes, float] = {}
+    bagged = np.mean([climb(x, loss, bag, alone, known) for bag in bags(len(x), level.seed)], axis=0)
     return Weighted(bagged if loss(np.tensordot(bagged, x, axes=1)) <= min(alone) else best)
 
 
@@ -65,19 +67,31 @@ def bags(members: int, seed: int) -> list[np.ndarray]:
     return [np.sort(random.choice(members, size, replace=False)) for _ in range(BAGS)]
 
 
-def climb(x: np.ndarray, loss: Loss, bag: np.ndarray, alone: list[float]) -> np.ndarray:
+def climb(
+    x: np.ndarray, loss: Loss, bag: np.ndarray, alone: list[float], known: dict[bytes, float] | None = None
+) -> np.ndarray:
     """(M,) weights, from the best member of the bag on; `x` (M, L) holds what is averaged, `alone` each
-    member's own loss."""
-    counts = np.zeros(len(x))
+    member's own loss, and `known` what other climbs found of the same counts."""
+    known = {} if known is None else known
+    counts = np.zeros(len(x), np.int64)
     counts[bag[int(np.argmin([alone[m] for m in bag]))]] = 1
     total, best, lowest = counts @ x, counts.copy(), min(alone[m] for m in bag)
     for size in range(2, ROUNDS + 1):
-        found = [loss((total + x[m]) / size) for m in bag]
+        found = []
+        for m in bag:
+            counts[m] += 1
+            key = counts.tobytes()
+            if key not in known:
+                known[key] = loss((total + x[m]) / size)
+            found.append(known[key])
+            counts[m] -= 1
         member = bag[int(np.argmin(found))]
         counts[member] += 1
         total = total + x[member]
         if min(found) < lowest:
             best, lowest = counts.copy(), min(found)
+        elif counts.sum() - best.sum() >= PATIENCE:
+            break
     return best / best.sum()
 
 

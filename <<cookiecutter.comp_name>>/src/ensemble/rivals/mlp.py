@@ -1,4 +1,4 @@
-"""A multi-layer perceptron of eight hidden units over the members, monotone, beside their weighted mean.
+"""A multi-layer perceptron of eight hidden units over the members, monotone, added to their mean.
 
 Classes share one, each label and each number has its own.
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from src.ensemble.rivals.base import Kind, Level
+from src.ensemble.rivals.base import Level
+from src.ensemble.rivals.calibration import Calibration
 from src.ensemble.rivals.networks import Network, learn
 
 
 class MLP(Network):
-    """Score of an output: weighted words, and tanh units of them, none with a weight below 0."""
+    """Added to an output: tanh units of the members' words of it, none with a weight below 0."""
 
-    def __init__(self, kind: Kind, members: int, outputs: int):
-        super().__init__(kind, members, outputs)
-        shared = self.direct.shape[0]
+    def __init__(self, start: Calibration, members: int, outputs: int):
+        super().__init__(start, members, outputs)
+        shared = 1 if self.kind == "classes" else outputs
         self.bend_in = torch.nn.Parameter(torch.rand(shared, self.hidden, members) * 2)
         self.bend_shift = torch.nn.Parameter(torch.randn(shared, self.hidden))
         self.bend_out = torch.nn.Parameter(torch.zeros(shared, self.hidden))
@@ -31,7 +32,7 @@ class MLP(Network):
 
     def project(self) -> None:
         """No weight below 0."""
-        for weight in (self.direct, self.bend_in, self.bend_out):
+        for weight in (self.bend_in, self.bend_out):
             weight.clamp_(min=0)
 
 
