@@ -86,11 +86,14 @@ def test_a_climb_takes_the_member_that_helps_most_step_by_step():
         return -np.log(x).mean()
 
     found = climb(p, loss, np.arange(4), [loss(one) for one in p])
-    taken, best, lowest = [int(np.argmin([LOSSES["classes"](rows, one) for one in rows.oof]))], None, np.inf
-    while len(taken) <= ROUNDS and (best is None or len(taken) - found_at <= PATIENCE):
+    taken = [int(np.argmin([LOSSES["classes"](rows, one) for one in rows.oof]))]
+    best, lowest, size = None, np.inf, 1
+    while len(taken) <= ROUNDS:
         score = LOSSES["classes"](rows, rows.oof[taken].mean(0))
         if score < lowest - 1e-15:
-            best, lowest, found_at = np.bincount(taken, minlength=4) / len(taken), score, len(taken)
+            best, lowest, size = np.bincount(taken, minlength=4) / len(taken), score, len(taken)
+        elif len(taken) - size >= PATIENCE:
+            break
         tried = [LOSSES["classes"](rows, rows.oof[[*taken, m]].mean(0)) for m in range(4)]
         taken.append(int(np.argmin(tried)))
     np.testing.assert_allclose(found, best, atol=1e-12)

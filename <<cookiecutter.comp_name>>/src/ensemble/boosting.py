@@ -73,7 +73,9 @@ def boost(
     if watch is None:
         return lgb.train(parameters, data, rounds)
     stop = lgb.early_stopping(settings.patience, verbose=False)
-    return lgb.train(parameters, data, rounds, valid_sets=[_dataset(watch, data)], callbacks=[stop])
+    return lgb.train(
+        parameters, data, rounds, valid_sets=[_dataset(watch, data, categories)], callbacks=[stop]
+    )
 
 
 def _dataset(

@@ -117,7 +117,7 @@ def read_members(
 
 
 class Calibrations:
-    """Second-level calibration of candidates, see rivals/calibration.py: nested like every rival, and done for
+    """Second-level calibration of candidates, see rivals/calibration.py: nested as every rival, and done for
     those alone that are asked for."""
 
     def __init__(self, level: Level, oof: dict[str, Any]):

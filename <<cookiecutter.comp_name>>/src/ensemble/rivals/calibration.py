@@ -47,7 +47,7 @@ class Calibration:
 
 def terms(said: np.ndarray, kind: Kind) -> np.ndarray:
     """(M, N, C) what is added up: log-probabilities of classes, log-odds of labels, numbers."""
-    said = said.astype(np.float64)
+    said = said.astype(np.float64, order="C")  # one layout, for the same bits
     if kind == "values":
         return said
     return np.log(np.maximum(said, EPSILON)) if kind == "classes" else log_odds(said)

@@ -86,7 +86,8 @@ class Network(torch.nn.Module, ABC):
 
 def as_words(said: np.ndarray, kind: Kind) -> torch.Tensor:
     """(M, N, C) members' predictions to (N, M, C) float32 log-odds, or numbers."""
-    return torch.from_numpy(words(said, kind).astype(np.float32)).permute(1, 0, 2)
+    found = words(said, kind).astype(np.float32, order="C")
+    return torch.from_numpy(found).permute(1, 0, 2).contiguous()  # one layout, for the same bits
 
 
 def learn(cls: type[Network], level: Level) -> Network:

@@ -134,7 +134,7 @@ def examples(level: Level, start: Calibration) -> list[Examples]:
 def features(said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
     """(M, N, C) probabilities to (N * C, M) log-odds; with (N, F) features these and the class behind."""
     _, n, c = said.shape
-    own = log_odds(said).reshape(len(said), -1).T
+    own = np.ascontiguousarray(log_odds(said).reshape(len(said), -1).T)
     if extra is None:
         return own
     return np.hstack([own, np.repeat(extra, c, axis=0), np.tile(np.arange(c), n)[:, None]])
@@ -142,5 +142,5 @@ def features(said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
 
 def column(said: np.ndarray, output: int, kind: Kind, extra: np.ndarray | None = None) -> np.ndarray:
     """(N, M) the members' word on one output, log-odds or numbers; and (N, F) features behind."""
-    own = words(said[:, :, output], kind).T
+    own = np.ascontiguousarray(words(said[:, :, output], kind).T)
     return own if extra is None else np.hstack([own, extra])

@@ -53,7 +53,7 @@ class Engine:
             "grow_policy": "lossguide",
             "max_depth": 0,
             "max_leaves": settings.num_leaves,
-            "min_child_weight": settings.min_data_in_leaf * (1 if level.kind == "values" else 1 / 8),
+            "min_child_weight": settings.min_data_in_leaf / (1 if level.kind == "values" else 8),
             "lambda": 1.0,  # a yes or no weighs p (1 - p), an eighth is half of what it has at its surest point
             "monotone_constraints": str((int(settings.monotone),) * own + (0,) * free),
             "seed": level.seed,
