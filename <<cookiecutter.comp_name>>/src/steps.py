@@ -230,11 +230,8 @@ def predict_step(run: Run, fold: int) -> Step:
     """One fold model's predictions for its validation rows and for every test row."""
     trained = train_step(run, fold)
     if not trained.fresh():
-        changed = (
-            f"settings differ from the trained ones: {'; '.join(trained.why())}"
-            if trained.why()
-            else "not trained yet"
-        )
+        why = "; ".join(trained.why())
+        changed = f"settings differ from the trained ones: {why}" if why else "not trained yet"
         raise UserError(
             f"{run.name} fold {fold}: {changed}; "
             f"run `make train EXP={run.config.name}` with the same ARGS first"
@@ -285,9 +282,18 @@ def stack_step(config: Config, members: list[Path]) -> Step:
             "seed": config.seed,
             "folds": digest(config.root / "data" / "folds.csv"),
             "members": {m.name: [digest(m / "oof.parquet"), digest(m / "test.parquet")] for m in members},
+            "features": _features_of(config),
         },
         stamp_name="stack",
     )
+
+
+def _features_of(config: Config) -> dict[str, Any] | None:
+    """What the stack's own features are read from."""
+    if config.stack.features is None:
+        return None
+    tables = {role: digest(path) for role, path in raw_tables(config).items() if role != "sample"}
+    return tables | {"images": _contents(images_step(config).folder / "index.parquet")}
 
 
 def submission_source(config: Config) -> tuple[Path, str]:

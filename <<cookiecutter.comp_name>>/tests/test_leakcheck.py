@@ -105,18 +105,16 @@ def test_pseudo_labels_of_the_ensemble_are_caught(planted, monkeypatch):
 def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(planted, monkeypatch):
     from sklearn.tree import DecisionTreeClassifier
 
-    from src.ensemble import boosting
+    from src.ensemble import levels
     from src.ensemble.members import find_members
     from src.ensemble.report import stack_runs
 
-    honest = boosting.stack_oof
+    def in_sample(fit, level):
+        rows = level.oof.transpose(1, 0, 2).reshape(len(level.fold), -1)
+        tree = DecisionTreeClassifier(max_depth=6, random_state=0).fit(rows, level.targets.argmax(1))
+        return tree.predict_proba(rows)
 
-    def in_sample(oof, targets, *rest):
-        rows = oof.transpose(1, 0, 2).reshape(oof.shape[1], -1)
-        tree = DecisionTreeClassifier(max_depth=6, random_state=0).fit(rows, targets.argmax(1))
-        return tree.predict_proba(rows), honest(oof, targets, *rest)[1]
-
-    monkeypatch.setattr(boosting, "stack_oof", in_sample)
+    monkeypatch.setattr(levels, "nested_oof", in_sample)
     shutil.rmtree(planted.root / "stacks")
     folders, _ = find_members(planted)
     stack_runs(stack_step(planted, folders), planted, folders)

@@ -4,6 +4,7 @@ upstream."""
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from src.artifacts import write_json, write_parquet
 from src.config import Config, Stack
 from src.configfile import load_config
 from src.data.prepare import prepare
-from src.ensemble.boosting import stack_oof
+from src.ensemble.rivals import fitter
+from src.ensemble.rivals.base import Level, nested_oof
 from src.pseudo.labels import label_round
 from src.steps import folds_step, round_of
 from src.tasks import create_task
@@ -196,28 +198,41 @@ def test_pseudo_labels_of_all_folds_would_not(tmp_path):
     assert beyond_chance(leaking) > 5
 
 
-def level_two(seed: int, stack) -> float:
-    """AUC of a stack over four members that know nothing."""
+@cache
+def ignorant(seed: int, classes: int):
+    """(4, N, C) OOF predictions of four members that know nothing, labels and folds."""
     random = np.random.default_rng(1000 + seed)
-    y, _, _, fold = noise(seed)
-    oof = np.zeros((4, len(y), 2))
+    y, fold = np.random.default_rng(seed).permutation(np.arange(300) % classes), np.zeros(300, int)
+    for k, (_, rows) in enumerate(StratifiedKFold(5, shuffle=True, random_state=seed).split(y, y)):
+        fold[rows] = k
+    oof = np.zeros((4, len(y), classes))
     for member in range(4):
         x = random.normal(size=(len(y), 60))
         for k in range(5):
             oof[member, fold == k] = learn(x[fold != k], y[fold != k]).predict_proba(x[fold == k])
-    return roc_auc_score(y, stack(oof, y, fold)[:, -1])
+    return oof, y, fold
 
 
-def of_classes(oof, y, fold):
-    return stack_oof(oof, np.eye(2)[y], fold, "classes", Stack(), 0)[0]
+def level_two(seed: int, stack, classes: int = 2) -> float:
+    """AUC of a stack over members that know nothing, at the mean of folds and, of several, of classes."""
+    oof, y, fold = ignorant(seed, classes)
+    said = stack(oof, y, fold)
+    said = said[:, -1:] if classes == 2 else said
+    which = [1] if classes == 2 else range(classes)
+    parts = [(y[fold == k], said[fold == k]) for k in range(5)]
+    return np.mean([roc_auc_score(t == c, p[:, i]) for t, p in parts for i, c in enumerate(which)])
 
 
-def of_labels(oof, y, fold):
-    return stack_oof(oof[:, :, 1:], y[:, None].astype(float), fold, "labels", Stack(), 0)[0]
+def of(name: str, kind: str, monotone: bool = True):
+    """A rival's nested predictions."""
 
+    def stack(oof, y, fold):
+        targets = np.eye(oof.shape[2])[y]
+        if kind != "classes":
+            oof, targets = oof[:, :, 1:], targets[:, 1:]
+        return nested_oof(fitter(name), Level(oof, targets, fold, kind, Stack(monotone=monotone), 0))
 
-def of_numbers(oof, y, fold):
-    return stack_oof(oof[:, :, 1:], y[:, None].astype(float), fold, "values", Stack(), 0)[0]
+    return stack
 
 
 def free_logistic(oof, y, fold):
@@ -229,13 +244,23 @@ def free_logistic(oof, y, fold):
     return result
 
 
-@pytest.mark.parametrize("ours", [of_classes, of_labels, of_numbers])
-def test_our_stack_stays_at_chance_on_members_that_know_nothing(ours):
-    assert beyond_chance([level_two(seed, ours) for seed in range(36)]) < 2.5
+LEARNERS = ["hill_climbing", "linear", "lightgbm", "mlp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "classes"),
+    [
+        *((name, "labels", 2) for name in LEARNERS),
+        *((name, "values", 2) for name in LEARNERS),
+        *((name, "classes", 3) for name in [*LEARNERS, "cnn"]),
+    ],
+)
+def test_every_rival_stays_at_chance_on_members_that_know_nothing(name, kind, classes):
+    assert beyond_chance([level_two(seed, of(name, kind), classes) for seed in range(24)]) < 2.5
 
 
 def test_a_free_second_level_would_not():
-    """The plant: OOF columns lean away from their own fold's labels, and a free second level learns just
+    """The plant: OOF columns know the labels of the fold that is scored, and a free second level learns just
     that."""
     assert beyond_chance([level_two(seed, free_logistic) for seed in range(36)]) > 3.5
 

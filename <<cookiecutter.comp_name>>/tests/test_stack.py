@@ -13,16 +13,18 @@ import pytest
 from scipy.special import expit, softmax
 
 from src.artifacts import digest
-from src.config import Config, Stack, UserError
+from src.config import Config, UserError
 from src.decisions import Rule, assemble, countable, nested, take
 from src.decisions import fit as fit_rule
 from src.ensemble import choice, stack
-from src.ensemble.boosting import Stacker, boost, column, examples, features, fit, stack_oof
+from src.ensemble.apply import apply_stack
+from src.ensemble.boosting import Stacker
 from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
 from src.ensemble.pairs import apply_pairs
 from src.ensemble.pixels import PixelStacker
-from src.ensemble.stack import build_stack, load_tables
+from src.ensemble.stack import build_stack
+from src.ensemble.tables import check_tables
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.steps import stack_step
@@ -48,78 +50,6 @@ def one_hot(truth: np.ndarray) -> np.ndarray:
     return np.eye(3)[truth]
 
 
-def test_features_are_each_members_log_odds_of_each_class_of_each_row():
-    oof, truth, _ = members(n=5)
-    ((x, y),) = examples(oof, one_hot(truth), "classes")
-    np.testing.assert_array_equal(x, features(oof))
-    for row in range(5):
-        for c in range(3):
-            odds = [np.log(oof[m, row, c] / (1 - oof[m, row, c])) for m in range(3)]
-            np.testing.assert_allclose(x[row * 3 + c], odds)
-            assert y[row * 3 + c] == (truth[row] == c)
-
-
-def test_a_certain_member_gives_no_infinite_feature():
-    oof, _, _ = members(n=5)
-    oof[0, 0] = [1.0, 0.0, 0.0]
-    assert np.isfinite(features(oof)).all()
-    assert np.isfinite(column(oof, 0, "labels")).all()
-
-
-def test_stacked_predictions_equal_a_loop_over_the_folds_by_hand():
-    oof, truth, fold = members()
-    settings = Stack(max_rounds=40)
-    targets = one_hot(truth)
-    result, _ = stack_oof(oof, targets, fold, "classes", settings, seed=0)
-    for k in range(4):
-        watch, scored = fold == (k + 1) % 4, fold == k
-        learned = ~(watch | scored)
-        stopper = oof[:, watch], targets[watch]
-        first = fit(oof[:, learned], targets[learned], "classes", settings, 0, None, stopper)
-        rounds = [first.boosters[0].best_iteration or 40]
-        last = fit(oof[:, ~scored], targets[~scored], "classes", settings, 0, rounds)
-        np.testing.assert_array_equal(result[scored], last.apply(oof[:, scored]))
-
-
-def test_a_folds_labels_do_not_touch_its_stacked_predictions():
-    oof, truth, fold = members()
-    changed = truth.copy()
-    changed[fold == 2] = np.random.default_rng(1).permutation(changed[fold == 2])
-    before, after = (
-        stack_oof(oof, one_hot(y), fold, "classes", Stack(max_rounds=40), 0)[0] for y in (truth, changed)
-    )
-    np.testing.assert_array_equal(before[fold == 2], after[fold == 2])
-    assert not np.array_equal(before[fold == 1], after[fold == 1])
-
-
-def test_the_booster_never_falls_when_a_member_grows_surer():
-    oof, truth, _ = members()
-    booster = fit(oof, one_hot(truth), "classes", Stack(), 0, [60]).boosters[0]
-    grid = np.linspace(-8, 8, 50)
-    for member in range(3):
-        x = np.zeros((50, 3))
-        x[:, member] = grid
-        values = booster.predict(x)
-        assert (np.diff(values) >= 0).all()
-        assert values[-1] > values[0]
-
-
-def test_stacked_rows_are_probabilities():
-    oof, truth, fold = members()
-    result, _ = stack_oof(oof, one_hot(truth), fold, "classes", Stack(), 0)
-    np.testing.assert_allclose(result.sum(1), 1)
-    assert ((result >= 0) & (result <= 1)).all()
-
-
-def test_the_same_seed_gives_the_same_stack():
-    oof, truth, fold = members()
-    first, second = (stack_oof(oof, one_hot(truth), fold, "classes", Stack(), 0)[0] for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-
-
-# --- labels, each on its own, and numbers -------------------------------------------------------------------
-
-
 def voices(kind: str, n: int = 240, outputs: int = 2, noises: tuple[float, ...] = (1.0, 0.5, 2.0)):
     """(M, N, C) members of several noises on labels (as probabilities) or numbers, (N, C) targets, folds."""
     random = np.random.default_rng(7)
@@ -128,138 +58,6 @@ def voices(kind: str, n: int = 240, outputs: int = 2, noises: tuple[float, ...] 
     if kind == "labels":
         return 1 / (1 + np.exp(-oof)), (signal > 0.3).astype(float), np.arange(n) % 4
     return 50 + 20 * oof, 50 + 20 * signal, np.arange(n) % 4
-
-
-def by_hand(x, y, rounds: int, kind: str, settings: Stack, watch=None, weights=(None, None)):
-    """LightGBM called as its manual says, with nothing of ours between; weights are of x and of the watch."""
-    import lightgbm as lgb
-
-    parameters = {
-        "objective": {"labels": "binary", "values": "regression"}[kind],
-        "learning_rate": settings.learning_rate,
-        "num_leaves": settings.num_leaves,
-        "min_data_in_leaf": settings.min_data_in_leaf,
-        "lambda_l2": 1.0,
-        "monotone_constraints": [1] * x.shape[1],
-        "seed": 0,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbose": -1,
-    }
-    data = lgb.Dataset(x, y, weight=weights[0])
-    more = {}
-    if watch is not None:
-        more["valid_sets"] = [lgb.Dataset(*watch, reference=data, weight=weights[1])]
-        more["callbacks"] = [lgb.early_stopping(settings.patience, verbose=False)]
-    return lgb.train(parameters, data, rounds, **more)
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_labels_and_numbers_are_stacked_one_by_one_as_a_loop_over_outputs_and_folds_would(kind):
-    oof, targets, fold = voices(kind)
-    settings = Stack(max_rounds=40, patience=5)
-    result, rounds = stack_oof(oof, targets, fold, kind, settings, seed=0)
-    assert result.shape == targets.shape
-    stopped = np.zeros((4, 2))
-    for c in range(2):
-        words = oof[:, :, c].T  # (N, M)
-        if kind == "labels":
-            words = np.log(words / (1 - words))
-        for k in range(4):
-            scored, watched = fold == k, fold == (k + 1) % 4
-            learned = ~scored & ~watched
-            watch = words[watched], targets[watched, c]
-            first = by_hand(words[learned], targets[learned, c], 40, kind, settings, watch)
-            stopped[k, c] = first.best_iteration or 40
-            last = by_hand(words[~scored], targets[~scored, c], int(stopped[k, c]), kind, settings)
-            np.testing.assert_allclose(result[scored, c], last.predict(words[scored]), rtol=1e-9)
-    assert rounds == np.median(stopped, axis=0).astype(int).tolist()
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_rows_may_count_unlike_in_what_is_learned_and_in_what_stops(kind):
-    oof, targets, fold = voices(kind)
-    words, answers, settings = column(oof, 0, kind), targets[:, 0], Stack(max_rounds=150, patience=10)
-    weights = np.random.default_rng(0).exponential(size=240) ** 3
-    learned, watched = fold < 3, fold == 3
-    parts = [(words[rows], answers[rows]) for rows in (learned, watched)]
-    own = [weights[rows] for rows in (learned, watched)]
-    expected = by_hand(*parts[0], 150, kind, settings, parts[1], own)
-    found = boost((*parts[0], own[0]), (*parts[1], own[1]), 150, kind, settings, 0)
-    assert found.model_to_string() == expected.model_to_string()
-    assert found.best_iteration == expected.best_iteration < 150
-    assert found.best_iteration != boost(*parts, 150, kind, settings, 0).best_iteration
-    alone = boost((*parts[0], own[0]), None, 20, kind, settings, 0)
-    assert alone.model_to_string() == by_hand(*parts[0], 20, kind, settings, weights=own).model_to_string()
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_a_stack_of_several_voices_beats_the_best_of_them(kind):
-    oof, targets, fold = voices(kind, n=800)
-    result, _ = stack_oof(oof, targets, fold, kind, Stack(), 0)
-    best = min(((member - targets) ** 2).mean() for member in oof)
-    assert ((result - targets) ** 2).mean() < best
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_rows_whose_answer_is_not_known_teach_nothing(kind):
-    oof, targets, fold = voices(kind)
-    unknown = np.random.default_rng(1).random(targets.shape) < 0.3
-    holes = np.where(unknown, np.nan, targets)
-    for c, (x, y) in enumerate(examples(oof, holes, kind)):
-        known = ~unknown[:, c]
-        np.testing.assert_array_equal(x, column(oof, c, kind)[known])
-        np.testing.assert_array_equal(y, targets[known, c])
-    result, _ = stack_oof(oof, holes, fold, kind, Stack(max_rounds=40), 0)
-    assert np.isfinite(result).all()
-    shouted = np.where(unknown, oof.max(), oof)  # the members' words on those cells
-    first, second = (fit(words, holes, kind, Stack(), 0, [20, 20]) for words in (oof, shouted))
-    assert first.as_json() == second.as_json()
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_a_folds_own_labels_do_not_touch_its_stacked_labels_or_numbers(kind):
-    oof, targets, fold = voices(kind)
-    changed = targets.copy()
-    changed[fold == 2] = np.random.default_rng(1).permutation(changed[fold == 2])
-    before, after = (stack_oof(oof, y, fold, kind, Stack(max_rounds=40), 0)[0] for y in (targets, changed))
-    np.testing.assert_array_equal(before[fold == 2], after[fold == 2])
-    assert not np.array_equal(before[fold == 1], after[fold == 1])
-
-
-@pytest.mark.parametrize("kind", ["labels", "values"])
-def test_no_booster_falls_when_a_member_says_more(kind):
-    oof, targets, _ = voices(kind)
-    for booster in fit(oof, targets, kind, Stack(), 0, [60, 60]).boosters:
-        for member in range(3):
-            x = np.full((50, 3), 50.0 if kind == "values" else 0.0)
-            x[:, member] = np.linspace(0, 100, 50) if kind == "values" else np.linspace(-8, 8, 50)
-            values = booster.predict(x)
-            assert (np.diff(values) >= 0).all()
-            assert values[-1] > values[0]
-
-
-@pytest.mark.parametrize("kind", ["classes", "labels", "values"])
-def test_a_stacker_read_back_from_json_predicts_the_very_same(kind):
-    if kind == "classes":
-        oof, truth, _ = members()
-        targets, rounds = one_hot(truth), [30]
-    else:
-        (oof, targets, _), rounds = voices(kind), [30, 20]
-    stacker = fit(oof, targets, kind, Stack(), 0, rounds)
-    again = Stacker.from_json(json.loads(json.dumps(stacker.as_json())))
-    assert again.kind == kind
-    np.testing.assert_array_equal(again.apply(oof), stacker.apply(oof))
-    np.testing.assert_array_equal(again.gain(), stacker.gain())
-
-
-def test_two_folds_are_stacked_with_all_rounds_for_none_is_left_to_stop_them():
-    oof, targets, fold = voices("values")
-    result, rounds = stack_oof(oof, targets, fold % 2, "values", Stack(max_rounds=15), 0)
-    assert rounds == [15, 15]
-    expected = fit(oof[:, fold % 2 == 1], targets[fold % 2 == 1], "values", Stack(), 0, [15, 15])
-    np.testing.assert_array_equal(result[fold % 2 == 0], expected.apply(oof[:, fold % 2 == 0]))
 
 
 # --- the choice ---------------------------------------------------------------------------------------------
@@ -556,13 +354,17 @@ def test_a_run_with_other_rows_is_refused(project):
     path = project / "runs/b/oof.parquet"
     pd.read_parquet(path).iloc[::-1].to_parquet(path)
     with pytest.raises(UserError, match="ids, folds or columns differ from a's"):
-        load_tables([project / "runs" / name for name in "abc"], list("xyz"))
+        check_tables([project / "runs" / name for name in "abc"], list("xyz"))
 
 
 # --- from run folders to a stack that can be applied again --------------------------------------------------
 
 OUTPUTS = {"numbers": ["x", "y", "z"], "maps": ["cell", "wall"], "rankings": NAMES}
-SECOND = {"numbers": ["lightgbm"], "maps": ["weights", "lightgbm"], "rankings": ["lightgbm"]}
+SECOND = {
+    "numbers": ["hill_climbing", "linear", "lightgbm", "mlp", "cnn"],
+    "maps": ["weights", "lightgbm"],
+    "rankings": ["lightgbm"],
+}
 
 
 def competition_of_numbers(root):
@@ -663,7 +465,11 @@ def alike(first, second) -> bool:
 
 
 def test_a_stack_compares_the_mean_the_best_run_and_what_second_levels_there_are(stacked):
-    assert list(stacked.metrics["candidates"]) == ["mean", *SECOND[stacked.task.kind], "best single"]
+    names = [name for name in stacked.metrics["candidates"] if not name.endswith(", calibrated")]
+    assert names == ["mean", *SECOND[stacked.task.kind], "best single"]
+    calibrated = set(stacked.metrics["candidates"]) - set(names)
+    plain = stacked.metrics["kept"].removesuffix(", calibrated")
+    assert calibrated == ({f"{plain}, calibrated"} if stacked.task.kind == "numbers" else set())
     assert list(stacked.metrics["members"]) == stacked.stored["members"] == ["a", "b", "c"]
     assert stacked.stored["kind"] == stacked.task.stacking
 
@@ -716,16 +522,18 @@ def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_h
 def test_what_is_stored_predicts_the_test_rows_again(stacked):
     """As a kernel would, from stacker.json and the members' test predictions alone."""
     tests, stored = stacked.members("test"), stacked.stored
-    by_boosters = stacked.read(stacked.candidates["lightgbm"][1])
-    apply = {
-        "numbers": lambda: Stacker.from_json(stored).apply(np.stack(tests)),
-        "maps": lambda: PixelStacker.from_json(stored).apply(tests),
-        "rankings": lambda: apply_pairs(Stacker.from_json(stored), tests),
-    }
-    assert alike(apply[stacked.task.kind](), by_boosters)
+    if stacked.task.kind != "numbers":
+        again = {
+            "maps": lambda: PixelStacker.from_json(stored).apply(tests),
+            "rankings": lambda: apply_pairs(Stacker.from_json(stored), tests),
+        }
+        assert alike(again[stacked.task.kind](), stacked.read(stacked.candidates["lightgbm"][1]))
+    for name, (_, table) in stacked.candidates.items():
+        assert alike(apply_stack(stored, tests, candidate=name), stacked.read(table)), name
+    assert alike(apply_stack(stored, tests), stacked.read(stacked.test))
+    with pytest.raises(ValueError, match="2 predictions for 3 members: a, b, c"):
+        apply_stack(stored, tests[:2])
     if stacked.task.kind == "maps":
-        by_weights = stacked.read(stacked.candidates["weights"][1])
-        assert alike(Maps.weighted(tests, np.array(stored["weights"])), by_weights)
         shown = np.array([stacked.metrics["weights"][name] for name in "abc"])
         np.testing.assert_allclose(shown, stored["weights"], atol=1e-4)
 

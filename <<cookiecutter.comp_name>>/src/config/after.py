@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from src.config.section import Count, Index, Name, Positive, Section, Share, Switch
+from src.config.data import Data
+from src.config.section import Count, Index, Name, Positive, Section, Share, Switch, Text
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]  # pixels; strides of 32 then fit
 CropShare = Annotated[float, Field(ge=0.5, lt=1)]  # of the side; four crops of a half just cover the image
@@ -114,14 +115,68 @@ RANKLESS = {  # why ranks cannot take the place of predictions
 }
 
 
+Rival = Literal["rank_mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn", "xgboost"]
+
+
 class Stack(Section):
+    """Beside the mean and the best single run, see src/ensemble/rivals; maps and rankings have their own."""
+
     name: Name = "stack"
     members: tuple[str, ...] = ("*",)  # run names or patterns
+    rivals: tuple[Rival, ...] = (  # xgboost: where it is installed
+        "rank_mean",  # for metrics of order, such as AUC
+        "hill_climbing",
+        "linear",
+        "lightgbm",
+        "mlp",
+        "cnn",  # from three outputs on
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     num_leaves: Annotated[int, Field(ge=2, le=256)] = 4  # small: a few columns overfit at LightGBM's 31
     min_data_in_leaf: Count = 20
     max_rounds: Count = 300
     patience: Count = 20
+    monotone: bool = True  # false: trees may also fall with a member's word; free, they score .53 on noise
+    features: tuple[Text, ...] | None = (
+        None  # columns of train.csv and test.csv, and of the image its height,
+    )
+    # width, aspect: for trees alone, which also see the members
+    calibrate: bool = True  # temperature, Platt, or a line, where its nested score is better by an error
+
+
+def check_stack(stack: Stack, data: Data, task: str) -> None:
+    """Raise ValueError for knobs of the stack that exclude each other, or the task, and for a feature that
+    would give the answer away."""
+    for key in ("rivals", "features"):
+        given = getattr(stack, key) or ()
+        twice = [name for name in given if given.count(name) > 1]
+        if twice:
+            raise ValueError(f"stack.{key} names {twice[0]!r} twice; name each once")
+    if stack.features is None:
+        return
+    if not stack.features:
+        raise ValueError("stack.features is empty: name columns, such as [age, height], or leave it null")
+    if task in ("segmentation", "retrieval"):
+        raise ValueError(
+            f"stack.features stand beside predictions of an image, one row each; {task} stacks "
+            f"{'pixels' if task == 'segmentation' else 'pairs of images'}; leave it null"
+        )
+    if not {"lightgbm", "xgboost"} & set(stack.rivals):
+        raise ValueError(
+            "stack.features are looked at by trees alone: add lightgbm to stack.rivals, or leave them null"
+        )
+    targets = (data.target,) if isinstance(data.target, str) else data.target
+    for key, columns, why in (
+        ("id", (data.id, data.image), "which names a row and says nothing of it"),
+        ("target", (*targets, data.long, data.rle, data.mask), "which is the answer"),
+        ("group", (data.group,), "whose values the test rows do not share"),
+    ):
+        given = [name for name in stack.features if name in columns]
+        if given:
+            raise ValueError(
+                f"stack.features: {given[0]!r} is the column of data.{key}, {why}; take it out: a feature is "
+                f"what train.csv and test.csv both tell of an image, such as its site"
+            )
 
 
 class Submit(Section):

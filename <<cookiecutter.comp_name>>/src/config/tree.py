@@ -16,6 +16,7 @@ from src.config.after import (
     Tracking,
     check_distill,
     check_inference,
+    check_stack,
 )
 from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
@@ -145,6 +146,7 @@ class Config(Section):
                 "kaggle.internet=true: a code competition takes no kernel that had internet; set it to false"
             )
         check_pseudo(self.pseudo, self.task.name, self.train.early_stopping.enabled)
+        check_stack(self.stack, self.data, self.task.name)
         return self
 
     def _model_suits_the_task(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from src.decisions import Nested, assemble, mixed, nested, take
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
+
+# A candidate's name to that of its calibrated version and the predictions of it.
+Calibrate = Callable[[str], tuple[str, Any]]
 
 
 def scores(task: Task, truth: Any, predictions: Any, fold: np.ndarray) -> Nested:
@@ -32,34 +36,68 @@ def best_single_oof(task: Task, oof: list[Any], truth: Any, fold: np.ndarray) ->
         if len(oof) == 1:  # nothing to choose
             best = 0
         else:
-            seen = [take(one, others) for one in oof]
-            best = best_member(task, seen, take(truth, others), fold[others])
+            found = [scores(task, take(truth, others), take(one, others), fold[others]).score for one in oof]
+            best = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
         parts.append((own, take(oof[best], own)))
     return assemble(parts)
 
 
-def choose(task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray) -> tuple[str, float]:
+def choose(
+    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, calibrate: Calibrate | None = None
+) -> tuple[str, float]:
     """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
     and decided by its rule, that are best on the other folds.
 
-    The plain mean is kept unless another beats it by more than the standard error of their difference.
+    The plain mean is kept unless another beats it by more than the standard error of their difference; the
+    one that is kept is calibrated where that beats it by more than theirs.
     """
-    parts, rules = [], {n: nested(task.metric, truth, oof, fold).rules for n, oof in candidates.items()}
+    parts = []
     for k in np.unique(fold):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        seen = {name: take(oof, others) for name, oof in candidates.items()}
-        name = _winner(task, seen, take(truth, others), fold[others])
-        parts.append((own, take(candidates[name], own), rules[name][int(k)]))
-    return _winner(task, candidates, truth, fold), mixed(task.metric, truth, parts)
+        _, oof = _winner(task, candidates, truth, fold, calibrate, others)
+        rules = nested(task.metric, truth, oof, fold).rules
+        parts.append((own, take(oof, own), rules[int(k)]))
+    name, _ = _winner(task, candidates, truth, fold, calibrate)
+    return name, mixed(task.metric, truth, parts)
 
 
-def _winner(task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray) -> str:
+def _winner(
+    task: Task,
+    candidates: dict[str, Any],
+    truth: Any,
+    fold: np.ndarray,
+    calibrate: Calibrate | None,
+    rows: np.ndarray | None = None,
+) -> tuple[str, Any]:
+    """The candidate to keep by some rows, and its predictions of all."""
+
+    def folds(oof: Any) -> list[float]:
+        if rows is None:
+            return scores(task, truth, oof, fold).folds
+        return scores(task, take(truth, rows), take(oof, rows), fold[rows]).folds
+
+    found = {name: folds(oof) for name, oof in candidates.items()}
     best, lead = "mean", 0.0
-    for name in candidates:
-        gain, error = against_mean(task, candidates, name, truth, fold)
-        if gain is not None and gain > max(lead, error or 0.0):
-            best, lead = name, gain
-    return best
+    for name, own in found.items():
+        if name != "mean" and better(*gain(own, found["mean"])) and gain(own, found["mean"])[0] > lead:
+            best, lead = name, gain(own, found["mean"])[0]
+    if calibrate is not None:
+        name, oof = calibrate(best)
+        if better(*gain(folds(oof), found[best])):
+            return name, oof
+    return best, candidates[best]
+
+
+def better(gained: float | None, error: float | None) -> bool:
+    """Whether a gain is more than luck: above its standard error."""
+    return gained is not None and gained > max(0.0, error or 0.0)
+
+
+def gain(own: list[float], base: list[float]) -> tuple[float | None, float | None]:
+    """How much higher the scores of the folds are, at the mean, and the standard error of that."""
+    difference = np.subtract(own, base)
+    known = difference[np.isfinite(difference)]
+    return finite(known.mean()) if len(known) else None, finite(standard_error(list(known)))
 
 
 def against_mean(
@@ -69,7 +107,4 @@ def against_mean(
     difference. None for the mean itself."""
     if name == "mean":
         return None, None
-    own, mean = (scores(task, truth, candidates[n], fold).folds for n in (name, "mean"))
-    difference = np.subtract(own, mean)
-    known = difference[np.isfinite(difference)]
-    return finite(known.mean()) if len(known) else None, finite(standard_error(list(known)))
+    return gain(*(scores(task, truth, candidates[n], fold).folds for n in (name, "mean")))

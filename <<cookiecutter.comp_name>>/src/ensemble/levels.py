@@ -1,8 +1,9 @@
 """The candidates of a stack, a function a kind of prediction: members' predictions in, each candidate's OOF
 and test predictions out.
 
-`mean` and `best single` are there for every kind. Beside them: `lightgbm` (numbers, see boosting.py; pixels,
-see pixels.py; pairs of query and candidate, see pairs.py), and for maps `weights`, one a member and class.
+`mean` and `best single` are there for every kind. Beside them, for numbers: the rivals of `stack.rivals`, see
+rivals/; for maps: `weights`, one a member and class, and `lightgbm` over pixels, see pixels.py; for rankings:
+`lightgbm` over pairs of query and candidate, see pairs.py.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import numpy as np
 
 from src.config import Stack
 from src.decisions import assemble, take
-from src.ensemble import boosting, pairs, pixels
+from src.ensemble.features import Features
+from src.ensemble.rivals import fitter
+from src.ensemble.rivals.base import Level, learn, nested_oof, predict
+from src.inference.average import takes_ranks
 from src.maps import Maps
 from src.tasks.base import Task
+
+NEIGHBOURS = 3  # outputs from which on an inner one has two
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,13 @@ class Members:
     """The members' predictions in one row order, with what is true of the OOF rows."""
 
     names: list[str]
-    oof: list[Any]
-    test: list[Any]
+    oof: Any  # of numbers (M, N, C), else a list
+    test: Any
     truth: Any  # as the metric wants it
     targets: np.ndarray | None  # as `Task.encode` gives them, for numbers
     fold: np.ndarray
+    features: Features | None = None
+    extra: tuple[np.ndarray, np.ndarray] | None = None  # (N, F) and (T, F), of the features
 
 
 @dataclass(frozen=True)
@@ -39,26 +47,71 @@ class Candidates:
     test: dict[str, Any]
     stored: dict[str, Any]  # JSON from which the fitted ones can be applied again
     shown: dict[str, Any] = field(default_factory=dict)  # for metrics.json
+    left_out: dict[str, str] = field(default_factory=dict)  # rivals that mean nothing here, with the reason
 
 
 def numbers(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
-    """LightGBM over the outputs."""
-    oof, test = np.stack(members.oof).astype(np.float64), np.stack(members.test).astype(np.float64)
-    kind = task.stacking
-    stacked, rounds = boosting.stack_oof(oof, members.targets, members.fold, kind, settings, seed)
-    stacker = boosting.fit(oof, members.targets, kind, settings, seed, rounds)
-    gain = stacker.gain().round(3).tolist()
-    return Candidates(
-        {"mean": oof.mean(0), "lightgbm": stacked},
-        {"mean": test.mean(0), "lightgbm": stacker.apply(test)},
-        stacker.as_json(),
-        {"boosting_rounds": rounds, "importance": dict(zip(members.names, gain, strict=True))},
+    """The mean and every rival that means something for this task, each fold's rows by one that saw none of
+    them, and the test rows by one of all rows."""
+    left_out = {name: why for name in settings.rivals if (why := why_not(name, task, members.oof.shape[2]))}
+    if "xgboost" in settings.rivals:
+        from src.ensemble.rivals.xgboost import library
+
+        library()  # before an hour of the others
+    level = level_of(task, members, settings, seed)
+    asked = level.but(oof=members.test, extra=None if members.extra is None else members.extra[1])
+    oof, test, fitted = {}, {}, {}
+    for name in ("mean", *(name for name in settings.rivals if name not in left_out)):
+        oof[name] = nested_oof(fitter(name), level)
+        fitted[name] = learn(fitter(name), level, np.arange(len(level.fold)))
+        test[name] = predict(fitted[name], asked, np.arange(members.test.shape[1]))
+    shown: dict[str, Any] = {}
+    if "hill_climbing" in fitted:
+        weights = fitted["hill_climbing"].weights.round(4).tolist()
+        shown["weights"] = dict(zip(members.names, weights, strict=True))
+    if "lightgbm" in fitted:
+        names = [*members.names, *(members.features.names if members.features is not None else ())]
+        gain = fitted["lightgbm"].gain(len(names)).round(3).tolist()  # the class itself stands behind them
+        shown["boosting_rounds"] = list(fitted["lightgbm"].rounds)
+        shown["importance"] = dict(zip(names, gain, strict=True))
+    stored = {
+        "kind": task.stacking,
+        "rivals": {name: one.as_json() for name, one in fitted.items()},
+        "features": None if members.features is None else members.features.as_json(),
+    }
+    return Candidates(oof, test, stored, shown, left_out)
+
+
+def level_of(task: Task, members: Members, settings: Stack, seed: int) -> Level:
+    """All OOF rows, to learn from."""
+    return Level(
+        oof=members.oof,
+        targets=members.targets,
+        fold=members.fold,
+        kind=task.stacking,
+        settings=settings,
+        seed=seed,
+        extra=None if members.extra is None else members.extra[0],
+        categories=() if members.features is None else members.features.categories,
+        metric=task.metric,
+        truth=members.truth,
     )
+
+
+def why_not(name: str, task: Task, outputs: int) -> str | None:
+    """Why a rival means nothing for a task, or None."""
+    if name == "rank_mean" and not takes_ranks(task.metric, task.name):
+        return f"ranks keep the order of each column alone, and {task.metric.name} asks for more"
+    if name == "cnn" and outputs < NEIGHBOURS:
+        return f"it looks at neighbouring outputs, and there are {outputs}; mlp does the same here"
+    return None
 
 
 def maps(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
     """Weights a member and class by hill climbing, each fold's found on the other folds; and LightGBM over
     sampled pixels."""
+    from src.ensemble import pixels
+
     fold, metric, parts = members.fold, task.metric, []
     for k in np.unique(fold):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
@@ -84,13 +137,15 @@ def maps(task: Task, members: Members, settings: Stack, seed: int) -> Candidates
 
 def rankings(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
     """LightGBM over pairs of a query and a candidate."""
+    from src.ensemble import pairs
+
     stacked, rounds = pairs.stack_pairs(members.oof, members.truth, members.fold, settings, seed)
     stacker = pairs.fit_pairs(members.oof, members.truth, settings, seed, rounds)
     gain = stacker.gain().reshape(2, -1).sum(0).round(3).tolist()  # similarity and lead of each
     return Candidates(
         {"mean": task.mean(members.oof), "lightgbm": stacked},
         {"mean": task.mean(members.test), "lightgbm": pairs.apply_pairs(stacker, members.test)},
-        stacker.as_json(),
+        {**stacker.as_json(), "candidates": task.candidates},
         {"boosting_rounds": rounds, "importance": dict(zip(members.names, gain, strict=True))},
     )
 

@@ -17,7 +17,8 @@ import numpy as np
 from src.config import Stack
 from src.data.masks import resize_mask
 from src.decisions import assemble, take
-from src.ensemble.boosting import Examples, Stacker, boost, early_stopped, log_odds
+from src.ensemble.boosting import Examples, Stacker, boost, early_stopped
+from src.ensemble.rivals.base import log_odds
 from src.maps import Maps, side_by_side
 from src.metrics import Metric
 from src.metrics.counts import dice

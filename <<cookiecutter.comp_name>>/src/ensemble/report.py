@@ -20,18 +20,15 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Members and candidates with their CV, the gain over the mean, and which is kept."""
-    lines = [f"{'':24} CV {metrics['metric']}{caution(metrics)}"]
-    lines += [f"  {name:22} {shown(score)}" for name, score in metrics["members"].items()]
+    """Members and candidates with their CV, the gain over the mean, and which is kept and why."""
+    width = max(22, *map(len, metrics["candidates"])) + 2
+    lines = [f"{'':{width}} CV {metrics['metric']}{caution(metrics)}"]
+    lines += [f"  {name:{width - 2}} {shown(score)}" for name, score in metrics["members"].items()]
     for name, row in metrics["candidates"].items():
-        title = name + (" (kept)" if name == metrics["kept"] else "")
-        gain = (
-            ""
-            if row["gain"] is None
-            else f"   {row['gain']:+.4f} ± {shown(row['gain_error'])} against the mean"
-        )
-        lines.append(f"{title:24} {shown(row['cv'])}{gain}")
-    lines.append(f"{'chosen without the fold':24} {shown(metrics['cv_of_the_choice'])}")
+        gain = "" if row["gain"] is None else f"{row['gain']:+.4f} ± {shown(row['gain_error'])}"
+        lines.append(f"{name:{width}} {shown(row['cv'])}   {gain:17} {row['verdict']}")
+    lines += [f"{name:{width}} -        left out: {why}" for name, why in metrics["left_out"].items()]
+    lines.append(f"{'chosen without the fold':{width}} {shown(metrics['cv_of_the_choice'])}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""Stage 05: LightGBM over the members' OOF tables, against their plain mean and the best single run.
+"""Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
 
 All are scored by nested CV on the same folds; the mean is kept unless another beats it by more than the
-standard error of the difference.
+standard error of the difference, and the kept one is calibrated where that helps by more than its own.
 """
 
 from __future__ import annotations
@@ -9,31 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.artifacts import Step, write_json, write_parquet
-from src.config import Config, UserError
+from src.config import Config
 from src.decisions import countable, nested
-from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
-from src.ensemble.levels import KINDS, Members
+from src.ensemble.apply import CALIBRATED
+from src.ensemble.choice import against_mean, best_member, best_single_oof, better, choose
+from src.ensemble.features import read_features
+from src.ensemble.levels import KINDS, Candidates, Members, level_of
 from src.ensemble.members import optimism
+from src.ensemble.rivals import fitter
+from src.ensemble.rivals.base import Level, learn, nested_oof
+from src.ensemble.tables import check_tables, read_predictions
 from src.scoring import evaluate, finite
 from src.tasks.base import Task, as_targets, targets_in
-
-
-def load_tables(folders: list[Path], columns: list[str]) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
-    """The members' OOF and test tables; raises `UserError` where ids, folds or columns differ."""
-    oofs = [pd.read_parquet(folder / "oof.parquet") for folder in folders]
-    tests = [pd.read_parquet(folder / "test.parquet") for folder in folders]
-    first, test_ids = oofs[0], tests[0]["id"].tolist()
-    for folder, oof, test in zip(folders, oofs, tests, strict=True):
-        same = oof["id"].tolist() == first["id"].tolist() and oof["fold"].tolist() == first["fold"].tolist()
-        if not same or test["id"].tolist() != test_ids or not set(columns) <= set(oof.columns):
-            raise UserError(
-                f"{folder}: its ids, folds or columns differ from {folders[0].name}'s; "
-                f"run `make oof` for it again"
-            )
-    return oofs, tests
 
 
 def build_stack(
@@ -41,18 +32,9 @@ def build_stack(
 ) -> dict[str, Any]:
     """Score the candidates by nested CV, keep the best, write its OOF and test tables; gives metrics.json's
     content."""
-    columns = list(task.columns(outputs))
-    oofs, tests = load_tables(folders, columns)
-    names, labels, fold = [f.name for f in folders], targets_in(oofs[0]), oofs[0]["fold"].to_numpy()
-    truth = task.truth(labels, outputs)
-    members = Members(
-        names=names,
-        oof=[task.read(oof, outputs) for oof in oofs],
-        test=[task.read(test, outputs) for test in tests],
-        truth=truth,
-        targets=task.encode(labels, outputs) if task.kind == "numbers" else None,
-        fold=fold,
-    )
+    rows, test_ids = check_tables(folders, list(task.columns(outputs)))
+    members = read_members(step, config, task, folders, outputs, rows, test_ids)
+    truth, fold, names = members.truth, members.fold, members.names
     found = KINDS[task.kind](task, members, config.stack, config.seed)
 
     def scored(predictions: Any) -> Any:
@@ -60,13 +42,20 @@ def build_stack(
 
     seen = [scored(one) for one in members.oof]
     single = best_member(task, seen, truth, fold)
-    rivals = {name: scored(oof) for name, oof in found.oof.items()}
-    rivals["best single"] = best_single_oof(task, seen, truth, fold)
-    chosen, honest = choose(task, rivals, truth, fold)
-    oof = found.oof[chosen] if chosen in found.oof else best_single_oof(task, members.oof, truth, fold)
-    test = found.test[chosen] if chosen in found.test else members.test[single]
-    table = oofs[0][["id", "fold"]].join(as_targets(labels)).join(task.write(oof, outputs))
-    gains = {name: against_mean(task, rivals, name, truth, fold) for name in rivals}
+    oof = found.oof | {"best single": best_single_oof(task, members.oof, truth, fold)}
+    test = found.test | {"best single": members.test[single]}
+    calibration = None
+    if config.stack.calibrate and task.kind == "numbers":
+        calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
+    rivals = {name: scored(one) for name, one in oof.items()}
+    chosen, honest = choose(task, rivals, truth, fold, calibration)
+    if calibration is not None:
+        plain = chosen.removesuffix(CALIBRATED)
+        title, said = calibration(plain)
+        oof[title] = rivals[title] = said
+        test[title], stored = calibration.fitted(plain, test[plain])
+        found.stored["calibrations"] = {plain: stored}
+    table = rows[["id", "fold"]].join(as_targets(targets_in(rows))).join(task.write(oof[chosen], outputs))
 
     def cv(predictions: Any) -> float | None:
         return finite(nested(task.metric, truth, predictions, fold).score)
@@ -76,17 +65,99 @@ def build_stack(
         **optimism(folders),
         "kept": chosen,
         "cv_of_the_choice": finite(honest),
-        "candidates": {
-            name: {"cv": cv(rivals[name]), "gain": gain, "gain_error": error}
-            for name, (gain, error) in gains.items()
-        },
+        "candidates": verdicts(task, rivals, chosen, truth, fold, cv),
+        "left_out": found.left_out,
         "members": {name: cv(one) for name, one in zip(names, seen, strict=True)},
         "best_single": names[single],
         **found.shown,
     }
-    write_parquet(step.folder / "test.parquet", tests[0][["id"]].join(task.write(test, outputs)))
-    write_json(step.folder / "stacker.json", {"members": names, **found.stored})
-    write_parquet(step.folder / "oof.parquet", table)
+    write(step, table, test_ids, task.write(test[chosen], outputs), metrics, found)
+    return metrics
+
+
+def write(
+    step: Step,
+    oof: pd.DataFrame,
+    test_ids: list[str],
+    test: pd.DataFrame,
+    metrics: dict[str, Any],
+    found: Candidates,
+) -> None:
+    """The four files of the step."""
+    head = {name: metrics[name] for name in ("kept", "best_single")}
+    stored = {"members": list(metrics["members"]), **head, **found.stored}
+    write_parquet(step.folder / "test.parquet", pd.DataFrame({"id": test_ids}).join(test))
+    write_json(step.folder / "stacker.json", stored)
+    write_parquet(step.folder / "oof.parquet", oof)
     write_json(step.folder / "metrics.json", metrics)
     step.done()
-    return metrics
+
+
+def read_members(
+    step: Step,
+    config: Config,
+    task: Task,
+    folders: list[Path],
+    outputs: list[str],
+    rows: pd.DataFrame,
+    test_ids: list[str],
+) -> Members:
+    """The members' predictions, what is true, and the extra features."""
+    features, extra, labels = None, None, targets_in(rows)
+    if config.stack.features is not None:
+        features, *extra = read_features(config, rows["id"].tolist(), test_ids)
+    return Members(
+        names=[folder.name for folder in folders],
+        oof=read_predictions(folders, "oof", task, outputs, step.folder),
+        test=read_predictions(folders, "test", task, outputs, step.folder),
+        truth=task.truth(labels, outputs),
+        targets=task.encode(labels, outputs) if task.kind == "numbers" else None,
+        fold=rows["fold"].to_numpy(),
+        features=features,
+        extra=None if extra is None else tuple(extra),
+    )
+
+
+class Calibrations:
+    """Second-level calibration of candidates, see rivals/calibration.py: nested as every rival, and done for
+    those alone that are asked for."""
+
+    def __init__(self, level: Level, oof: dict[str, Any]):
+        self.level, self.oof, self.known = level.but(extra=None), oof, {}
+
+    def __call__(self, name: str) -> tuple[str, np.ndarray]:
+        """The calibrated candidate's name, and its OOF predictions: each fold's by a calibration of the
+        others."""
+        if name not in self.known:
+            self.known[name] = nested_oof(fitter("calibration"), self._alone(name))
+        return name + CALIBRATED, self.known[name]
+
+    def fitted(self, name: str, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Calibrated by all OOF rows: the test predictions, and what is stored."""
+        level = self._alone(name)
+        found = learn(fitter("calibration"), level, np.arange(len(level.fold)))
+        return found.apply(np.asarray(test)[None]), found.as_json()
+
+    def _alone(self, name: str) -> Level:
+        return self.level.but(oof=np.asarray(self.oof[name])[None])
+
+
+def verdicts(
+    task: Task, rivals: dict[str, Any], chosen: str, truth: Any, fold: np.ndarray, cv: Any
+) -> dict[str, dict[str, Any]]:
+    """Of each candidate its CV, its gain over the mean with the standard error, and why it is kept or not."""
+    found = {}
+    for name, oof in rivals.items():
+        gained, error = against_mean(task, rivals, name, truth, fold)
+        if name == chosen:
+            why = "kept"
+        elif name == "mean":
+            why = f"beaten by {chosen}"
+        elif name.endswith(CALIBRATED):
+            why = "no better than uncalibrated, by more than an error"
+        elif better(gained, error):
+            why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
+        else:
+            why = "no better than the mean, by more than an error"
+        found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "verdict": why}
+    return found

@@ -28,13 +28,20 @@ def rank_mean(said: np.ndarray) -> np.ndarray:
     return (np.mean(ranks, axis=0) / max(1, said.shape[1])).astype(np.float32)
 
 
+def takes_ranks(metric: Metric, task: str) -> bool:
+    """Whether a metric asks a column for its order alone; one of the competitor's own is taken as it is."""
+    by_column = metric.decides == "threshold" and task in ("binary", "multilabel")
+    return task in ("binary", "multilabel", "multiclass") and (
+        metric.name in ORDER or by_column or metric in own.METRICS
+    )
+
+
 def check_average(settings: Inference, metric: Metric, task: str) -> None:
     """Raise `UserError` where ranks are averaged and the metric asks for more than the order of a column: for
-    probabilities, or for the likeliest column of a row. One of the competitor's own is taken as it is."""
-    by_column = metric.decides == "threshold" and task in ("binary", "multilabel")
-    if settings.average != "rank" or metric.name in ORDER or by_column or metric in own.METRICS:
+    probabilities, or for the likeliest column of a row."""
+    if settings.average != "rank" or takes_ranks(metric, task):
         return
-    good = [name for name, one in METRICS[task].items() if name in ORDER or (one.decides and by_column)]
+    good = [name for name, one in METRICS[task].items() if takes_ranks(one, task)]
     raise UserError(
         f"inference.average=rank keeps the order of each column alone, and {metric.name} asks for more; "
         f"average by probability or logit (ranks are good for {', '.join(good)})"

@@ -1,0 +1,125 @@
+"""What every second level is given, and what it gives back. Shapes: M members, N rows, C outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from src.config import Stack
+from src.metrics import Metric
+
+EPSILON = 1e-5  # probabilities are clipped here before their logarithm
+LEARNED_ROWS = 200_000  # more teach a second level of a few numbers nothing, and would not fit into memory
+CHUNK = 50_000  # rows predicted at once
+Kind = Literal["classes", "labels", "values"]  # add to 1; each on its own; numbers
+
+
+@dataclass(frozen=True)
+class Level:
+    """Rows to learn from. Every choice inside them (rounds, epochs, penalties) goes by their own folds."""
+
+    oof: np.ndarray  # (M, N, C) the members' out-of-fold predictions; may lie on disk
+    targets: np.ndarray  # (N, C) as `Task.encode` gives them, NaN where unknown
+    fold: np.ndarray  # (N,)
+    kind: Kind
+    settings: Stack
+    seed: int
+    extra: np.ndarray | None = None  # (N, F) features that are no member's word
+    categories: tuple[int, ...] = ()  # which of the F are codes of words
+    metric: Metric | None = None  # the competition's; None, or one that needs decisions: the kind's own loss
+    truth: Any = None  # as the metric wants it
+
+    def take(self, rows: np.ndarray) -> Level:
+        """Some rows, by number."""
+        more = {} if self.extra is None else {"extra": self.extra[rows]}
+        more |= {} if self.truth is None else {"truth": self.truth[rows]}
+        return self.but(oof=rows_of(self.oof, rows), targets=self.targets[rows], fold=self.fold[rows], **more)
+
+    def but(self, **changes: Any) -> Level:
+        """The same with other fields."""
+        return Level(**{**vars(self), **changes})
+
+    def sample(self, most: int) -> Level:
+        """At most so many rows, drawn by the seed, in their order."""
+        if len(self.fold) <= most:
+            return self
+        rows = np.random.default_rng(self.seed).choice(len(self.fold), most, replace=False)
+        return self.take(np.sort(rows))
+
+    def inner(self) -> Iterator[tuple[Level, Level]]:
+        """(learned, watched): each fold in turn is watched while the others are learned; none where there is
+        one fold alone."""
+        names = np.unique(self.fold)
+        for name in names if len(names) > 1 else ():
+            watched = self.fold == name
+            yield self.take(np.flatnonzero(~watched)), self.take(np.flatnonzero(watched))
+
+
+class Fitted(Protocol):
+    """A second level that has learned. `apply` takes (M, N, C) members' predictions, and (N, F) features
+    where it learned with some, to (N, C); `as_json` is all it needs to do so again."""
+
+    def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+Fit = Callable[[Level], Fitted]
+
+
+def nested_oof(fit: Fit, level: Level) -> np.ndarray:
+    """(N, C) each fold's rows by a second level that saw no row of it."""
+    result = np.empty(level.oof.shape[1:], np.float32 if level.oof.dtype == np.float32 else np.float64)
+    for k in np.unique(level.fold):
+        own = np.flatnonzero(level.fold == k)
+        result[own] = predict(learn(fit, level, np.flatnonzero(level.fold != k)), level, own)
+    return result
+
+
+def learn(fit: Fit, level: Level, rows: np.ndarray) -> Fitted:
+    """Fitted on these rows, or on a sample of them where they are more than `LEARNED_ROWS`."""
+    if len(rows) > LEARNED_ROWS:
+        rows = np.sort(np.random.default_rng(level.seed).choice(rows, LEARNED_ROWS, replace=False))
+    return fit(level.take(rows))
+
+
+def predict(fitted: Fitted, level: Level, rows: np.ndarray) -> np.ndarray:
+    """(n, C) of these rows, some at a time; what ranks rows among each other sees all of them."""
+    step = len(rows) if getattr(fitted, "of_the_set", False) else CHUNK
+    parts = []
+    for start in range(0, len(rows), max(1, step)):
+        part = rows[start : start + step]
+        parts.append(
+            fitted.apply(rows_of(level.oof, part), None if level.extra is None else level.extra[part])
+        )
+    return np.concatenate(parts)
+
+
+def rows_of(oof: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(M, n, C) of some rows, member by member, so that of an array on disk only these are read."""
+    return np.stack([one[rows] for one in oof])
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    """The logarithm of p / (1 - p), finite."""
+    p = np.clip(p, EPSILON, 1 - EPSILON)
+    return np.log(p / (1 - p))
+
+
+def words(said: np.ndarray, kind: Kind) -> np.ndarray:
+    """(M, N, C) what members say, as second levels add it up: log-odds, or numbers as they are."""
+    return said.astype(np.float64) if kind == "values" else log_odds(said.astype(np.float64))
+
+
+def loss(kind: Kind, targets: np.ndarray, predictions: np.ndarray) -> float:
+    """The kind's own loss, over what is known: log loss of classes or labels, squared error of numbers."""
+    known = ~np.isnan(targets)
+    if kind == "values":
+        return float(np.mean((predictions - targets)[known] ** 2))
+    p = np.clip(predictions, EPSILON, 1 - EPSILON if kind == "labels" else None)
+    if kind == "classes":
+        return float(-(targets * np.log(p)).sum(1).mean())
+    return float(-np.log(np.where(targets > 0.5, p, 1 - p)[known]).mean())

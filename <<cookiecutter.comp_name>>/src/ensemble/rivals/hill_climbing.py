@@ -1,0 +1,120 @@
+"""The weighted mean by hill climbing: members are added one by one, with replacement, as long as the score
+gains.
+
+Caruana, Niculescu-Mizil, Crew, Ksikes 2004, Ensemble Selection from Libraries of Models; the bags of members
+are of Caruana, Munson, Niculescu-Mizil 2006, Getting the Most Out of Ensemble Selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from src.ensemble.rivals.base import EPSILON, Level
+
+ROUNDS = 25  # members added in a climb, the best of all rounds is kept ...
+PATIENCE = 6  # ... and after so many without a gain it ends
+BAGS = 10  # climbs, each among a random half of the members ...
+FEWEST = 4  # ... but no fewer than these
+ROWS = {True: 50_000, False: 10_000}  # that decide a step: of the kind's own loss, of a metric, which is slow
+Loss = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The weighted mean: a weight a member, none below 0, 1 together."""
+
+    weights: np.ndarray  # (M,)
+
+    def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
+        """(M, N, C) to (N, C)."""
+        return np.tensordot(self.weights, said, axes=1)
+
+    def as_json(self) -> dict[str, Any]:
+        """The weights."""
+        return {"weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Weighted:
+        """What `as_json` gave."""
+        return cls(np.array(stored["weights"]))
+
+
+def fit(level: Level) -> Weighted:
+    """Weights that score best on these rows by the competition's metric, or by the kind's own loss where the
+    metric needs decisions. Never worse there than the best member alone."""
+    metric = level.metric if level.metric is not None and level.metric.decides is None else None
+    level = level.sample(ROWS[metric is None])
+    x, loss = _parts(level) if metric is None else _scored(level)
+    alone = [loss(one) for one in x]
+    if not np.isfinite(alone).any():
+        return Weighted(np.full(len(x), 1 / len(x)))
+    best = np.eye(len(x))[int(np.argmin(alone))]
+    known: dict[bytes, float] = {}
+    bagged = np.mean([climb(x, loss, bag, alone, known) for bag in bags(len(x), level.seed)], axis=0)
+    return Weighted(bagged if loss(np.tensordot(bagged, x, axes=1)) <= min(alone) else best)
+
+
+def bags(members: int, seed: int) -> list[np.ndarray]:
+    """Which members each climb may take; one climb among all where a half would be too few."""
+    size = max(min(members, FEWEST), (members + 1) // 2)
+    if size == members:
+        return [np.arange(members)]
+    random = np.random.default_rng(seed)
+    return [np.sort(random.choice(members, size, replace=False)) for _ in range(BAGS)]
+
+
+def climb(
+    x: np.ndarray, loss: Loss, bag: np.ndarray, alone: list[float], known: dict[bytes, float] | None = None
+) -> np.ndarray:
+    """(M,) weights, from the best member of the bag on; `x` (M, L) holds what is averaged, `alone` each
+    member's own loss, and `known` what other climbs found of the same counts."""
+    known = {} if known is None else known
+    counts = np.zeros(len(x), np.int64)
+    counts[bag[int(np.argmin([alone[m] for m in bag]))]] = 1
+    total, best, lowest = counts @ x, counts.copy(), min(alone[m] for m in bag)
+    for size in range(2, ROUNDS + 1):
+        found = []
+        for m in bag:
+            counts[m] += 1
+            key = counts.tobytes()
+            if key not in known:
+                known[key] = loss((total + x[m]) / size)
+            found.append(known[key])
+            counts[m] -= 1
+        member = bag[int(np.argmin(found))]
+        counts[member] += 1
+        total = total + x[member]
+        if min(found) < lowest:
+            best, lowest = counts.copy(), min(found)
+        elif counts.sum() - best.sum() >= PATIENCE:
+            break
+    return best / best.sum()
+
+
+def _parts(level: Level) -> tuple[np.ndarray, Loss]:
+    """(M, L) of each known cell the probability of what is true, or the error: both are linear in the
+    weights, so a step looks at one number a cell."""
+    known = ~np.isnan(level.targets)
+    if level.kind == "values":
+        scale = np.nanstd(level.targets, axis=0) + 1e-12
+        return ((level.oof - level.targets) / scale)[:, known], lambda error: float(np.mean(error**2))
+    if level.kind == "classes":
+        x = np.take_along_axis(level.oof, level.targets.argmax(1)[None, :, None], axis=2)[:, :, 0]
+    else:
+        x = np.where(level.targets > 0.5, level.oof, 1 - level.oof)[:, known]
+    return x, lambda right: float(-np.log(np.maximum(right, EPSILON)).mean())
+
+
+def _scored(level: Level) -> tuple[np.ndarray, Loss]:
+    """(M, N * C) the predictions themselves, scored by the metric; what leaves it undefined is the worst."""
+    metric, shape = level.metric, level.oof.shape[1:]
+
+    def loss(flat: np.ndarray) -> float:
+        score = -metric.sign * metric(level.truth, flat.reshape(shape))
+        return score if np.isfinite(score) else np.inf
+
+    return level.oof.reshape(len(level.oof), -1), loss

@@ -1,0 +1,71 @@
+"""LightGBM over the outputs (Ke et al. 2017); what it learns from is in trees.py, its settings in
+ensemble/boosting.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightgbm as lgb
+import numpy as np
+
+from src.ensemble.boosting import boost
+from src.ensemble.rivals.base import Level
+from src.ensemble.rivals.calibration import Calibration
+from src.ensemble.rivals.trees import Examples, Trees, grow_all
+
+
+class Engine:
+    """LightGBM."""
+
+    def grow(
+        self,
+        train: Examples,
+        watch: Examples | None,
+        rounds: int,
+        level: Level,
+        free: int,
+        categories: tuple[int, ...],
+    ) -> tuple[lgb.Booster, int]:
+        """A booster, and the rounds it has or was stopped at."""
+        train, watch = _dataset(train), None if watch is None else _dataset(watch)
+        booster = boost(train, watch, rounds, level.kind, level.settings, level.seed, free, categories)
+        return booster, (booster.best_iteration or rounds) if watch is not None else rounds
+
+    def raw(self, booster: lgb.Booster, features: np.ndarray) -> np.ndarray:
+        """(n,) what the trees add to the start."""
+        return booster.predict(features, raw_score=True)
+
+
+def _dataset(examples: Examples) -> tuple[np.ndarray | None, ...]:
+    features, answers, start = examples
+    return features, answers, None, None, start  # neither weights nor groups
+
+
+@dataclass(frozen=True)
+class LightGBM(Trees):
+    """Fitted LightGBM boosters."""
+
+    engine: ClassVar[Engine] = Engine()
+
+    def as_json(self) -> dict[str, Any]:
+        """Kind, start, rounds and LightGBM's own texts."""
+        texts = [None if booster is None else booster.model_to_string() for booster in self.boosters]
+        return {"start": self.start.as_json(), "rounds": list(self.rounds), "boosters": texts}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> LightGBM:
+        """What `as_json` gave."""
+        boosters = [None if text is None else lgb.Booster(model_str=text) for text in stored["boosters"]]
+        start = Calibration.from_json(stored["start"])
+        return cls(start.kind, start, boosters, tuple(stored["rounds"]))
+
+    def gain(self, features: int) -> np.ndarray:
+        """(features,) how much each was used, summed over boosters."""
+        used = [b.feature_importance("gain")[:features] for b in self.boosters if b is not None]
+        return np.sum(used, axis=0) if used else np.zeros(features)
+
+
+def fit(level: Level) -> LightGBM:
+    """A booster an output, or one for all classes."""
+    return LightGBM(level.kind, *grow_all(level, Engine()))

@@ -1,0 +1,146 @@
+"""What boosted trees of any library learn from, and how many rounds they get.
+
+- `classes`: one booster over (row, class) examples, the members' log-odds of that class.
+- `labels`: a booster a label, the members' log-odds of it.
+- `values`: a booster a target, the members' numbers.
+
+Extra features stand behind the members' columns, for classes with the class itself as a category: they say
+which class they speak for only together with it.
+
+Trees start from the calibrated mean and say what is to be added to it; where they gain nothing on the watched
+rows there are none, and the calibrated mean it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from src.ensemble.rivals.base import Kind, Level, log_odds, loss, words
+from src.ensemble.rivals.calibration import Calibration, activated, fit
+
+WATCH_EVERY = 2_000_000  # numbers to learn from, beyond which one watched fold says how many rounds
+Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, F), answers (n,), starts (n,)
+
+
+class Engine(Protocol):
+    """A library of boosted trees."""
+
+    def grow(
+        self,
+        train: Examples,
+        watch: Examples | None,
+        rounds: int,
+        level: Level,
+        free: int,
+        categories: tuple[int, ...],
+    ) -> tuple[Any, int]:
+        """A booster of `rounds`, or of as many as gain on `watch`, and their number. The last `free` features
+        may speak either way, `categories` are columns of codes."""
+
+    def raw(self, booster: Any, features: np.ndarray) -> np.ndarray:
+        """(n,) what the trees add to the start."""
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Fitted boosters, an output or one for all classes; None where no tree is better than the start."""
+
+    kind: Kind
+    start: Calibration
+    boosters: Sequence[Any]
+    rounds: tuple[int, ...]
+    engine: ClassVar[Engine]
+
+    def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
+        """(M, N, C) and (N, F) features to (N, C); rows of `classes` add to 1."""
+        score, several = starts(self.start, said), range(said.shape[2])
+        if self.kind == "classes":
+            more = self._raw(0, lambda: features(said, extra), score.size).reshape(score.shape)
+            values = activated(score + more, "labels")
+            return values / values.sum(1, keepdims=True)
+        more = [self._raw(c, lambda c=c: column(said, c, self.kind, extra), len(score)) for c in several]
+        return activated(score + np.stack(more, axis=1), self.kind)
+
+    def _raw(self, output: int, x: Callable[[], np.ndarray], n: int) -> np.ndarray:
+        booster = self.boosters[output]
+        return np.zeros(n) if booster is None else self.engine.raw(booster, x())
+
+
+def starts(start: Calibration, said: np.ndarray) -> np.ndarray:
+    """(N, C) where trees start: log-odds of the calibrated mean, or its numbers."""
+    return start.score(said) if start.kind != "classes" else log_odds(start.apply(said))
+
+
+def grow_all(level: Level, engine: Engine) -> tuple[Calibration, list[Any], tuple[int, ...]]:
+    """The start, the boosters of a level's outputs, and their rounds.
+
+    Each fold of the level in turn is watched while the others teach, until nothing is gained on it; of large
+    levels one fold. With the median of these rounds all rows teach. A fold alone can stop nobody.
+    """
+    most, stopped, shape = level.settings.max_rounds, [], _shape(level)
+    for learned, watched in level.inner():
+        start = fit(learned)
+        each = zip(examples(learned, start), examples(watched, start), strict=True)
+        stopped.append([_rounds(engine, *pair, level, shape) for pair in each])
+        if level.oof.size > WATCH_EVERY:
+            break
+    start = fit(level)
+    train = examples(level, start)
+    rounds = np.median(stopped, axis=0).astype(int).tolist() if stopped else [most] * len(train)
+    each = zip(train, rounds, strict=True)
+    return start, [engine.grow(x, None, n, level, *shape)[0] if n else None for x, n in each], tuple(rounds)
+
+
+def _rounds(
+    engine: Engine, train: Examples, watch: Examples, level: Level, shape: tuple[int, tuple[int, ...]]
+) -> int:
+    """The rounds that are best on the watched rows; 0 where the start is better."""
+    booster, rounds = engine.grow(train, watch, level.settings.max_rounds, level, *shape)
+    x, y, start = watch
+    kind = "values" if level.kind == "values" else "labels"
+    before, after = (
+        loss(kind, y[:, None], activated(score, kind)[:, None])
+        for score in (start, start + engine.raw(booster, x))
+    )
+    return rounds if after < before else 0
+
+
+def _shape(level: Level) -> tuple[int, tuple[int, ...]]:
+    """How many features are no member's word, and which columns of all are codes."""
+    if level.extra is None:
+        return 0, ()
+    first, extra = len(level.oof), level.extra.shape[1]
+    codes = tuple(first + i for i in level.categories)
+    return (extra + 1, (*codes, first + extra)) if level.kind == "classes" else (extra, codes)
+
+
+def examples(level: Level, start: Calibration) -> list[Examples]:
+    """The training set of each booster, rows with an unknown answer left out."""
+    score = starts(start, level.oof)
+    if level.kind == "classes":
+        return [(features(level.oof, level.extra), level.targets.ravel(), score.ravel())]
+    found = []
+    for c in range(level.oof.shape[2]):
+        known = ~np.isnan(level.targets[:, c])
+        x = column(level.oof, c, level.kind, level.extra)
+        found.append((x[known], level.targets[known, c], score[known, c]))
+    return found
+
+
+def features(said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
+    """(M, N, C) probabilities to (N * C, M) log-odds; with (N, F) features these and the class behind."""
+    _, n, c = said.shape
+    own = np.ascontiguousarray(log_odds(said).reshape(len(said), -1).T)
+    if extra is None:
+        return own
+    return np.hstack([own, np.repeat(extra, c, axis=0), np.tile(np.arange(c), n)[:, None]])
+
+
+def column(said: np.ndarray, output: int, kind: Kind, extra: np.ndarray | None = None) -> np.ndarray:
+    """(N, M) the members' word on one output, log-odds or numbers; and (N, F) features behind."""
+    own = np.ascontiguousarray(words(said[:, :, output], kind).T)
+    return own if extra is None else np.hstack([own, extra])
