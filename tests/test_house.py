@@ -11,6 +11,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.comp_name>>"
 FLOORS = [
     {"01_folds", "02_train", "03_oof_predict", "04_pseudo_label", "05_stack", "06_submit", "commands"},
     {"cli"},
+    {"kernel"},
     {"kaggle"},
     {"submission", "pseudo", "ensemble"},
     {"inference"},

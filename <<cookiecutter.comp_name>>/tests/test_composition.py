@@ -266,10 +266,15 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "pseudo.start pseudo.external"
     ),
     "stage 05, of finished runs; tests/test_stack.py": (
-        "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
+        "stack.name stack.members stack.rivals stack.calibrate stack.features stack.monotone stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
         "stack.max_rounds stack.patience"
     ),
     "stage 06; tests/test_submission.py": "submit.source submit.name",
+    "where it goes; tests/test_kaggle_push.py and its like": (
+        "kaggle.code_competition kaggle.dataset kaggle.hours kaggle.internet kaggle.kernel kaggle.licence "
+        "kaggle.machine_shape kaggle.train_hours kaggle.train_internet kaggle.train_kernel "
+        "kaggle.train_sessions"
+    ),
     "how, not what": (
         "tracking.wandb tracking.project runtime.device runtime.jobs runtime.threads runtime.workers"
     ),

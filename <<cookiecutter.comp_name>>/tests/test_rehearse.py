@@ -130,7 +130,7 @@ def test_a_kernel_reads_its_input_and_leaves_what_it_wrote(tmp_path, project, is
 def test_the_network_is_not_there(tmp_path, project, isolated, text):
     done = play(text, tmp_path, project, isolated)
     assert done.status == 1
-    assert "Error" in done.said
+    assert "rror" in done.said  # an OSError or a gaierror
 
 
 @pytest.mark.parametrize("isolated", WAYS)
