@@ -184,13 +184,14 @@ def test_every_label_of_a_round_is_kept_with_its_probability_and_source(base, ma
 def test_many_classes_are_shown_by_those_that_moved_most():
     names = [f"c{i}" for i in range(30)]
     after = dict.fromkeys(names, 1 / 30) | {"c7": 0.5}
-    row = {"run": "r", "rule": "x", "selected": 3.0, "asked": 9, "agreement": 0.5, "precision": None}
-    row |= {"labelled_share": dict.fromkeys(names, 1 / 30), "class_share": after, "class_rows": after}
+    row = {"run": "r", "rule": "x", "selected": 3.0, "asked": 9, "external": 2.0, "agreement": 0.5}
+    row |= {"precision": None, "labelled_share": dict.fromkeys(names, 1 / 30)}
+    row |= {"class_share": after, "class_rows": after}
     row |= {"cv": None, "standard_error": None, "gain": None, "kept": False, "why": "its CV is undefined"}
     text = round_table(row, "auc")
     assert "c7" in text
     assert "20 more classes that moved less are in classes.csv" in text
-    assert "50.0% of those selected before too keep their label" in text
+    assert "3 of 9 unlabelled rows a fold, 2 of them external; 50.0% of those selected before too" in text
     assert "CV          auc -" in text
 
 
