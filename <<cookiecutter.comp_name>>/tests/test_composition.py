@@ -250,7 +250,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     ),
     "stage 05, of finished runs; tests/test_stack.py": (
         "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
-        "stack.max_rounds stack.patience"
+        "stack.max_rounds stack.patience stack.rivals stack.monotone stack.features stack.calibrate"
     ),
     "stage 06; tests/test_submission.py": "submit.source submit.name",
     "how, not what": (

@@ -53,8 +53,9 @@ class Engine:
             "grow_policy": "lossguide",
             "max_depth": 0,
             "max_leaves": settings.num_leaves,
+            # a number weighs 1, a yes or no p (1 - p): an eighth where p is .85
             "min_child_weight": settings.min_data_in_leaf / (1 if level.kind == "values" else 8),
-            "lambda": 1.0,  # a yes or no weighs p (1 - p), an eighth is half of what it has at its surest point
+            "lambda": 1.0,
             "monotone_constraints": str((int(settings.monotone),) * own + (0,) * free),
             "seed": level.seed,
             "nthread": 1 if train[0].size < 100_000 else 0,
