@@ -1,6 +1,6 @@
 """How long stage 05 takes over many runs, and how much memory; written into docs/benchmarks.md.
 
-    python benchmarks/stacking.py run                # 50 runs x 100,000 rows x 10 classes, then 1,000,000 rows
+    python benchmarks/stacking.py run                # 50 runs x 10 classes, 100,000 and 1,000,000 rows
     python benchmarks/stacking.py run --share 0.1    # a tenth of the rows, to try it
     python benchmarks/stacking.py write
 
@@ -27,9 +27,9 @@ OUTPUTS = [f"c{c}" for c in range(CLASSES)]
 HEADING = "## Stacking many runs"
 ABOUT = """
 
-Written by `benchmarks/stacking.py`: {runs} runs of {classes} classes, their OOF tables and a fifth as many test rows,
-log loss, five folds, on {cores} cores. Each line is a process of its own that reads the tables, scores one rival by
-nested CV and applies it; the last line is the whole of `05_stack.py`. A second level learns from at most 30
+Written by `benchmarks/stacking.py`: {runs} runs of {classes} classes, their OOF tables and a fifth as many test
+rows, log loss, five folds, on {cores} cores. Each line is a process of its own that reads the tables, scores
+one rival by nested CV and applies it; the last line is the whole of `05_stack.py`. A second level learns from at most 30
 million numbers (60,000 of these rows) and is scored on all rows; beyond 1 GiB the members' predictions lie on
 disk, and the pages of that file that were touched count in the peak.
 
@@ -102,6 +102,8 @@ def make(rows: int) -> None:
 def one(rows: int, rival: str) -> dict[str, object]:
     """Seconds, peak bytes and CV of a stack with one rival, or of the stage as it is."""
     sys.path.insert(0, str(PROJECT))
+    import numpy as np
+
     from src.artifacts import Step
     from src.config import Config
     from src.ensemble.levels import level_of
@@ -122,14 +124,8 @@ def one(rows: int, rival: str) -> dict[str, object]:
         members = read_members(step, config, task, folders, OUTPUTS, table, test_ids)
         level = level_of(task, members, config.stack, config.seed)
         cv = task.score(members.truth, nested_oof(fitter(rival), level))
-        every = range(len(level.fold))
-        import numpy as np
-
-        predict(
-            learn(fitter(rival), level, np.array(every)),
-            level.but(oof=members.test),
-            np.arange(members.test.shape[1]),
-        )
+        fitted = learn(fitter(rival), level, np.arange(len(level.fold)))
+        predict(fitted, level.but(oof=members.test), np.arange(members.test.shape[1]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     return {"rows": rows, "rival": rival, "seconds": time.monotonic() - start, "peak": peak, "cv": float(cv)}
 
