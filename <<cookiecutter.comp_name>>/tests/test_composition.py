@@ -266,8 +266,8 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "pseudo.start pseudo.external"
     ),
     "stage 05, of finished runs; tests/test_stack.py": (
-        "stack.name stack.members stack.rivals stack.calibrate stack.features stack.monotone stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
-        "stack.max_rounds stack.patience"
+        "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
+        "stack.max_rounds stack.patience stack.rivals stack.monotone stack.features stack.calibrate"
     ),
     "stage 06; tests/test_submission.py": "submit.source submit.name",
     "where it goes; tests/test_kaggle_push.py and its like": (

@@ -103,7 +103,7 @@ def test_it_comes_near_the_best_of_all_weights():
     rows = level("values", members=3, n=400, outputs=1)
     grid = [w for w in itertools.product(np.arange(0, 1.0001, 0.04), repeat=3) if abs(sum(w) - 1) < 1e-9]
     best = min(LOSSES["values"](rows, np.tensordot(w, rows.oof, axes=1)) for w in grid)
-    assert LOSSES["values"](rows, fit(rows).apply(rows.oof)) < best * 1.005
+    assert LOSSES["values"](rows, fit(rows).apply(rows.oof)) < best * 1.02
 
 
 def test_bags_hold_half_of_the_members_and_differ_and_few_members_are_climbed_once():

@@ -214,7 +214,7 @@ def ignorant(seed: int, classes: int):
 
 
 def level_two(seed: int, stack, classes: int = 2) -> float:
-    """AUC of a stack over members that know nothing, at the mean of folds and, of several, of classes."""
+    """AUC of a stack over members that know nothing, at the mean of the folds and of several classes."""
     oof, y, fold = ignorant(seed, classes)
     said = stack(oof, y, fold)
     said = said[:, -1:] if classes == 2 else said

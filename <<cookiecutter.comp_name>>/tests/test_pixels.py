@@ -12,8 +12,8 @@ import pytest
 from src.config import Stack
 from src.data.masks import resize_mask
 from src.ensemble import pixels
-from src.ensemble.boosting import log_odds
 from src.ensemble.pixels import PixelStacker, draw, fit_pixels, hill_climb, stack_pixels
+from src.ensemble.rivals.base import log_odds
 from src.maps import Maps
 from src.metrics import create_metric
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from src.config import Stack, UserError
-from src.ensemble.rivals import calibration, fitter, linear, networks, restored
-from src.ensemble.rivals.base import CHUNK, LEARNED_ROWS, Level, learn, nested_oof, predict
+from src.ensemble.rivals import base, calibration, fitter, linear, networks, restored
+from src.ensemble.rivals.base import Level, learn, nested_oof, predict
 from src.ensemble.rivals.networks import train
 from src.ensemble.rivals.trees import examples
 
@@ -64,7 +64,7 @@ def test_nested_predictions_are_those_of_a_loop_over_the_folds_by_hand(name, kin
     for k in range(4):
         own, others = np.flatnonzero(rows.fold == k), np.flatnonzero(rows.fold != k)
         part = Level(rows.oof[:, others], rows.targets[others], rows.fold[others], kind, QUICK, 7)
-        np.testing.assert_allclose(found[own], fitter(name)(part).apply(rows.oof[:, own]), rtol=1e-9)
+        np.testing.assert_allclose(found[own], fitter(name)(part).apply(rows.oof[:, own]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -142,11 +142,6 @@ def test_ranks_are_scipys_among_the_rows_that_are_asked_together():
     found = fitter("rank_mean")(rows).apply(rows.oof)
     by_hand = np.mean([rankdata(one, axis=0) - 0.5 for one in rows.oof], axis=0) / 160
     np.testing.assert_allclose(found, by_hand, rtol=1e-6)
-    many = level("labels", n=40)
-    wide = many.but(oof=np.tile(many.oof, (1, 1, 1)))
-    np.testing.assert_array_equal(
-        predict(fitter("rank_mean")(wide), wide, np.arange(40)), fitter("rank_mean")(wide).apply(wide.oof)
-    )
 
 
 def test_the_calibration_of_a_label_is_scikit_learns_logistic_regression_of_its_log_odds(monkeypatch):
@@ -217,9 +212,11 @@ def test_linear_shares_are_the_minimum_that_a_general_solver_finds(kind, penalty
         return lost + penalty / 2 * ((shares - 0.25) ** 2).sum()
 
     for c in range(1 if kind == "classes" else 3):
-        theirs = softmax(minimize(value, np.zeros(4), args=(c,), tol=1e-10).x)
+        theirs = minimize(value, np.zeros(4), args=(c,), tol=1e-10)
         ours = found.weights[:, c] / start.slope[c]
-        np.testing.assert_allclose(ours, theirs, atol=3e-3)
+        assert value(np.log(ours + 1e-300), c) <= theirs.fun + 1e-6 * abs(theirs.fun)
+        if penalty > 1:  # else it is flat near the edge
+            np.testing.assert_allclose(ours, softmax(theirs.x), atol=3e-3)
         assert ours.sum() == pytest.approx(1)
         if penalty == 1e7:
             np.testing.assert_allclose(ours, 0.25, atol=1e-3)
@@ -402,21 +399,23 @@ def test_a_convolution_sees_its_neighbours_and_never_heeds_them_more_than_its_ow
     assert (change[2:] == 0).all()
 
 
-def test_many_rows_are_learned_from_a_sample_and_predicted_in_parts():
-    n = LEARNED_ROWS + CHUNK + 7
-    random = np.random.default_rng(0)
-    rows = Level(
-        random.random((2, n, 1), np.float32), random.random((n, 1)), np.arange(n) % 4, "values", QUICK, 3
-    )
-    seen = []
+def test_many_rows_are_learned_from_a_sample_and_predicted_in_parts(monkeypatch):
+    monkeypatch.setattr(base, "LEARNED", 9 * 100)
+    monkeypatch.setattr(base, "CHUNK", 9 * 7)
+    rows, seen = level("values"), []
 
     def fit(part):
-        seen.append(len(part.fold))
+        seen.append(part)
         return fitter("mean")(part)
 
-    fitted = learn(fit, rows, np.arange(n))
-    assert seen == [LEARNED_ROWS]
-    np.testing.assert_array_equal(predict(fitted, rows, np.arange(n)), rows.oof.mean(0, dtype=np.float64))
+    fitted = learn(fit, rows, np.arange(20, 160))
+    assert len(seen[0].fold) == 100
+    places = [int(np.flatnonzero((rows.targets == one).all(1))[0]) for one in seen[0].targets]
+    assert places == sorted(places)
+    assert min(places) >= 20
+    np.testing.assert_allclose(predict(fitted, rows, np.arange(160)), rows.oof.mean(0), rtol=1e-6)
+    ranked = predict(fitter("rank_mean")(rows), rows, np.arange(160))
+    np.testing.assert_array_equal(ranked, fitter("rank_mean")(rows).apply(rows.oof))
 
 
 def test_xgboost_that_is_not_there_is_asked_for_with_a_sentence(monkeypatch):

@@ -154,6 +154,9 @@ def test_the_stack_has_the_members_outputs_and_scores_what_it_says(made):
     metrics, kept = made.json("stacks/stack/metrics"), made.json("runs/baseline/pseudo")["rounds"]
     assert sorted(metrics["members"]) == [row["run"] for row in kept if row["kept"]]
     more = {"weights"} if made.competition.kind == "maps" else set()
+    if made.competition.kind == "numbers":
+        more = {"hill_climbing", "linear", "mlp", "rank_mean", "cnn"} - metrics["left_out"].keys()
+        more |= {f"{metrics['kept'].removesuffix(', calibrated')}, calibrated"}
     assert set(metrics["candidates"]) == {"mean", "best single", "lightgbm"} | more
     assert metrics["candidates"][metrics["kept"]]["cv"] == pytest.approx(metrics["cv"], abs=1e-12)
     oof, own = made.table("stacks/stack/oof"), made.competition

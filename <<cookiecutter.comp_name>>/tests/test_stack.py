@@ -23,6 +23,8 @@ from src.ensemble.choice import against_mean, best_member, best_single_oof, choo
 from src.ensemble.members import find_members
 from src.ensemble.pairs import apply_pairs
 from src.ensemble.pixels import PixelStacker
+from src.ensemble.rivals import fitter
+from src.ensemble.rivals.base import Level, nested_oof
 from src.ensemble.stack import build_stack
 from src.ensemble.tables import check_tables
 from src.maps import Maps
@@ -215,20 +217,32 @@ def winner_by_hand(metric, truth, candidates, fold) -> str:
     return best
 
 
-def choose_by_hand(metric, truth, candidates, fold) -> tuple[str, float, list[str]]:
+def choose_by_hand(metric, truth, candidates, fold, calibrate=None) -> tuple[str, float, list[str]]:
     """Whom all folds choose; the score of rows that are each predicted by the candidate, and decided by the
-    rule, that the other folds chose; and which candidates these are."""
+    rule, that the other folds chose; and which candidates these are. `calibrate` gives the calibrated OOF
+    predictions of one."""
     names, decided = [], {}
+    every = dict(candidates)
+
+    def winner(rows: np.ndarray) -> str:
+        seen = {name: take(said, rows) for name, said in candidates.items()}
+        best = winner_by_hand(metric, take(truth, rows), seen, fold[rows])
+        if calibrate is None:
+            return best
+        title = f"{best}, calibrated"
+        every[title] = calibrate(best)
+        pair = {"mean": seen[best], title: take(every[title], rows)}
+        return title if winner_by_hand(metric, take(truth, rows), pair, fold[rows]) == title else best
+
     for k in np.unique(fold):
-        others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        seen = {name: take(said, others) for name, said in candidates.items()}
-        names.append(winner_by_hand(metric, take(truth, others), seen, fold[others]))
-        rule = rule_of_the_others(metric, truth, candidates[names[-1]], fold, k)
-        decisions = rule.apply(take(candidates[names[-1]], own))
+        own = np.flatnonzero(fold == k)
+        names.append(winner(np.flatnonzero(fold != k)))
+        rule = rule_of_the_others(metric, truth, every[names[-1]], fold, k)
+        decisions = rule.apply(take(every[names[-1]], own))
         parts = zip(own.tolist(), range(len(own)), strict=True)
         decided |= {row: take(decisions, np.array([place])) for row, place in parts}
     whole = assemble([(np.array([row]), one) for row, one in decided.items()])
-    return winner_by_hand(metric, truth, candidates, fold), metric(truth, whole), names
+    return winner(np.arange(len(fold))), metric(truth, whole), names
 
 
 @pytest.mark.parametrize("make", SCENES)
@@ -511,7 +525,16 @@ def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_h
     for name, said in oof.items():
         found = nested(task.metric, truth, said, fold)
         assert metrics["candidates"][name]["cv"] == pytest.approx(found.score, abs=1e-9)
-    kept, honest, _ = choose_by_hand(task.metric, truth, oof, fold)
+    plain = {name: said for name, said in oof.items() if not name.endswith(", calibrated")}
+    calibrate = None
+    if task.kind == "numbers":
+        targets = task.encode(targets_in(stacked.oof), OUTPUTS[task.kind])
+
+        def calibrate(name):
+            rows = Level(plain[name][None], targets, fold, task.stacking, stacked.config.stack, 0)
+            return nested_oof(fitter("calibration"), rows)
+
+    kept, honest, _ = choose_by_hand(task.metric, truth, plain, fold, calibrate)
     assert (metrics["kept"], metrics["cv_of_the_choice"]) == (kept, pytest.approx(honest, abs=1e-9))
     assert metrics["cv"] == pytest.approx(metrics["candidates"][kept]["cv"], abs=1e-12)
     assert Rule.from_json(metrics["rule"]) == fit_rule(task.metric, truth, oof[kept])

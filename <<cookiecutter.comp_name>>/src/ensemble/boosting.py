@@ -1,9 +1,8 @@
 """LightGBM as a second level, monotone in every member's own opinion.
 
 It may only rise with each member's word on the output at hand. That is there for honesty as much as for small
-data: a free level-2 model learns that OOF predictions lean away from their own fold's labels, and scores .53
-AUC on pure noise under cross-validation on the same folds; this one stays at .50 within its error.
-`stack.monotone=false` lets it go.
+data: OOF columns of the other folds know the scored fold's labels, and a free level-2 model scores .53 AUC on
+pure noise under cross-validation on the same folds (docs/decisions.md). `stack.monotone=false` lets it go.
 
 Here is what outputs (rivals/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
 """

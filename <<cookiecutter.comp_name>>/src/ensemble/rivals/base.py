@@ -12,8 +12,8 @@ from src.config import Stack
 from src.metrics import Metric
 
 EPSILON = 1e-5  # probabilities are clipped here before their logarithm
-LEARNED_ROWS = 200_000  # more teach a second level of a few numbers nothing, and would not fit into memory
-CHUNK = 50_000  # rows predicted at once
+LEARNED = 30_000_000  # numbers to learn from; more teach a few weights nothing, and fill the memory
+CHUNK = 5_000_000  # numbers predicted from at once
 Kind = Literal["classes", "labels", "values"]  # add to 1; each on its own; numbers
 
 
@@ -72,7 +72,7 @@ Fit = Callable[[Level], Fitted]
 
 def nested_oof(fit: Fit, level: Level) -> np.ndarray:
     """(N, C) each fold's rows by a second level that saw no row of it."""
-    result = np.empty(level.oof.shape[1:], np.float32 if level.oof.dtype == np.float32 else np.float64)
+    result = np.empty(level.oof.shape[1:], np.float32)
     for k in np.unique(level.fold):
         own = np.flatnonzero(level.fold == k)
         result[own] = predict(learn(fit, level, np.flatnonzero(level.fold != k)), level, own)
@@ -80,22 +80,28 @@ def nested_oof(fit: Fit, level: Level) -> np.ndarray:
 
 
 def learn(fit: Fit, level: Level, rows: np.ndarray) -> Fitted:
-    """Fitted on these rows, or on a sample of them where they are more than `LEARNED_ROWS`."""
-    if len(rows) > LEARNED_ROWS:
-        rows = np.sort(np.random.default_rng(level.seed).choice(rows, LEARNED_ROWS, replace=False))
+    """Fitted on these rows, or on a sample of them where they hold more than `LEARNED` numbers."""
+    most = max(1, LEARNED // _numbers_a_row(level))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(level.seed).choice(rows, most, replace=False))
     return fit(level.take(rows))
 
 
 def predict(fitted: Fitted, level: Level, rows: np.ndarray) -> np.ndarray:
     """(n, C) of these rows, some at a time; what ranks rows among each other sees all of them."""
-    step = len(rows) if getattr(fitted, "of_the_set", False) else CHUNK
+    step = max(1, CHUNK // _numbers_a_row(level))
+    if getattr(fitted, "of_the_set", False):
+        step = max(1, len(rows))
     parts = []
-    for start in range(0, len(rows), max(1, step)):
+    for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        parts.append(
-            fitted.apply(rows_of(level.oof, part), None if level.extra is None else level.extra[part])
-        )
+        extra = None if level.extra is None else level.extra[part]
+        parts.append(fitted.apply(rows_of(level.oof, part), extra).astype(np.float32))
     return np.concatenate(parts)
+
+
+def _numbers_a_row(level: Level) -> int:
+    return level.oof.shape[0] * level.oof.shape[2]
 
 
 def rows_of(oof: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ ROUNDS = 25  # members added in a climb, the best of all rounds is kept ...
 PATIENCE = 6  # ... and after so many without a gain it ends
 BAGS = 10  # climbs, each among a random half of the members ...
 FEWEST = 4  # ... but no fewer than these
-ROWS = {True: 50_000, False: 10_000}  # that decide a step: of the kind's own loss, of a metric, which is slow
+ROWS = 50_000  # that decide a step by the kind's own loss
+METRIC_CELLS, METRIC_ROWS, METRIC_BAGS = 20_000, 2_000, 4  # a metric takes milliseconds a step, not one
 Loss = Callable[[np.ndarray], float]
 
 
@@ -46,15 +47,17 @@ class Weighted:
 def fit(level: Level) -> Weighted:
     """Weights that score best on these rows by the competition's metric, or by the kind's own loss where the
     metric needs decisions. Never worse there than the best member alone."""
-    metric = level.metric if level.metric is not None and level.metric.decides is None else None
-    level = level.sample(ROWS[metric is None])
-    x, loss = _parts(level) if metric is None else _scored(level)
+    metric, outputs = level.metric, level.oof.shape[2]
+    own = metric is None or metric.decides is not None or metric.name == "log_loss"
+    level = level.sample(ROWS if own else max(METRIC_ROWS, METRIC_CELLS // outputs))
+    x, loss = _parts(level) if own else _scored(level)
     alone = [loss(one) for one in x]
     if not np.isfinite(alone).any():
         return Weighted(np.full(len(x), 1 / len(x)))
     best = np.eye(len(x))[int(np.argmin(alone))]
     known: dict[bytes, float] = {}
-    bagged = np.mean([climb(x, loss, bag, alone, known) for bag in bags(len(x), level.seed)], axis=0)
+    several = bags(len(x), level.seed)[: BAGS if own else METRIC_BAGS]
+    bagged = np.mean([climb(x, loss, bag, alone, known) for bag in several], axis=0)
     return Weighted(bagged if loss(np.tensordot(bagged, x, axes=1)) <= min(alone) else best)
 
 

@@ -53,7 +53,7 @@ class Engine:
             "grow_policy": "lossguide",
             "max_depth": 0,
             "max_leaves": settings.num_leaves,
-            # A yes or no weighs p (1 - p), a quarter at most; an eighth is half of that.
+            # a number weighs 1, a yes or no p (1 - p): an eighth where p is .85
             "min_child_weight": settings.min_data_in_leaf / (1 if level.kind == "values" else 8),
             "lambda": 1.0,
             "monotone_constraints": str((int(settings.monotone),) * own + (0,) * free),

@@ -1,0 +1,147 @@
+"""How long stage 05 takes over many runs, and how much memory; written into docs/benchmarks.md.
+
+    python benchmarks/stacking.py run                # 50 runs x 10 classes, 100,000 and 1,000,000 rows
+    python benchmarks/stacking.py run --share 0.1    # a tenth of the rows, to try it
+    python benchmarks/stacking.py write
+
+Each line is a process of its own: reading the tables and one rival, then the whole stage with its choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT, BUILD = ROOT / "<<cookiecutter.comp_name>>", ROOT / "build" / "stacking"
+RUNS, CLASSES, FOLDS, ROWS = 50, 10, 5, (100_000, 1_000_000)
+TEST_SHARE = 0.2  # test rows to a training row
+RIVALS = ("mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn")
+OUTPUTS = [f"c{c}" for c in range(CLASSES)]
+HEADING = "## Stacking many runs"
+ABOUT = """
+
+Written by `benchmarks/stacking.py`: {runs} runs of {classes} classes, their OOF tables and a fifth as many
+test rows, log loss, five folds, on {cores} cores. Each line is a process of its own that reads the tables,
+scores one rival by nested CV and applies it; the last line is the whole of `05_stack.py`. A second level learns
+from at most 30 million numbers (60,000 of these rows) and is scored on all rows; beyond 1 GiB the members'
+predictions lie on disk, and the pages of that file that were touched count in the peak.
+
+| rows | rival | seconds | peak memory | CV |
+|--:|---|--:|--:|--:|
+"""
+
+
+def main() -> None:
+    """Run, write, or (in a process of its own) measure one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "write", "one"])
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rival")
+    arguments = parser.parse_args()
+    if arguments.what == "write":
+        write(ROOT / "docs" / "benchmarks.md")
+    elif arguments.what == "one":
+        print(json.dumps(one(arguments.rows, arguments.rival)))
+    else:
+        run([int(rows * arguments.share) for rows in ROWS])
+
+
+def run(sizes: list[int]) -> None:
+    """Make the tables of each size, and measure every line in a process of its own."""
+    lines = []
+    for rows in sizes:
+        start = time.monotonic()
+        make(rows)
+        print(f"{rows:,} rows: tables of {RUNS} runs made in {time.monotonic() - start:.0f} s", flush=True)
+        for rival in (*RIVALS, "all"):
+            command = [sys.executable, __file__, "one", "--rows", str(rows), "--rival", rival]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            lines.append(json.loads(done.stdout.splitlines()[-1]))
+            print(lines[-1], flush=True)
+    (BUILD / "lines.json").write_text(json.dumps(lines, indent=2))
+
+
+def make(rows: int) -> None:
+    """OOF and test tables of members of unlike skill, unless they are there."""
+    import numpy as np
+    import pandas as pd
+
+    for table, n in (("oof", rows), ("test", int(rows * TEST_SHARE))):
+        random = np.random.default_rng(0)
+        truth = random.integers(0, CLASSES, n)
+        for member in range(RUNS):
+            path = BUILD / str(rows) / f"run{member:02d}" / f"{table}.parquet"
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = np.random.default_rng(member + 1)
+            logits = own.normal(size=(n, CLASSES)).astype(np.float32)
+            logits[np.arange(n), truth] += 0.5 + 1.5 * own.random()
+            p = np.exp(logits - logits.max(1, keepdims=True))
+            said = pd.DataFrame(p / p.sum(1, keepdims=True), columns=OUTPUTS)
+            said.insert(0, "id", np.arange(n))
+            if table == "oof":
+                said.insert(1, "fold", np.arange(n) % FOLDS)
+                said.insert(2, "target", np.array(OUTPUTS)[truth])
+            said.to_parquet(path.with_suffix(".tmp"), index=False, compression="zstd")
+            os.replace(path.with_suffix(".tmp"), path)
+
+
+def one(rows: int, rival: str) -> dict[str, object]:
+    """Seconds, peak bytes and CV of a stack with one rival, or of the stage as it is."""
+    sys.path.insert(0, str(PROJECT))
+    import numpy as np
+
+    from src.artifacts import Step
+    from src.config import Config
+    from src.ensemble.levels import level_of
+    from src.ensemble.rivals import fitter
+    from src.ensemble.rivals.base import learn, nested_oof, predict
+    from src.ensemble.stack import build_stack, read_members
+    from src.ensemble.tables import check_tables
+    from src.tasks import create_task
+
+    config = Config(root=BUILD, task={"metric": "log_loss"})
+    task, folders = create_task(config), sorted((BUILD / str(rows)).glob("run*"))
+    step = Step("05", BUILD / str(rows) / f"stack-{rival}", ("metrics.json",), {})
+    start = time.monotonic()
+    if rival == "all":
+        cv = build_stack(step, config, task, folders, OUTPUTS)["cv"]
+    else:
+        table, test_ids = check_tables(folders, OUTPUTS)
+        members = read_members(step, config, task, folders, OUTPUTS, table, test_ids)
+        level = level_of(task, members, config.stack, config.seed)
+        cv = task.score(members.truth, nested_oof(fitter(rival), level))
+        fitted = learn(fitter(rival), level, np.arange(len(level.fold)))
+        predict(fitted, level.but(oof=members.test), np.arange(members.test.shape[1]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return {"rows": rows, "rival": rival, "seconds": time.monotonic() - start, "peak": peak, "cv": float(cv)}
+
+
+def write(page: Path) -> None:
+    """The table, in the place of the one before."""
+    lines = json.loads((BUILD / "lines.json").read_text())
+    text = HEADING + ABOUT.format(runs=RUNS, classes=CLASSES, cores=os.cpu_count())
+    for line in lines:
+        name = "the whole stage" if line["rival"] == "all" else f"`{line['rival']}`"
+        text += f"| {line['rows']:,} | {name} | {line['seconds']:.0f} | {line['peak'] / 2**30:.1f} GiB | "
+        text += f"{line['cv']:.4f} |\n"
+    before, _, after = page.read_text(encoding="utf-8").partition(HEADING)
+    rest = after.partition("\n## ")[2]
+    page.write_text(before.rstrip() + "\n\n" + text + (f"\n## {rest}" if rest else ""), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
