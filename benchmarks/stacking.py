@@ -29,9 +29,9 @@ ABOUT = """
 
 Written by `benchmarks/stacking.py`: {runs} runs of {classes} classes, their OOF tables and a fifth as many
 test rows, log loss, five folds, on {cores} cores. Each line is a process of its own that reads the tables,
-scores one rival by nested CV and applies it; the last line is the whole of `05_stack.py`. A second level learns
-from at most 30 million numbers (60,000 of these rows) and is scored on all rows; beyond 1 GiB the members'
-predictions lie on disk, and the pages of that file that were touched count in the peak.
+scores one rival by nested CV and applies it; the last line is the whole of `05_stack.py`. A second level
+learns from at most 30 million numbers (60,000 of these rows) and is scored on all rows; beyond 1 GiB the
+members' predictions lie on disk, and the pages of that file that were touched count in the peak.
 
 | rows | rival | seconds | peak memory | CV |
 |--:|---|--:|--:|--:|

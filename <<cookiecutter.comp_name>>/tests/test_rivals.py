@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import lightgbm as lgb
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import expit, log_softmax, softmax
 from scipy.stats import rankdata
@@ -422,3 +425,20 @@ def test_xgboost_that_is_not_there_is_asked_for_with_a_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "xgboost", None)
     with pytest.raises(UserError, match="xgboost, which is not installed here; run `pip install xgboost`"):
         fitter("xgboost")(level("labels"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_xgboost_where_it_is_installed_starts_from_the_calibrated_mean_and_is_stored_as_json(kind):
+    pytest.importorskip("xgboost", reason="no requirement of the project; Kaggle's image has it")
+    rows = level(kind, n=400)
+    fitted = fitter("xgboost")(rows)
+    again = restored("xgboost", json.loads(json.dumps(fitted.as_json())))
+    np.testing.assert_allclose(again.apply(rows.oof), fitted.apply(rows.oof), rtol=1e-6)
+    assert loss(rows, nested_oof(fitter("xgboost"), rows)) < loss(rows, nested_oof(fitter("mean"), rows))
+
+
+def test_a_kernel_imports_what_applies_a_stack_without_anything_heavy():
+    heavy = ["torch", "pandas", "sklearn", "lightgbm", "scipy", "cv2"]
+    code = f"import sys, src.ensemble.apply; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
