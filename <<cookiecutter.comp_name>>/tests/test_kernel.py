@@ -14,16 +14,17 @@ import pandas as pd
 import pytest
 import torch
 from competitions import TASKS, prepare_competition
-from conftest import ROOT
+from conftest import ROOT, forget_the_listings
 
-from src.artifacts import read_json
+from src.artifacts import read_json, write_json
 from src.configfile import load_config
+from src.ensemble.apply import apply_stack
 from src.inference.oof import predict_run
 from src.kernel.bundle import build_bundle, save_half, write_notebook
 from src.kernel.guard import PLANS, Guard, Plan
 from src.kernel.run import predict_competition
 from src.models.weights import load_model
-from src.steps import run_of, submission_source, submit_step
+from src.steps import run_of, stack_step, submission_source, submit_step
 from src.submission.table import write_submission
 from src.training.launch import train_run
 
@@ -156,6 +157,35 @@ def test_the_first_thing_written_is_a_valid_submission_of_the_prior(classes, tmp
     assert first.iloc[:, 1].nunique() == 1
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     run.run(bundle, config.root / "data/raw", tmp_path)  # there an exception would score nothing
+
+
+def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
+    from src.ensemble.members import find_members
+    from src.ensemble.report import stack_runs
+
+    config = classes[0].model_copy(
+        update={"root": Path(shutil.copytree(classes[0].root, tmp_path / "whole"))}
+    )
+    second = config.model_copy(update={"name": "second", "seed": 7})
+    forget_the_listings()
+    train_run(run_of(second), (0, 1))
+    predict_run(run_of(second), (0, 1))
+    folders, _ = find_members(config)
+    stack_runs(stack_step(config, folders), config, folders)
+    path = config.root / "stacks/stack/stacker.json"
+    stacker = read_json(path)
+    mount = config.root / "data/raw"
+    for kept in ("mean", "best single", *(name for name in stacker["rivals"] if name != "mean")):
+        write_json(path, stacker | {"kept": kept})
+        made = config.model_copy(update={"submit": config.submit.model_copy(update={"source": "stack"})})
+        bundle = tmp_path / "bundle"
+        build_bundle(made, bundle)
+        found = kernel(bundle, mount, tmp_path)
+        outputs = read_json(config.root / "data/dataset.json")["outputs"]
+        tests = [pd.read_parquet(config.root / "runs" / name / "test.parquet") for name in stacker["members"]]
+        wanted = apply_stack(stacker, [table[outputs].to_numpy() for table in tests], candidate=kept)
+        labels = np.array(outputs)[np.asarray(wanted).argmax(1)]
+        assert (found.iloc[:, 1].to_numpy() == labels).mean() > 0.85, kept
 
 
 # --- the bundle ---------------------------------------------------------------------------------------------
