@@ -33,7 +33,7 @@ from src.training.launch import train_run
 def competition(folder: Path, task: str) -> Path:
     """A made competition, before stage 01; gives its `baseline.yaml`."""
     made, text = TASKS[task]
-    write_competition(folder / "data" / "raw", n_train=400, n_test=200, task=made)
+    write_competition(folder / "data" / "raw", n_train=400, n_test=400, task=made)
     write_config(folder, "common", BASELINE)
     return write_config(folder, "baseline", f"base: common\n{text}")
 

@@ -194,7 +194,8 @@ def trained(project, name, overrides, killed=None):
     comes after its checkpoint, or the number of an epoch whose checkpoint is never written."""
     from trainers import CPU, read
 
-    from src.steps import run_of, train_step
+    from src.training.fold import LEARNED
+from src.steps import run_of, train_step
     from src.training.fit import Trainer
     from src.training.fold import train_fold
 
@@ -221,7 +222,7 @@ def trained(project, name, overrides, killed=None):
     files = {path.name: path.read_bytes() for path in step.folder.glob("*.safetensors")}
     history = pd.read_csv(step.folder / "history.csv").drop(columns="seconds").to_dict()
     assert sorted(files) == sorted(name for name in step.outputs if name.endswith(".safetensors"))
-    assert {path.name for path in step.folder.iterdir()} == {*step.outputs, "train.stamp.json"}
+    assert {path.name for path in step.folder.iterdir()} == {*step.outputs, "train.stamp.json", LEARNED}
     return files, history
 
 
