@@ -194,10 +194,9 @@ def trained(project, name, overrides, killed=None):
     comes after its checkpoint, or the number of an epoch whose checkpoint is never written."""
     from trainers import CPU, read
 
-    from src.training.fold import LEARNED
-from src.steps import run_of, train_step
+    from src.steps import run_of, train_step
     from src.training.fit import Trainer
-    from src.training.fold import train_fold
+    from src.training.fold import LEARNED, train_fold
 
     run = run_of(read(project, f"name={name}", "fold=0", "train.epochs=4", "model.drop_rate=0.2", *overrides))
     step, save = train_step(run, 0), Trainer.save
