@@ -139,7 +139,7 @@ def shares_of(value: Value, members: int, penalty: float) -> np.ndarray:
         method="SLSQP",
         bounds=[(0, 1)] * members,
         constraints={"type": "eq", "fun": lambda s: s.sum() - 1, "jac": np.ones_like},
-        options={"maxiter": 500, "ftol": 1e-10},
+        options={"maxiter": 100, "ftol": 1e-10},
     ).x
     shares = np.clip(found, 0, None)
     good = np.isfinite(shares).all() and shares.sum() > 0
