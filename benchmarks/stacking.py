@@ -74,7 +74,7 @@ def run(sizes: list[int]) -> None:
 
 
 def make(rows: int) -> None:
-    """OOF and test tables of members of unlike skill that share most of their faults, unless they are there."""
+    """OOF and test tables of members of unlike skill that share many faults, unless they are there."""
     import numpy as np
     import pandas as pd
 
