@@ -272,7 +272,8 @@ def test_trees_are_lightgbm_called_as_its_manual_says_from_what_is_linear_on(kin
             said = np.clip(said, 1e-5, 1 - 1e-5)
         first = said if kind == "values" else np.log(said / (1 - said))
         if kind == "classes":
-            x = np.log(part.oof / (1 - part.oof)).reshape(3, -1).T
+            p = np.clip(part.oof, 1e-5, 1 - 1e-5)
+            x = np.log(p / (1 - p)).reshape(3, -1).T
             return [(x, part.targets.ravel(), first.ravel())]
         words = part.oof if kind == "values" else np.log(part.oof / (1 - part.oof))
         return [(words[:, :, c].T, part.targets[:, c], first[:, c]) for c in range(3)]
