@@ -74,21 +74,22 @@ def run(sizes: list[int]) -> None:
 
 
 def make(rows: int) -> None:
-    """OOF and test tables of members of unlike skill, unless they are there."""
+    """OOF and test tables of members of unlike skill that share many faults, unless they are there."""
     import numpy as np
     import pandas as pd
 
     for table, n in (("oof", rows), ("test", int(rows * TEST_SHARE))):
         random = np.random.default_rng(0)
         truth = random.integers(0, CLASSES, n)
+        common = 1.5 * random.normal(size=(n, CLASSES)).astype(np.float32)  # what all of them get wrong
         for member in range(RUNS):
             path = BUILD / str(rows) / f"run{member:02d}" / f"{table}.parquet"
             if path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             own = np.random.default_rng(member + 1)
-            logits = own.normal(size=(n, CLASSES)).astype(np.float32)
-            logits[np.arange(n), truth] += 0.5 + 1.5 * own.random()
+            logits = common + own.normal(size=(n, CLASSES)).astype(np.float32)
+            logits[np.arange(n), truth] += 1.5 + own.random()
             p = np.exp(logits - logits.max(1, keepdims=True))
             said = pd.DataFrame(p / p.sum(1, keepdims=True), columns=OUTPUTS)
             said.insert(0, "id", np.arange(n))

@@ -10,8 +10,8 @@
 | `mlp` | a small network, output by output | `mlp.py`, `networks.py` |
 | `cnn` | a small convolution over neighbouring outputs | `cnn.py`, `networks.py` |
 
-All but the averages start from the calibrated mean, `calibration.py`, and none may fall when a member says
-more: see "The stack is monotone" in docs/decisions.md.
+Trees and networks start from a `linear.py` that is strongly drawn to the mean, that one from the mean,
+calibrated; and none may fall when a member says more: see "The stack is monotone" in docs/decisions.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.calibration import Calibration
+from src.ensemble.rivals.linear import Linear
 from src.ensemble.rivals.networks import Network, learn
 
 WIDTH = 3  # outputs a kernel sees
@@ -22,7 +22,7 @@ WIDTH = 3  # outputs a kernel sees
 class CNN(Network):
     """Added to an output: tanh units of a window of outputs around it, the same for all of them."""
 
-    def __init__(self, start: Calibration, members: int, outputs: int):
+    def __init__(self, start: Linear, members: int, outputs: int):
         super().__init__(start, members, outputs)
         self.bend_in = torch.nn.Parameter(torch.zeros(self.hidden, members, WIDTH))
         self.bend_in.data[:, :, WIDTH // 2] = torch.rand(self.hidden, members) * 2

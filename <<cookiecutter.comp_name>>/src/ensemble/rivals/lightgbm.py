@@ -11,7 +11,7 @@ import numpy as np
 
 from src.ensemble.boosting import boost
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.calibration import Calibration
+from src.ensemble.rivals.linear import Linear
 from src.ensemble.rivals.trees import Examples, Trees, grow_all
 
 
@@ -57,7 +57,7 @@ class LightGBM(Trees):
     def from_json(cls, stored: dict[str, Any]) -> LightGBM:
         """What `as_json` gave."""
         boosters = [None if text is None else lgb.Booster(model_str=text) for text in stored["boosters"]]
-        start = Calibration.from_json(stored["start"])
+        start = Linear.from_json(stored["start"])
         return cls(start.kind, start, boosters, tuple(stored["rounds"]))
 
     def gain(self, features: int) -> np.ndarray:

@@ -38,10 +38,13 @@ class Linear:
     weights: np.ndarray
     bias: np.ndarray
 
+    def score(self, said: np.ndarray) -> np.ndarray:
+        """(M, N, C) to (N, C) logits, or numbers."""
+        return (terms(said, self.kind) * self.weights[:, None]).sum(0) + self.bias
+
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
         """(M, N, C) to (N, C)."""
-        total = (terms(said, self.kind) * self.weights[:, None]).sum(0) + self.bias
-        return activated(total, self.kind)
+        return activated(self.score(said), self.kind)
 
     def as_json(self) -> dict[str, Any]:
         """Kind, weights and biases."""
@@ -62,6 +65,12 @@ def fit(level: Level) -> Linear:
         losses = [[_loss(fit_one(one, p), watched) for one, watched in pairs] for p in PENALTIES]
         best = PENALTIES[int(np.argmin(np.sum(losses, axis=1)))]
     return fit_one(level, best)
+
+
+def start(level: Level) -> Linear:
+    """Where trees and networks start from: drawn to the mean so strongly that of few rows it is the mean,
+    calibrated; of many it trusts whom they show to be better, which what is only added to could not."""
+    return fit_one(level.sample(ROWS), PENALTIES[-1])
 
 
 def _loss(fitted: Linear, watched: Level) -> float:
@@ -139,7 +148,7 @@ def shares_of(value: Value, members: int, penalty: float) -> np.ndarray:
         method="SLSQP",
         bounds=[(0, 1)] * members,
         constraints={"type": "eq", "fun": lambda s: s.sum() - 1, "jac": np.ones_like},
-        options={"maxiter": 500, "ftol": 1e-10},
+        options={"maxiter": 100, "ftol": 1e-10},
     ).x
     shares = np.clip(found, 0, None)
     good = np.isfinite(shares).all() and shares.sum() > 0

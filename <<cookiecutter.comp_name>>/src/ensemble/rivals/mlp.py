@@ -1,4 +1,4 @@
-"""A multi-layer perceptron of eight hidden units over the members, monotone, added to their mean.
+"""A multi-layer perceptron of eight hidden units over the members, monotone, added to what is linear.
 
 Classes share one, each label and each number has its own.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.calibration import Calibration
+from src.ensemble.rivals.linear import Linear
 from src.ensemble.rivals.networks import Network, learn
 
 
 class MLP(Network):
     """Added to an output: tanh units of the members' words of it, none with a weight below 0."""
 
-    def __init__(self, start: Calibration, members: int, outputs: int):
+    def __init__(self, start: Linear, members: int, outputs: int):
         super().__init__(start, members, outputs)
         shared = 1 if self.kind == "classes" else outputs
         self.bend_in = torch.nn.Parameter(torch.rand(shared, self.hidden, members) * 2)

@@ -1,4 +1,4 @@
-"""Small monotone networks as second levels, added to the calibrated mean: what they read, how they learn, how
+"""Small monotone networks as second levels, added to what is linear: what they read, how they learn, how
 they are kept.
 
 Weights that must not be below 0 are put back there after each step (projected gradient descent), so that no
@@ -16,17 +16,19 @@ import torch
 import torch.nn.functional as F
 
 from src.ensemble.rivals.base import Kind, Level, words
-from src.ensemble.rivals.calibration import Calibration, activated
-from src.ensemble.rivals.calibration import fit as start_of
+from src.ensemble.rivals.calibration import activated
+from src.ensemble.rivals.linear import Linear
+from src.ensemble.rivals.linear import start as start_of
 
 EPOCHS, PATIENCE = 80, 8  # at most; without a gain on the watched fold
 RATE, DECAY = 0.02, 0.01  # AdamW
+NUMBERS = 2_000_000  # to learn a few hundred weights from
 STEPS = 8  # of an epoch; a batch is an eighth of the rows ...
 BATCH = (64, 4096)  # ... within these
 
 
 class Network(torch.nn.Module, ABC):
-    """What is added to the calibrated mean, by the members' words (N, M, C), standardised; at the start
+    """What is added to the start of linear.py, by the members' words (N, M, C), standardised; at the start
     nothing.
 
     Fitted it is a second level: `apply`, `as_json`, `from_json`.
@@ -34,7 +36,7 @@ class Network(torch.nn.Module, ABC):
 
     hidden: ClassVar[int] = 8
 
-    def __init__(self, start: Calibration, members: int, outputs: int):
+    def __init__(self, start: Linear, members: int, outputs: int):
         super().__init__()
         self.start, self.kind, self.members, self.outputs = start, start.kind, members, outputs
         self.epochs = 0
@@ -78,7 +80,7 @@ class Network(torch.nn.Module, ABC):
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Network:
         """What `as_json` gave."""
-        network = cls(Calibration.from_json(stored["start"]), stored["members"], stored["outputs"])
+        network = cls(Linear.from_json(stored["start"]), stored["members"], stored["outputs"])
         network.load_state_dict({name: torch.tensor(value) for name, value in stored["state"].items()})
         network.epochs = stored["epochs"]
         return network.eval()
@@ -93,6 +95,7 @@ def as_words(said: np.ndarray, kind: Kind) -> torch.Tensor:
 def learn(cls: type[Network], level: Level) -> Network:
     """A network of all rows, in as many epochs as gained on a watched fold; a quarter of `EPOCHS` where there
     is none to watch."""
+    level = level.sample(max(1, NUMBERS // (level.oof.shape[0] * level.oof.shape[2])))
     epochs = EPOCHS // 4
     for learned, watched in level.inner():
         epochs = train(cls, learned, EPOCHS, watched).epochs
@@ -129,7 +132,7 @@ def train(cls: type[Network], level: Level, epochs: int, watched: Level | None =
     return network.eval()
 
 
-def tensors(level: Level, start: Calibration) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tensors(level: Level, start: Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Words (N, M, C), starts (N, C) and targets (N, C), in float32."""
     score = torch.from_numpy(start.score(level.oof).astype(np.float32))
     return as_words(level.oof, level.kind), score, torch.from_numpy(level.targets.astype(np.float32))

@@ -7,8 +7,8 @@
 Extra features stand behind the members' columns, for classes with the class itself as a category: they say
 which class they speak for only together with it.
 
-Trees start from the calibrated mean and say what is to be added to it; where they gain nothing on the watched
-rows there are none, and the calibrated mean it is.
+Trees start from what is linear, see `start` in linear.py, and say what is to be added to it; where they gain
+nothing on the watched rows there are none, and it stays as it is.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from src.ensemble.rivals import linear
 from src.ensemble.rivals.base import Kind, Level, log_odds, loss, words
-from src.ensemble.rivals.calibration import Calibration, activated, fit
+from src.ensemble.rivals.calibration import activated
+from src.ensemble.rivals.linear import Linear
 
 WATCH_EVERY = 2_000_000  # numbers to learn from, beyond which one watched fold says how many rounds
 Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, F), answers (n,), starts (n,)
@@ -50,7 +52,7 @@ class Trees:
     """Fitted boosters, an output or one for all classes; None where no tree is better than the start."""
 
     kind: Kind
-    start: Calibration
+    start: Linear
     boosters: Sequence[Any]
     rounds: tuple[int, ...]
     engine: ClassVar[Engine]
@@ -70,12 +72,12 @@ class Trees:
         return np.zeros(n) if booster is None else self.engine.raw(booster, x())
 
 
-def starts(start: Calibration, said: np.ndarray) -> np.ndarray:
-    """(N, C) where trees start: log-odds of the calibrated mean, or its numbers."""
+def starts(start: Linear, said: np.ndarray) -> np.ndarray:
+    """(N, C) where trees start: log-odds of what is linear, or its numbers."""
     return start.score(said) if start.kind != "classes" else log_odds(start.apply(said))
 
 
-def grow_all(level: Level, engine: Engine) -> tuple[Calibration, list[Any], tuple[int, ...]]:
+def grow_all(level: Level, engine: Engine) -> tuple[Linear, list[Any], tuple[int, ...]]:
     """The start, the boosters of a level's outputs, and their rounds.
 
     Each fold of the level in turn is watched while the others teach, until nothing is gained on it; of large
@@ -83,12 +85,12 @@ def grow_all(level: Level, engine: Engine) -> tuple[Calibration, list[Any], tupl
     """
     most, stopped, shape = level.settings.max_rounds, [], _shape(level)
     for learned, watched in level.inner():
-        start = fit(learned)
+        start = linear.start(learned)
         each = zip(examples(learned, start), examples(watched, start), strict=True)
         stopped.append([_rounds(engine, *pair, level, shape) for pair in each])
         if level.oof.size > WATCH_EVERY:
             break
-    start = fit(level)
+    start = linear.start(level)
     train = examples(level, start)
     rounds = np.median(stopped, axis=0).astype(int).tolist() if stopped else [most] * len(train)
     each = zip(train, rounds, strict=True)
@@ -118,7 +120,7 @@ def _shape(level: Level) -> tuple[int, tuple[int, ...]]:
     return (extra + 1, (*codes, first + extra)) if level.kind == "classes" else (extra, codes)
 
 
-def examples(level: Level, start: Calibration) -> list[Examples]:
+def examples(level: Level, start: Linear) -> list[Examples]:
     """The training set of each booster, rows with an unknown answer left out."""
     score = starts(start, level.oof)
     if level.kind == "classes":

@@ -13,7 +13,7 @@ import numpy as np
 
 from src.config import UserError
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.calibration import Calibration
+from src.ensemble.rivals.linear import Linear
 from src.ensemble.rivals.trees import Examples, Trees, grow_all
 
 
@@ -100,7 +100,7 @@ class XGBoost(Trees):
     def from_json(cls, stored: dict[str, Any]) -> XGBoost:
         """What `as_json` gave."""
         boosters = [None if model is None else _booster(model) for model in stored["models"]]
-        start = Calibration.from_json(stored["start"])
+        start = Linear.from_json(stored["start"])
         return cls(start.kind, start, boosters, tuple(stored["rounds"]))
 
 
