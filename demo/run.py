@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,14 @@ def main() -> None:
     page = f"{report(project, solution)}\n\n{time.monotonic() - began:.0f} s in all ({times})."
     print(f"\n{page}\nThe project is {project.relative_to(ROOT)}.")
     if arguments.results:
-        arguments.results.write_text(PAGE + page + "\n", encoding="utf-8")
+        write_page(arguments.results, PAGE + page + "\n")
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write the page; other scripts' sections, which come after the demo's, stay."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    sections = re.split(r"(?m)^(?=## )", old)[2:]  # behind the head and the demo's own
+    path.write_text("\n".join([text, *sections]) if sections else text, encoding="utf-8")
 
 
 PAGE = """# Results
