@@ -264,3 +264,5 @@ def test_a_prepared_competition_of_another_task_is_made_quiet(tmp_path):
     for task in TASKS:
         config = load_config(prepare_competition(tmp_path / task, task))
         assert create_task(quiet(config, tmp_path)).name == task
+        views = quiet(config, tmp_path).inference.tta
+        assert len(views) == 1 + (task == "regression")  # stage 04 asks two of it
