@@ -149,6 +149,8 @@ def test_a_check_is_a_leak_beyond_three_standard_deviations_on_the_better_side(s
     assert not check(0.5 - sign * 0.9).leaks
     assert "below chance" in check(0.5 - sign * 0.9).line()
     assert check(float("nan")).leaks  # no score is no proof
+    assert Check("03", "x", 0.5 + 0.1 * sign, 0.5, 0.0, sign).leaks  # chance that never varies
+    assert not Check("03", "x", 0.5, 0.5, 0.0, sign).leaks
 
 
 # --- dealing out --------------------------------------------------------------------------------------------

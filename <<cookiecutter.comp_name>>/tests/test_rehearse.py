@@ -28,7 +28,7 @@ WAYS = [True, False] if namespaces() else [False]
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
-    """A trained competition of masks, whose rows are pairs, would be larger; classes do: its config."""
+    """A trained competition of classes with its bundle: its config."""
     config = load_config(prepare_competition(tmp_path_factory.mktemp("made"), "multiclass"), [*SETTINGS])
     train_run(run_of(config), (0, 1))
     predict_run(run_of(config), (0, 1))

@@ -7,6 +7,7 @@ table and mask stays as it is. A tiny network learns the rows by heart, which is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ class Check:
     @property
     def beyond(self) -> float:
         """How many standard deviations better than chance."""
-        return self.sign * (self.cv - self.chance) / self.spread if self.spread else 0.0
+        better = self.sign * (self.cv - self.chance)
+        if not self.spread:
+            return math.copysign(math.inf, better) if better else 0.0
+        return better / self.spread
 
     @property
     def leaks(self) -> bool:

@@ -54,7 +54,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     source, _ = submission_source(config)
     metrics = read_json(source / "metrics.json")
     stacker = read_json(source / "stacker.json") if (source / "stacker.json").exists() else None
-    names = [source.name] if stacker is None else used_members(stacker)
+    names = [source.name] if stacker is None else stacker["members"]
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "members").mkdir(parents=True)
     junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -86,11 +86,6 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     )
     check_folder(folder)
     return manifest
-
-
-def used_members(stacker: dict[str, Any]) -> list[str]:
-    """All members: the stack was fitted on all of them, in this order."""
-    return list(stacker["members"])
 
 
 def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
