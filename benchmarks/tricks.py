@@ -3,9 +3,10 @@
     python benchmarks/tricks.py run FOLDER --weights FILE [--only NAME ...]   # hours; killed, it goes on
     python benchmarks/tricks.py write                                         # the column of docs/tricks.md
 
-FOLDER and FILE are those of packs.py. Of each competition's training rows at most ROWS are taken, in two
-folds, so that a training takes seconds and half of the rows are scored; all pairs of fold and seed that fit
-the pack's minutes are trained. Short trainings of few rows say what a trick does there, and no more.
+FOLDER and FILE are those of packs.py. A pack's rows are taken, in two folds, so that a training takes seconds
+and half of the rows are scored; all pairs of fold and seed that fit the pack's minutes are trained. Short
+trainings of few rows say what a trick does there, and no more. The ways to fine-tune, which finetuning.py
+writes into docs/results.md, are measured with the photographs.
 """
 
 from __future__ import annotations
@@ -23,50 +24,60 @@ from pathlib import Path
 
 from packs import BUILD, PACKS, ROOT, prepare
 
-ROWS = 1000
+TEST_ROWS = 200  # of its test images, for what learns from them; the others would only be predicted
 TRAINED = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 32, "ema": {"decay": 0.99}}  # of few steps
 PRETRAINED = {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"}
 ONE_CORE = {"jobs": 1, "threads": 1}  # two ablations may then run side by side
-SCRATCH = {"backbone": "resnet10t", "pretrained": False}
+SCRATCH = {"backbone": "test_resnet", "pretrained": False}
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A competition: what docs/tricks.md calls it, the minutes it is given, and its base experiment."""
+    """A competition: what docs/tricks.md calls it, the minutes it is given, how many of its rows are taken
+    (None: all), and its base experiment."""
 
     label: str
     minutes: int
+    rows: int | None
     base: dict
 
 
 LAB = {
     "trashnet": Pack(
         "photos",
-        90,
-        {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 6}},
+        80,
+        800,
+        {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
     ),
     "pcb_tiles": Pack(
         "boards",
-        35,
+        30,
+        1000,
         {
             "data": {"image_size": 64, "near_duplicates": -1},  # empty tiles would tie the boards together
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 6},
+            "train": {**TRAINED, "epochs": 5},
             "augment": {"vflip": 0.5},
         },
     ),
     "pneumonia": Pack(
         "X-rays",
-        60,
-        {"data": {"image_size": 32}, "model": SCRATCH, "train": {**TRAINED, "epochs": 12}},
+        45,
+        2000,
+        {
+            "data": {"image_size": 32},
+            "model": SCRATCH,
+            "train": {**TRAINED, "lr": 4e-3, "epochs": 8},
+        },
     ),
     "omniglot_id": Pack(
         "characters",
         30,
+        None,
         {
             "data": {"image_size": 32},
-            "model": {**SCRATCH, "embedding": 128},
-            "train": {**TRAINED, "lr": 3e-3, "epochs": 16, "batch_size": 48},
+            "model": {"backbone": "resnet10t", "pretrained": False, "embedding": 128},
+            "train": {**TRAINED, "lr": 3e-3, "epochs": 12, "batch_size": 48},
             "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06},
             "inference": {"tta": ["identity"]},
         },
@@ -74,20 +85,22 @@ LAB = {
     "dsb2018": Pack(
         "masks",
         25,
+        None,
         {
             "data": {"image_size": 64},
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 8, "batch_size": 16},
+            "train": {**TRAINED, "epochs": 6, "batch_size": 16},
             "augment": {"vflip": 0.5},
         },
     ),
     "dsb_count": Pack(
         "counts",
-        20,
+        15,
+        None,
         {
             "data": {"image_size": 96, "fit": "pad"},
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 10, "batch_size": 16, "loss": "mae", "target_log": True},
+            "train": {**TRAINED, "epochs": 8, "batch_size": 16, "loss": "mae", "target_log": True},
             "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         },
     ),
@@ -118,8 +131,8 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("linear warm-up", "train.hold_epochs=1", IMAGES),
     ("cosine, with warm restarts", "train.schedule=constant", IMAGES),
     ("cosine, with warm restarts", "train.cycles=2", IMAGES),
-    ("steps, by a factor", "train.schedule=step train.steps=[3,5]", IMAGES),
-    ("lines between", "train.schedule=piecewise train.steps=[3,6] train.step_lrs=[5e-4,1e-6]", IMAGES),
+    ("steps, by a factor", "train.schedule=step train.steps=[2,4]", IMAGES),
+    ("lines between", "train.schedule=piecewise train.steps=[2,5] train.step_lrs=[5e-4,1e-6]", IMAGES),
     (
         "reduce on plateau",
         "train.schedule=plateau train.plateau_patience=1 train.early_stopping.patience=null",
@@ -213,7 +226,24 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("U-Net, FPN", "model.decoder=fpn", ("dsb2018",)),
     ("batches of identities", "train.images_per_class=2", ("omniglot_id",)),
     ("knowledge distillation", "distill.teacher=teacher", IMAGES),
+    ("hard distillation", "distill.teacher=teacher distill.hard=true", IMAGES),
+    ("feature distillation", "distill.teacher=teacher distill.features=1", IMAGES),
+    ("mean teacher", "consistency={}", IMAGES),
 ]
+
+# Ways to fine-tune, beyond those of the list above; each against all weights trained at one rate.
+MODES = {
+    "(2) the head alone for an epoch, then all": "train.freeze_epochs=1",
+    "(3) the backbone at a tenth of the rate": "train.backbone_lr=0.1",
+    "(4) the shallow stages frozen": "train.freeze_stages=2",
+    "layer-wise decay by 0.75": "train.layer_decay=0.75",
+    "(2) and (3)": "train.freeze_epochs=1 train.backbone_lr=0.1",
+    "(3) and (4)": "train.backbone_lr=0.1 train.freeze_stages=2",
+    "(2), (3) and (4)": "train.freeze_epochs=1 train.backbone_lr=0.1 train.freeze_stages=2",
+    "(3) and layer-wise decay": "train.backbone_lr=0.1 train.layer_decay=0.75",
+    "(1) with batch norms frozen": "train.freeze_bn=true",
+    "from scratch: no pretrained weights": "model.weights=null model.pretrained=false",
+}
 
 
 def main() -> None:
@@ -238,23 +268,10 @@ def main() -> None:
 def ablate(name: str, folder: Path, weights: Path) -> None:
     """Compare a pack's changes with its base experiment."""
     pack = LAB[name]
-    changes = [change for _, change, packs in TRICKS if name in packs]
+    modes = MODES.values() if name == "trashnet" else ()
+    changes = [*dict.fromkeys([*modes, *(change for _, change, packs in TRICKS if name in packs)])]
     base = {"task": PACKS[name]["task"], "runtime": ONE_CORE, **pack.base}
-    compare(BUILD / f"tricks_{name}", name, base, changes, pack.minutes, folder, weights, ROWS)
-
-
-def compare(
-    project: Path,
-    name: str,
-    base: dict,
-    changes: list[str],
-    minutes: int,
-    folder: Path,
-    weights: Path,
-    rows: int | None = None,
-) -> None:
-    """Bake a pack's project unless it is there, with so many of its rows, train a teacher where one is asked
-    for, and compare the changes with the base."""
+    project = BUILD / f"tricks_{name}"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
     def make(*words: str) -> None:
@@ -263,8 +280,7 @@ def compare(
 
     if not (project / "configs" / "teacher.yaml").exists():
         prepare(project, name, folder, weights)
-        if rows is not None:
-            sample(project / "data" / "raw" / "train.csv", rows)
+        sample(project / "data" / "raw", pack.rows)
         make("sniff")
         page = {"base": "default", "cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}, **base}
         (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")
@@ -273,16 +289,18 @@ def compare(
     make("folds")
     if any("teacher" in change for change in changes):
         make("train", "EXP=teacher")
-    make("ablate", f"MINUTES={minutes}")
+    make("ablate", f"MINUTES={pack.minutes}")
 
 
-def sample(table: Path, rows: int) -> None:
-    """Leave so many of its rows, unless they are nearly all."""
+def sample(folder: Path, rows: int | None) -> None:
+    """Leave so many rows of train.csv (None: all), and TEST_ROWS of the other tables."""
     import pandas as pd
 
-    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-    if len(frame) > 1.6 * rows:
-        frame.sample(rows, random_state=0).sort_index().to_csv(table, index=False)
+    for table, kept in {"train": rows, "test": TEST_ROWS, "sample_submission": TEST_ROWS}.items():
+        path = folder / f"{table}.csv"
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if kept is not None and kept < len(frame):
+            frame.sample(kept, random_state=0).sort_index().to_csv(path, index=False)
 
 
 def write(page: Path) -> None:
