@@ -45,7 +45,7 @@ class Pack:
 LAB = {
     "trashnet": Pack(
         "photos",
-        80,
+        100,
         800,
         {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
     ),
@@ -62,7 +62,7 @@ LAB = {
     ),
     "pneumonia": Pack(
         "X-rays",
-        45,
+        50,
         2000,
         {
             "data": {"image_size": 32},

@@ -113,7 +113,7 @@ def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list
 def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
     """Compare, write the tables, draw the picture, print the lines."""
     from src.commands.budget import said_pairs
-    from src.commands.compare import chance, compare, how_scored, lines, write_tables
+    from src.commands.compare import CHANCE, compare, how_scored, lines, write_tables
     from src.report.trials import draw_differences
     from src.tasks import create_task
 
@@ -130,13 +130,9 @@ def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair
         f"ablation of {trials.config.name}: {metric.name}, {said_pairs(pairs)}, base {base.score:.4f}; "
         f"positive is better",
         *lines(rows),
-        f"{how_scored(metric)}; helps and hurts are beyond two standard errors of the paired difference.",
+        f"{how_scored(metric)}; ± is a standard error; helps and hurts are beyond a paired t-test's 95 %.",
+        f"Of {len(made)} tricks that do nothing, {CHANCE * len(made):.1f} would seem to do something.",
     ]
-    if len(pairs) > 1:
-        count = chance(len(pairs)) * len(made)
-        said.append(
-            f"Of {len(made)} tricks that do nothing, {count:.1f} would seem to, with {len(pairs)} pairs."
-        )
     write_tables(folder, rows, scores, metric.sign)
     draw_differences(folder / "ablation.png", [row for row in rows if not row.note], said[0])
     write_text(folder / "report.txt", "\n".join(said) + "\n")

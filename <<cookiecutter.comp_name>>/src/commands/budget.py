@@ -102,9 +102,9 @@ def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes
 
 
 def measure(trials: Trials, folder: Any) -> Cost:
-    """Train the experiment for one epoch, on as many folds as go side by side, and predict; kept in
-    `cost.json`, so that it is done once."""
-    short = replace(trials, share=1 / trials.config.train.epochs)
+    """Train the experiment for two epochs, on as many folds as go side by side, and predict; kept in
+    `cost.json`, so that it is done once. The first epoch pays for what is set up once, so the last counts."""
+    short = replace(trials, share=min(1.0, 2 / trials.config.train.epochs))
     width = _width(trials)
     step = Step(
         title=f"{trials.kind} {trials.config.name}: seconds an epoch",
@@ -123,10 +123,10 @@ def measure(trials: Trials, folder: Any) -> Cost:
         run, began = short.run(BASE, trials.seed), time.monotonic()
         short.make(BASE, pairs)
         seconds = time.monotonic() - began
-        histories = [pd.read_csv(run.fold_folder(pair.fold) / "history.csv") for pair in pairs]
-        epoch = max(float(history["seconds"].iloc[-1]) for history in histories)
-        seconds = max(seconds, epoch)  # a training taken over from elsewhere took no time now
-        write_json(step.folder / "cost.json", asdict(Cost(epoch, seconds - epoch, len(pairs))))
+        histories = [pd.read_csv(run.fold_folder(pair.fold) / "history.csv")["seconds"] for pair in pairs]
+        epoch = max(float(history.iloc[-1]) for history in histories)
+        rest = max(0.0, seconds - max(len(history) for history in histories) * epoch)  # 0: taken over
+        write_json(step.folder / "cost.json", asdict(Cost(epoch, rest, len(pairs))))
         step.done()
     return Cost(**read_json(step.folder / "cost.json"))
 

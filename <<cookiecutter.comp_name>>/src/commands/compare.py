@@ -14,8 +14,8 @@ from src.scoring import standard_error
 
 Scores = dict[Change, dict[Pair, float]]
 
-SURE = 2.0  # standard errors
-ENOUGH = 3  # pairs: of two, a third of the tricks that do nothing lie beyond two standard errors
+CHANCE = 0.05  # of a trick that does nothing to seem to do something, whatever the number of pairs
+ENOUGH = 3  # pairs: two scores of few rows often differ by the same, and then have no error
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,18 @@ class Row:
     note: str = ""  # why it could not be tried
 
     @property
+    def margin(self) -> float:
+        """Half the 95 % interval of the difference: Student's t, since few pairs tell their own error badly;
+        NaN for fewer than two pairs."""
+        from scipy.stats import t
+
+        return float(t.isf(CHANCE / 2, self.pairs - 1)) * self.error if self.pairs > 1 else float("nan")
+
+    @property
     def verdict(self) -> str:
         if self.note:
             return "failed"
-        if self.pairs < ENOUGH or not abs(self.difference) > SURE * self.error:
+        if self.pairs < ENOUGH or not abs(self.difference) > self.margin:
             return "cannot tell"
         return "helps" if self.difference > 0 else "hurts"
 
@@ -57,14 +65,6 @@ def paired(own: dict[Pair, float], base: dict[Pair, float], sign: int) -> dict[P
     """Each pair's difference, positive where `own` is better."""
     both = {pair: sign * (own[pair] - base[pair]) for pair in own if pair in base}
     return {pair: value for pair, value in both.items() if isfinite(value)}
-
-
-def chance(pairs: int) -> float:
-    """How often a trick that does nothing lies beyond two standard errors: Student's t with pairs - 1 degrees
-    of freedom."""
-    from scipy.stats import t
-
-    return float(2 * t.sf(SURE, pairs - 1)) if pairs > 1 else float("nan")
 
 
 def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:

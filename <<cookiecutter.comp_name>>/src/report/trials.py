@@ -15,37 +15,37 @@ COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
 
 
 def draw_differences(path: Path, rows: list[Any], title: str) -> None:
-    """A dot and an error bar a change, the best on top; the bar is two standard errors either way. `rows`
-    have `change.name`, `difference`, `error` and `verdict`."""
+    """A dot and its 95 % interval a change, the best on top. `rows` have `change.name`, `difference`, `margin`
+    and `verdict`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.32 * max(1, len(rows))))
     axis = figure.subplots()
     for place, row in enumerate(reversed(rows)):
-        error = 2 * row.error if np.isfinite(row.error) else 0.0
-        axis.errorbar(row.difference, place, xerr=error, fmt="o", capsize=3, color=COLOURS[row.verdict])
+        margin = row.margin if np.isfinite(row.margin) else 0.0
+        axis.errorbar(row.difference, place, xerr=margin, fmt="o", capsize=3, color=COLOURS[row.verdict])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row.change.name for row in reversed(rows)], fontsize=8)
     axis.set_ylim(-0.6, max(1, len(rows)) - 0.4)
-    axis.set_xlabel("difference of the score (two standard errors)", fontsize=9)
+    axis.set_xlabel("difference of the score, and its 95 % interval", fontsize=9)
     axis.set_title(title, fontsize=8)
     axis.grid(alpha=0.3, axis="x")
     _save(figure, path)
 
 
 def draw_line(path: Path, key: str, values: list[Any], rows: list[Any], title: str) -> None:
-    """The difference by the values of one key, in their order, with two standard errors either way."""
+    """The difference by the values of one key, in their order, with its 95 % interval."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6))
     axis = figure.subplots()
-    errors = [2 * row.error if np.isfinite(row.error) else 0.0 for row in rows]
+    margins = [row.margin if np.isfinite(row.margin) else 0.0 for row in rows]
     differences = [row.difference for row in rows]
-    axis.errorbar(range(len(values)), differences, yerr=errors, fmt="o-", capsize=3, color="tab:blue")
+    axis.errorbar(range(len(values)), differences, yerr=margins, fmt="o-", capsize=3, color="tab:blue")
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xticks(range(len(values)), [str(value) for value in values], fontsize=8)
     axis.set_xlabel(key)
-    axis.set_ylabel("difference (two standard errors)", fontsize=9)
+    axis.set_ylabel("difference, and its 95 % interval", fontsize=9)
     axis.set_title(title, fontsize=8)
     axis.grid(alpha=0.3)
     _save(figure, path)
