@@ -15,8 +15,8 @@ HEADING = "## Fine-tuning"
 ABOUT = """
 
 Written by `benchmarks/finetuning.py`: trashnet, {rows} photographs at {size} px in two folds,
-mobilenetv2_100 from a local file (`model.weights`), AdamW at {lr}, {epochs} epochs; mean accuracy over {pairs}
-pairs of fold and seed, and the paired difference to the first row with its standard error.
+mobilenetv2_100 from a local file (`model.weights`), AdamW at {lr}, {epochs} epochs; mean accuracy over
+{pairs} pairs of fold and seed, and the paired difference to the first row with its standard error.
 
 | way | accuracy | difference | |
 |---|--:|--:|---|

@@ -15,8 +15,8 @@ COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
 
 
 def draw_differences(path: Path, rows: list[Any], title: str) -> None:
-    """A dot and its 95 % interval a change, the best on top. `rows` have `change.name`, `difference`, `margin`
-    and `verdict`."""
+    """A dot and its 95 % interval a change, the best on top. `rows` have `change.name`, `difference`,
+    `margin` and `verdict`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.32 * max(1, len(rows))))
