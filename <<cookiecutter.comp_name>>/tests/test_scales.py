@@ -4,6 +4,7 @@ backbone that takes them."""
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -62,9 +63,13 @@ def test_sizes_are_whole_strides_but_for_the_size_itself(shares, size, stride, s
     assert sizes_of(shares, size, stride) == sizes
 
 
-def test_shares_that_round_to_one_size_are_refused_with_better_ones():
-    with pytest.raises(UserError, match=r"\[0.95, 1.0, 1.05\] of 64 px are all 64 px in strides of 32"):
-        sizes_of((0.95, 1.0, 1.05), 64, 32)
+@pytest.mark.parametrize(("size", "stride"), [(64, 32), (32, 32), (224, 32), (256, 16)])
+def test_shares_that_round_to_one_size_are_refused_with_better_ones(size, stride):
+    why = rf"\[0.99, 1.0\] of {size} px are all {size} px in strides of {stride}; .* such as \[(.*)\],"
+    with pytest.raises(UserError, match=why) as caught:
+        sizes_of((0.99, 1.0), size, stride)
+    good = re.search(why, str(caught.value))[1]
+    assert len(sizes_of(tuple(map(float, good.split(","))), size, stride)) > 1
 
 
 @pytest.mark.parametrize(

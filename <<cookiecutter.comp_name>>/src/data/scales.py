@@ -62,9 +62,11 @@ def sizes_of(shares: tuple[float, ...], image_size: int, stride: int) -> tuple[i
     near = {share: max(1, round(image_size * share / stride)) * stride for share in shares}
     sizes = tuple(sorted({image_size if share == 1 else size for share, size in near.items()}))
     if len(sizes) < 2:
+        around = [side / image_size for side in range(image_size - stride, image_size + stride + 1, stride)]
+        good = [float(f"{share:.2g}") for share in around if share >= 0.25]  # the least that the config takes
         raise UserError(
             f"augment.scales={list(shares)} of {image_size} px are all {sizes[0]} px in strides of {stride}; "
-            f"take shares further apart, such as [0.75, 1, 1.25], or set it to null"
+            f"take shares further apart, such as {good}, or set it to null"
         )
     return sizes
 
