@@ -72,7 +72,7 @@ LAB = {
     ),
     "omniglot_id": Pack(
         "characters",
-        30,
+        15,
         None,
         {
             "data": {"image_size": 32},
@@ -84,7 +84,7 @@ LAB = {
     ),
     "dsb2018": Pack(
         "masks",
-        25,
+        13,
         None,
         {
             "data": {"image_size": 64},
@@ -95,7 +95,7 @@ LAB = {
     ),
     "dsb_count": Pack(
         "counts",
-        15,
+        8,
         None,
         {
             "data": {"image_size": 96, "fit": "pad"},
