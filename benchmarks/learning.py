@@ -130,7 +130,9 @@ def measure(name: str, seed: int, base: Path, folder: Path) -> None:
     if str(base) not in sys.path:
         sys.path.insert(0, str(base))
     few, whole = (copied(base, kind, name, seed) for kind in ("few", "all"))
-    for project in (few, whole):
+    for kind, project in (("few", few), ("all", whole)):
+        text = json.dumps(page_of(name, kind, seed))  # JSON is YAML
+        (project / "configs" / "baseline.yaml").write_text(text, encoding="utf-8")
         for script in ("01_folds.py", "02_train.py", "03_oof_predict.py"):
             stage(project, script)
     stage(few, "04_pseudo_label.py")
@@ -160,24 +162,29 @@ def copied(base: Path, kind: str, name: str, seed: int) -> Path:
     tables = {t: pd.read_csv(raw / f"{t}.csv", dtype=str, keep_default_na=False) for t in TABLES}
     train, test, sample = tables.values()
     train = train.sample(lab["rows"] or len(train), random_state=0).sort_index()
-    page = {"base": "default", "task": PACKS[name]["task"], "seed": seed, **SHARED, **lab["base"]}
-    page["cv"], page["pseudo"] = {**SHARED["cv"], "seed": seed}, lab["pseudo"]
-    page["train"] = {**page["train"], "epochs": lab["epochs"][kind]}
     if kind == "few":
         kept = train.sample(frac=KEPT, random_state=seed).sort_index()
         train, hidden = kept, train.drop(kept.index)
         blank = {c: hidden[c] if c in test.columns else sample[c].iloc[0] for c in sample.columns}
         test, sample = pd.concat([test, hidden[test.columns]]), pd.concat([sample, pd.DataFrame(blank)])
-        page["data"] = {**page["data"], "test_images": ["test_images", "train_images"]}
         hidden.to_csv(project / "hidden.csv", index=False)
     for table, rows in zip(TABLES, (train, test, sample), strict=True):
         (raw / f"{table}.csv").unlink()  # a link: the pack's own stays as it is
         rows.to_csv(raw / f"{table}.csv", index=False)
-    config = project / "configs" / "baseline.yaml"
-    config.unlink()
-    config.write_text(json.dumps(page), encoding="utf-8")  # JSON is YAML
+    (project / "configs" / "baseline.yaml").unlink()  # another link
     (project / "ready").touch()
     return project
+
+
+def page_of(name: str, kind: str, seed: int) -> dict[str, Any]:
+    """The experiment that all others of a project are changes of."""
+    lab = LAB[name]
+    page = {"base": "default", "task": PACKS[name]["task"], "seed": seed, **SHARED, **lab["base"]}
+    page |= {"cv": {**SHARED["cv"], "seed": seed}, "pseudo": lab["pseudo"]}
+    page["train"] = {**page["train"], "epochs": lab["epochs"][kind]}
+    if kind == "few":
+        page["data"] = {**page["data"], "test_images": ["test_images", "train_images"]}
+    return page
 
 
 def stage(project: Path, script: str, experiment: str = "baseline") -> None:

@@ -68,6 +68,7 @@ def test_every_stage_lies_at_chance_where_nothing_can_be_learned(noisy):
 def test_its_network_learns_the_rows_by_heart_for_only_then_would_a_leak_show(noisy):
     history = pd.read_csv(noisy.root / "runs/noise/fold0/history.csv")
     assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
+    assert read_json(noisy.root / "runs/noise/fold0/score.json")["kept"] == "epoch 20"
 
 
 def test_a_teacher_that_has_seen_the_folds_rows_is_caught(checked, planted, monkeypatch):
@@ -199,8 +200,7 @@ def test_what_a_fold_learned_from_is_written_down(noisy):
     table = pd.read_csv(noisy.root / "data/folds.csv", dtype=str)
     learned = pd.read_parquet(noisy.root / "runs/noise-round1/fold1/learned.parquet")
     rows = {part: set(ids) for part, ids in learned.groupby("part")["id"]}
-    assert rows["train"] | rows["stop"] == set(table.loc[table["fold"] != "1", "id"])
-    assert not rows["train"] & rows["stop"]
+    assert rows["train"] == set(table.loc[table["fold"] != "1", "id"])
     pseudo = pd.read_parquet(noisy.root / "runs/noise-round1/fold1.pseudo.parquet")
     assert rows["pseudo"] == set(pseudo["id"])
 
