@@ -424,6 +424,7 @@ FILES = {
     "tests/test_sniff.py",
     "tests/test_stack.py",
     "tests/test_stack_features.py",
+    "tests/test_stack_tables.py",
     "tests/test_stages.py",
     "tests/test_submission.py",
     "tests/test_sweep.py",
