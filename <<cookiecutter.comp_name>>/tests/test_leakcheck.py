@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from competitions import TASKS, prepare_competition
-from conftest import BASELINE, forget_the_listings, write_config
-from digits import write_competition
+from conftest import forget_the_listings
+from leakchecks import check, check_again, competition, copy_of, leaks
 
 from src.artifacts import read_json, write_parquet
 from src.commands import leakcheck, noise
 from src.commands.leakscan import scan
-from src.commands.noise import Check, checks, quiet, run_stages, shuffled
+from src.commands.noise import Check, checks, quiet, shuffled
 from src.commands.sample import copy_sample
 from src.configfile import load_config
 from src.decisions import fit
@@ -30,37 +30,30 @@ from src.training import teachers
 from src.training.launch import train_run
 
 
-def competition(folder: Path, task: str) -> Path:
-    """A made competition, before stage 01; gives its `baseline.yaml`."""
-    made, text = TASKS[task]
-    write_competition(folder / "data" / "raw", n_train=400, n_test=400, task=made)
-    write_config(folder, "common", BASELINE)
-    return write_config(folder, "baseline", f"base: common\n{text}")
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """The command on the embedded competition."""
+    forget_the_listings()
+    return check(tmp_path_factory.mktemp("checked"), "multiclass")
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
-    """A competition whose images were dealt out anew, with all stages run: its config."""
-    whole, folder = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("noise")
-    config = load_config(competition(whole, "multiclass"))
-    forget_the_listings()
-    copy_sample(config, folder, noise.ROWS, noise.TEST_ROWS, deal=True)
-    forget_the_listings()
-    small = quiet(config, folder)
-    run_stages(small)
-    return small
+def noisy(checked):
+    """Its competition whose images were dealt out anew, with all stages run: its config."""
+    return checked.noise
 
 
 @pytest.fixture
-def planted(noisy, tmp_path):
+def planted(checked, tmp_path):
     """A copy of it to plant a leak in."""
-    folder = Path(shutil.copytree(noisy.root, tmp_path / "planted", symlinks=True))
     forget_the_listings()
-    return noisy.model_copy(update={"root": folder})
+    return copy_of(checked, tmp_path / "planted")
 
 
-def found(config, stage: str, name: str) -> Check:
-    return next(check for check in checks(config) if (check.stage, check.name) == (stage, name))
+def test_the_command_finds_no_leak_in_the_embedded_competition(checked):
+    assert (checked.done.returncode, checked.done.stderr) == (0, "")
+    assert checked.done.stdout.endswith("leakcheck: no leak was found\n")
+    assert leaks(checked.done) == []
 
 
 def test_every_stage_lies_at_chance_where_nothing_can_be_learned(noisy):
@@ -75,9 +68,10 @@ def test_every_stage_lies_at_chance_where_nothing_can_be_learned(noisy):
 def test_its_network_learns_the_rows_by_heart_for_only_then_would_a_leak_show(noisy):
     history = pd.read_csv(noisy.root / "runs/noise/fold0/history.csv")
     assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
+    assert read_json(noisy.root / "runs/noise/fold0/score.json")["kept"] == "epoch 20"
 
 
-def test_a_teacher_that_has_seen_the_folds_rows_is_caught(planted, monkeypatch):
+def test_a_teacher_that_has_seen_the_folds_rows_is_caught(checked, planted, monkeypatch):
     load = teachers.load_model
 
     def of_the_next_fold(path: Path, device):
@@ -90,21 +84,23 @@ def test_a_teacher_that_has_seen_the_folds_rows_is_caught(planted, monkeypatch):
     shutil.rmtree(planted.root / "runs/student")
     train_run(run_of(pupil), (0, 1, 2, 3))
     predict_run(run_of(pupil), (0, 1, 2, 3))
-    check = found(planted, "03", "student")
-    assert check.leaks, check.line()
+    done = check_again(checked, planted)
+    assert done.returncode == 1
+    assert ("03", "student") in leaks(done), done.stdout
 
 
-def test_pseudo_labels_of_the_ensemble_are_caught(planted):
+def test_pseudo_labels_of_the_ensemble_are_caught(checked, planted):
     for path in (planted.root / "runs").glob("noise-round*"):
         shutil.rmtree(path)
     (planted.root / "runs/noise/pseudo.json").unlink()
     of_all = planted.pseudo.model_copy(update={"rounds": 1, "source": "ensemble"})
     rounds.label_recursively(planted.model_copy(update={"pseudo": of_all}))
-    check = found(planted, "04", "noise-round1")
-    assert check.leaks, check.line()
+    done = check_again(checked, planted)
+    assert done.returncode == 1
+    assert ("04", "noise-round1") in leaks(done), done.stdout
 
 
-def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(planted, monkeypatch):
+def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(checked, planted, monkeypatch):
     from sklearn.tree import DecisionTreeClassifier
 
     from src.ensemble import levels
@@ -120,8 +116,9 @@ def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(planted, monkeyp
     shutil.rmtree(planted.root / "stacks")
     folders, _ = find_members(planted)
     stack_runs(stack_step(planted, folders), planted, folders)
-    check = found(planted, "05", "lightgbm")
-    assert check.leaks, check.line()
+    done = check_again(checked, planted)
+    assert done.returncode == 1
+    assert ("05", "lightgbm") in leaks(done), done.stdout
 
 
 def test_thresholds_fitted_on_the_rows_they_decide_are_caught():
@@ -203,8 +200,7 @@ def test_what_a_fold_learned_from_is_written_down(noisy):
     table = pd.read_csv(noisy.root / "data/folds.csv", dtype=str)
     learned = pd.read_parquet(noisy.root / "runs/noise-round1/fold1/learned.parquet")
     rows = {part: set(ids) for part, ids in learned.groupby("part")["id"]}
-    assert rows["train"] | rows["stop"] == set(table.loc[table["fold"] != "1", "id"])
-    assert not rows["train"] & rows["stop"]
+    assert rows["train"] == set(table.loc[table["fold"] != "1", "id"])
     pseudo = pd.read_parquet(noisy.root / "runs/noise-round1/fold1.pseudo.parquet")
     assert rows["pseudo"] == set(pseudo["id"])
 
@@ -234,6 +230,26 @@ def test_a_table_that_is_not_what_the_folds_own_models_said_is_named(planted):
     write_parquet(path, table)
     (leak,) = scan(planted).leaks
     assert leak.startswith("student: oof.parquet does not hold what fold ")
+
+
+def test_a_stack_that_was_nested_by_other_folds_is_named(planted):
+    path = planted.root / "stacks/noise/oof.parquet"
+    table = pd.read_parquet(path)
+    table.loc[0, "fold"] = (table.loc[0, "fold"] + 1) % 4
+    write_parquet(path, table)
+    (leak,) = scan(planted).leaks
+    assert leak.startswith(
+        f"stack noise: 1 rows stand in other folds than in data/folds.csv, such as {table['id'][0]}"
+    )
+
+
+def test_a_stack_of_tables_that_have_changed_since_cannot_be_seen(planted):
+    stamp = planted.root / "stacks/noise/stack.stamp.json"
+    members = read_json(stamp)["recipe"]["members"]
+    change_stamp(stamp, members=members | {"noise": ["other", "other"]})
+    assert scan(planted).unseen == ["stack noise: its member noise has been predicted again since"]
+    change_stamp(stamp, folds="other")
+    assert scan(planted).unseen == ["stack noise was made on other folds than data/folds.csv holds now"]
 
 
 def test_what_cannot_be_seen_is_said_and_is_no_leak(planted):

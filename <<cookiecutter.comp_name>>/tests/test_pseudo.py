@@ -87,6 +87,23 @@ def test_labels_are_selected_one_by_one_and_the_unsure_ones_are_written_as_unkno
         pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_of_one_probability_a_sure_no_is_selected_like_a_sure_yes(labels):
+    values = np.random.default_rng(0).random(300).astype(np.float32)
+    values[:4] = [0.9, 0.1, 0.89, 0.11]
+    table = pd.DataFrame({"id": [f"{i:05d}" for i in range(300)], "yes": values})
+    found = select(table, task_of("binary"), ["yes"], Pseudo(labels=labels))
+    wanted = []
+    for name, p in zip(table["id"], values, strict=True):
+        sure = p if p >= 0.5 else 1 - p
+        if sure >= np.float32(0.9):
+            wanted.append([name, sure, float(p >= 0.5) if labels == "hard" else p])
+    assert [row[0] for row in wanted[:2]] == ["00000", "00001"]
+    assert wanted[2][0] not in ("00002", "00003")
+    expected = pd.DataFrame(wanted, columns=["id", "confidence", "yes"])
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
 def test_numbers_are_selected_by_the_spread_that_stands_beside_them():
     random = np.random.default_rng(0)
     table = pd.DataFrame({"id": [f"{i}" for i in range(41)], "age": random.normal(40, 10, 41)})

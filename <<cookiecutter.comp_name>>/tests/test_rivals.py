@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import lightgbm as lgb
 import numpy as np
@@ -309,6 +310,20 @@ def test_trees_are_lightgbm_called_as_its_manual_says_from_what_is_linear_on(kin
     else:
         expected = np.stack(raw, 1) if kind == "values" else expit(np.stack(raw, 1))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_on_a_few_hundred_rows_lightgbms_own_defaults_lose_to_the_mean_and_ours_do_not():
+    """Six columns that know little: 31 leaves and a hundred rounds learn the rows by heart."""
+    rows = level("labels", n=300, outputs=1, noises=(2.5,) * 6, settings=Stack())
+
+    def defaults(part: Level):
+        x, y = part.oof[:, :, 0].T, part.targets[:, 0]
+        booster = lgb.train({"objective": "binary", "verbose": -1, "num_threads": 1}, lgb.Dataset(x, y), 100)
+        return SimpleNamespace(apply=lambda said, extra=None: booster.predict(said[:, :, 0].T)[:, None])
+
+    plain, theirs = (loss(rows, nested_oof(fit, rows)) for fit in (fitter("mean"), defaults))
+    assert theirs > 1.1 * plain
+    assert loss(rows, nested_oof(fitter("lightgbm"), rows)) < 1.01 * plain
 
 
 def test_trees_that_gain_nothing_are_none_and_leave_what_is_linear():

@@ -54,6 +54,9 @@ def scan(config: Config) -> Scan:
             look_at_teacher(found, run, fold, stamp, list(held_out))
             look_at_labels(found, run, fold, list(held_out))
         look_at_table(found, run, held_out)
+    fold_of = dict(zip(table["id"], table["fold"], strict=True))
+    for stack in sorted(path for path in (config.root / "stacks").glob("*") if path.is_dir()):
+        look_at_stack(found, stack, fold_of, folds, runs)
     return found
 
 
@@ -132,6 +135,27 @@ def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None
         columns = [c for c in own.columns if c not in ("fold",)]
         if not own[columns].equals(whole.loc[own.index, columns]):
             found.leaks.append(f"{run.name}: oof.parquet does not hold what fold {fold}'s model said")
+
+
+def look_at_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
+    """A stack is nested by the folds of its own table: they must be those that its members were trained on,
+    and its members' tables what they were."""
+    recipe, path = _recipe(stack / "stack.stamp.json"), stack / "oof.parquet"
+    if recipe is None or not path.exists():
+        return
+    if recipe["folds"] != folds:
+        found.unseen.append(f"stack {stack.name} was made on other folds than data/folds.csv holds now")
+        return
+    for name, (oof, _) in recipe["members"].items():
+        if not (runs / name / "oof.parquet").exists() or digest(runs / name / "oof.parquet") != oof:
+            found.unseen.append(f"stack {stack.name}: its member {name} has been predicted again since")
+    own = pd.read_parquet(path, columns=["id", "fold"])
+    moved = own[own["id"].map(fold_of) != own["fold"]]
+    if len(moved):
+        found.leaks.append(
+            f"stack {stack.name}: {len(moved)} rows stand in other folds than in data/folds.csv, such as "
+            f"{moved['id'].iloc[0]}: their second level learned from predictions that know their labels"
+        )
 
 
 def _parts(run: Path, held_out: dict[int, set[str]]) -> Iterator[tuple[int, pd.DataFrame]]:

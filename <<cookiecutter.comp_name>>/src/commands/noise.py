@@ -83,7 +83,9 @@ def quiet(config: Config, root: Path) -> Config:
         "batch_size": 32,
         "label_smoothing": 0.0,
         "ema": {"enabled": False},
-        "early_stopping": {"patience": None},
+        # the last weights: those that stopping rows like best have learned least. Stage 04 calibrates
+        # rankings on these rows.
+        "early_stopping": {"enabled": retrieval, "patience": None},
     }
     values["pseudo"] |= {"rounds": 2, "threshold": SURE.get(config.task.name, 0.51), "pixels": 0.0}
     values["pseudo"] |= {"labels": "hard", "epochs": None}  # soft ones of noise say little, of leaks too

@@ -136,7 +136,7 @@ class Stack(Section):
     min_data_in_leaf: Count = 20
     max_rounds: Count = 300
     patience: Count = 20
-    monotone: bool = True  # false: trees may fall with a member's word; free, they score .512 AUC on noise
+    monotone: bool = True  # false: trees may fall with a member's word, and learn from luck on noise
     features: tuple[Text, ...] | None = (
         None  # columns of train.csv and test.csv, and of the image its height,
     )

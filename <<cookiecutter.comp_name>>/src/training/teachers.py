@@ -36,7 +36,7 @@ class Teacher:
     """A teacher run's model of the same fold: it saw no row that this fold is scored on.
 
     Any other fold's model did, and its opinion of the training rows would carry those labels over: on pure
-    noise, a pupil of out-of-fold teachers scores .68, a pupil of the same fold's .49.
+    noise its pupil scores far above chance (tests/test_leakcheck.py plants one).
     """
 
     def __init__(self, config: Config, name: str, fold: int, pupil: Architecture, device: torch.device):

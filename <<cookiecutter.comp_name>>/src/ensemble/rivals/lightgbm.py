@@ -4,15 +4,14 @@ ensemble/boosting.py."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import lightgbm as lgb
 import numpy as np
 
 from src.ensemble.boosting import boost
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.linear import Linear
-from src.ensemble.rivals.trees import Examples, Trees, grow_all
+from src.ensemble.rivals.trees import Examples, Trees
 
 
 class Engine:
@@ -36,6 +35,14 @@ class Engine:
         """(n,) what the trees add to the start."""
         return booster.predict(features, raw_score=True)
 
+    def written(self, booster: lgb.Booster) -> str:
+        """LightGBM's own text."""
+        return booster.model_to_string()
+
+    def read(self, stored: str) -> lgb.Booster:
+        """What `written` gave."""
+        return lgb.Booster(model_str=stored)
+
 
 def _dataset(examples: Examples) -> tuple[np.ndarray | None, ...]:
     features, answers, start = examples
@@ -48,18 +55,6 @@ class LightGBM(Trees):
 
     engine: ClassVar[Engine] = Engine()
 
-    def as_json(self) -> dict[str, Any]:
-        """Kind, start, rounds and LightGBM's own texts."""
-        texts = [None if booster is None else booster.model_to_string() for booster in self.boosters]
-        return {"start": self.start.as_json(), "rounds": list(self.rounds), "boosters": texts}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> LightGBM:
-        """What `as_json` gave."""
-        boosters = [None if text is None else lgb.Booster(model_str=text) for text in stored["boosters"]]
-        start = Linear.from_json(stored["start"])
-        return cls(start.kind, start, boosters, tuple(stored["rounds"]))
-
     def gain(self, features: int) -> np.ndarray:
         """(features,) how much each was used, summed over boosters."""
         used = [b.feature_importance("gain")[:features] for b in self.boosters if b is not None]
@@ -68,4 +63,4 @@ class LightGBM(Trees):
 
 def fit(level: Level) -> LightGBM:
     """A booster an output, or one for all classes."""
-    return LightGBM(level.kind, *grow_all(level, Engine()))
+    return LightGBM.fitted(level)

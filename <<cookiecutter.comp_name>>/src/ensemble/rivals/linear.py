@@ -22,8 +22,8 @@ from src.ensemble.rivals import calibration
 from src.ensemble.rivals.base import Kind, Level, loss
 from src.ensemble.rivals.calibration import activated, terms
 
-# Of a sum of losses. Not weaker: at 30 shares still follow luck (.508 AUC on noise of three classes), at
-# 100 no more; from a few thousand rows on these, too, let the better member have it all.
+# Of a sum of losses. Not weaker: shares would follow luck on noise of a few hundred rows, see test_leaks.py;
+# from a few thousand rows on these, too, let the better member have it all.
 PENALTIES = (100.0, 1000.0)
 USUAL = 100.0  # where there is no fold to choose by
 CHOICE_ROWS = 5_000  # from here on the penalty hardly counts: the weakest

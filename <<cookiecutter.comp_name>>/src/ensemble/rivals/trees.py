@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -46,6 +46,12 @@ class Engine(Protocol):
     def raw(self, booster: Any, features: np.ndarray) -> np.ndarray:
         """(n,) what the trees add to the start."""
 
+    def written(self, booster: Any) -> Any:
+        """The booster in the library's own form, for JSON."""
+
+    def read(self, stored: Any) -> Any:
+        """What `written` gave."""
+
 
 @dataclass(frozen=True)
 class Trees:
@@ -66,6 +72,23 @@ class Trees:
             return values / values.sum(1, keepdims=True)
         more = [self._raw(c, lambda c=c: column(said, c, self.kind, extra), len(score)) for c in several]
         return activated(score + np.stack(more, axis=1), self.kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """Start, rounds, and boosters in their library's own form."""
+        boosters = [None if booster is None else self.engine.written(booster) for booster in self.boosters]
+        return {"start": self.start.as_json(), "rounds": list(self.rounds), "boosters": boosters}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Self:
+        """What `as_json` gave."""
+        boosters = [None if one is None else cls.engine.read(one) for one in stored["boosters"]]
+        start = Linear.from_json(stored["start"])
+        return cls(start.kind, start, boosters, tuple(stored["rounds"]))
+
+    @classmethod
+    def fitted(cls, level: Level) -> Self:
+        """A booster an output, or one for all classes."""
+        return cls(level.kind, *grow_all(level, cls.engine))
 
     def _raw(self, output: int, x: Callable[[], np.ndarray], n: int) -> np.ndarray:
         booster = self.boosters[output]

@@ -13,8 +13,7 @@ import numpy as np
 
 from src.config import UserError
 from src.ensemble.rivals.base import Level
-from src.ensemble.rivals.linear import Linear
-from src.ensemble.rivals.trees import Examples, Trees, grow_all
+from src.ensemble.rivals.trees import Examples, Trees
 
 
 def library() -> Any:
@@ -79,6 +78,16 @@ class Engine:
         nothing = np.zeros(len(features))
         return booster.predict(library().DMatrix(features, base_margin=nothing), output_margin=True)
 
+    def written(self, booster: Any) -> dict[str, Any]:
+        """XGBoost's own JSON."""
+        return json.loads(booster.save_raw("json").decode())
+
+    def read(self, stored: dict[str, Any]) -> Any:
+        """What `written` gave."""
+        booster = library().Booster()
+        booster.load_model(bytearray(json.dumps(stored).encode()))
+        return booster
+
 
 def _dataset(examples: Examples) -> Any:
     features, answers, start = examples
@@ -91,26 +100,8 @@ class XGBoost(Trees):
 
     engine: ClassVar[Engine] = Engine()
 
-    def as_json(self) -> dict[str, Any]:
-        """Start, rounds and XGBoost's own JSON."""
-        models = [None if b is None else json.loads(b.save_raw("json").decode()) for b in self.boosters]
-        return {"start": self.start.as_json(), "rounds": list(self.rounds), "models": models}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> XGBoost:
-        """What `as_json` gave."""
-        boosters = [None if model is None else _booster(model) for model in stored["models"]]
-        start = Linear.from_json(stored["start"])
-        return cls(start.kind, start, boosters, tuple(stored["rounds"]))
-
-
-def _booster(model: dict[str, Any]) -> Any:
-    booster = library().Booster()
-    booster.load_model(bytearray(json.dumps(model).encode()))
-    return booster
-
 
 def fit(level: Level) -> XGBoost:
     """A booster an output, or one for all classes."""
     library()
-    return XGBoost(level.kind, *grow_all(level, Engine()))
+    return XGBoost.fitted(level)

@@ -1,0 +1,78 @@
+"""`make leakcheck` for tests: on a made competition, with the noise that it plays kept to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from competitions import TASKS
+from conftest import BASELINE, call_command, write_config
+from digits import write_competition
+
+from src.commands import leakcheck, noise
+from src.config import Config
+from src.configfile import load_config
+
+RARE = [f"is {digit}{more}" for more in ("", " or after") for digit in range(10)]
+MADE = TASKS | {  # twenty rare labels, each decided by a threshold of its own
+    "rare": ("rare", f"task: {{name: multilabel, metric: f1_macro}}\ndata: {{target: {json.dumps(RARE)}}}\n")
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A competition's project, what the command said there, and the config of the noise that it left."""
+
+    project: Path
+    done: subprocess.CompletedProcess[str]
+    noise: Config
+
+
+def competition(folder: Path, made: str) -> Path:
+    """A competition of MADE, before stage 01; gives its `baseline.yaml`."""
+    task, text = MADE[made]
+    write_competition(folder / "data" / "raw", n_train=400, n_test=400, task=task)
+    write_config(folder, "common", BASELINE)
+    return write_config(folder, "baseline", f"base: common\n{text}")
+
+
+def check(folder: Path, made: str) -> Checked:
+    """Run the command on such a competition, both below `folder`."""
+    config = load_config(competition(folder / "project", made))
+    (folder / "noise").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        kept = SimpleNamespace(TemporaryDirectory=lambda prefix: contextlib.nullcontext(folder / "noise"))
+        patch.setattr(leakcheck, "tempfile", kept)
+        done = call_command(leakcheck, config.root)
+    return Checked(config.root, done, noise.quiet(config, folder / "noise"))
+
+
+def copy_of(checked: Checked, folder: Path) -> Config:
+    """The noise once more, to plant a leak in."""
+    shutil.copytree(checked.noise.root, folder, symlinks=True)
+    return checked.noise.model_copy(update={"root": folder})
+
+
+def check_again(checked: Checked, planted: Config) -> subprocess.CompletedProcess[str]:
+    """Run the command once more; in the place of its stages it finds what `planted` holds."""
+
+    def found(config: Config) -> None:
+        shutil.copytree(
+            planted.root, config.root, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("raw")
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "run_stages", found)
+        return call_command(leakcheck, checked.project)
+
+
+def leaks(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    """Stage and name of each line that says LEAK."""
+    lines = [line.removeprefix("leakcheck: ") for line in done.stdout.splitlines() if line.endswith("LEAK")]
+    return [(line[:2], line[4:24].strip()) for line in lines]
