@@ -104,6 +104,7 @@ def ask_in_pieces(
         stores, good, sizes = stores_of(members, files)
         plan = guard.plan
         said = ask_all(members, stores, plan, devices)
+        del stores  # before the next piece is read
         columns = columns_of(test.table.iloc[start : start + PIECE], sizes, about)
         goods.append(good)
         bad += int((~good).sum())
