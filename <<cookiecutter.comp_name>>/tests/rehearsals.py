@@ -26,6 +26,8 @@ from src.training.launch import train_run
 SETTINGS = ("submit.source=run:baseline", "competition.slug=digits", "train.epochs=2")
 FEW = {"PUBLIC": 8, "HIDDEN": 20, "REPLAYED": 12}  # images of a case: what takes time is starting
 
+ALL = rehearse.CASES
+
 
 def prepare_bundled(folder: Path, task: str, *settings: str) -> Config:
     """A trained and predicted competition of that task with its bundle."""
@@ -41,7 +43,7 @@ def small_cases(monkeypatch, *names: str) -> None:
     for name, count in FEW.items():
         monkeypatch.setattr(rehearse, name, count)
     if names:
-        monkeypatch.setattr(rehearse, "CASES", {name: rehearse.CASES[name] for name in names})
+        monkeypatch.setattr(rehearse, "CASES", {name: ALL[name] for name in names})
         monkeypatch.setattr(rehearse, "projection", lambda *_: ([], True))  # of cases that are not played
 
 

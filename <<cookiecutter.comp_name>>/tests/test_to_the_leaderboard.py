@@ -23,6 +23,7 @@ from src.kernel.sandbox import run_kernel
 
 ARGS = (
     *SETTINGS,
+    "train.epochs=12",
     "competition.kaggle_username=quickfox",
     "kaggle.code_competition=true",
     "kaggle.machine_shape=cpu",
@@ -74,7 +75,7 @@ def test_a_trained_run_reaches_the_leaderboard(config, tmp_path, monkeypatch):
     assert receipt["cases"] == dict.fromkeys(CASES, "good")
     assert (receipt["bundle_hash"], receipt["passed"]) == (whole, True)
     assert "images fit into 9 h" in said[rehearse]
-    assert "a hidden test of 24 images: 0.00 of 9 h" in said[rehearse]
+    assert "a hidden test of 24 images: " in said[rehearse]
 
     kernel = server.store.kernels["quickfox/digits-infer"]
     assert kernel.saved["text"] == (ROOT / "kernel/infer.py").read_text()
@@ -88,7 +89,7 @@ def test_a_trained_run_reaches_the_leaderboard(config, tmp_path, monkeypatch):
     predict_competition(root / "kaggle/bundle", tmp_path / "hidden", tmp_path / "here")
     pd.testing.assert_frame_equal(hidden, table(tmp_path / "here/submission.csv"))
     right = float(np.mean(hidden["label"].to_numpy() == solution[hidden["id"]].to_numpy()))
-    assert right > 0.2  # of ten classes: it learned something
+    assert right > 0.3  # of ten classes: it learned something
     with open(root / "submissions/log.csv", newline="") as handle:
         (noted,) = csv.DictReader(handle)
     assert float(noted["public"]) == pytest.approx(right, abs=1e-5)
