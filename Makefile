@@ -42,6 +42,8 @@ lint: setup ## check the code's style and format, the project's included
 lock: setup ## resolve requirements/*.in anew into the locks (ARGS=--upgrade for the newest)
 	@$(COMPILE) '$(PROJECT)/requirements/base.in' '$(PROJECT)/requirements/dev.in' \
 		--output-file '$(PROJECT)/requirements/lock.txt' $(ARGS)
+	@$(COMPILE) '$(PROJECT)/requirements/kaggle-image.in' \
+		--output-file '$(PROJECT)/requirements/kaggle.lock'
 	@$(COMPILE) requirements/dev.in --constraints '$(PROJECT)/requirements/lock.txt' \
 		--output-file requirements/dev.lock $(ARGS)
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
 | external images | there too: extra-<key>.npy, extra-<key>.parquet | their files, the index, image settings |
-| masks | there too: masks.npy, masks.parquet (segmentation) | tables, files, image and mask settings |
+| masks | there too: masks.npy, .parquet, .json (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
 | train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
 | predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
@@ -133,7 +133,7 @@ def masks_step(config: Config) -> Step | None:
     return Step(
         title=f"01 masks at {data.cached_size} px",
         folder=images.folder,
-        outputs=("masks.npy", "masks.parquet"),
+        outputs=("masks.npy", "masks.parquet", "masks.json"),
         recipe={
             "data": settings,
             "train": digest(raw_tables(config)["train"]),
@@ -158,7 +158,7 @@ def folds_step(config: Config) -> Step:
             "cv": cv,
             "task": config.task.name,
             "data": config.data.model_dump(mode="json", include=LABELS),
-            "masks": None if masks is None else _digest_if_there(masks.folder / "masks.parquet"),
+            "masks": None if masks is None else _contents_in(masks.folder / "masks.json"),
             "tables": {role: digest(path) for role, path in raw_tables(config).items()},
             "contents": _contents(cache),
         },
@@ -182,7 +182,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
         "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
         "crop": config.data.image_size if config.data.cache_size else None,  # of what is cached
         "statistics": digest(images.folder / "statistics.json"),
-        "masks": None if masks is None else digest(masks.folder / "masks.parquet"),
+        "masks": None if masks is None else _contents_in(masks.folder / "masks.json"),
     }
 
 
@@ -328,10 +328,6 @@ def submit_step(config: Config, source: Path, name: str) -> Step:
     )
 
 
-def _digest_if_there(path: Path) -> str | None:
-    return digest(path) if path.is_file() else None
-
-
 def digest_of(path: Path, key: str, hint: str | None = None) -> str:
     """The digest of a file; raises `UserError`, with the key that names it, where it is not there."""
     if not path.is_file():
@@ -343,7 +339,12 @@ def digest_of(path: Path, key: str, hint: str | None = None) -> str:
 def _contents(index: Path) -> str | None:
     """A digest of the image contents and hashes, the same at every cached size, so that a new size keeps the
     folds."""
+    return _contents_in(index.parent / "statistics.json")
+
+
+def _contents_in(path: Path) -> str | None:
+    """The `contents` of a JSON file; None where there is none."""
     try:
-        return json.loads((index.parent / "statistics.json").read_text(encoding="utf-8"))["contents"]
+        return json.loads(path.read_text(encoding="utf-8"))["contents"]
     except (OSError, ValueError, KeyError):
         return None

@@ -6,6 +6,8 @@ import io
 import itertools
 from pathlib import Path
 
+import cv2
+import imagehash
 import numpy as np
 import pandas as pd
 import pytest
@@ -360,6 +362,18 @@ def index_of(tmp_path: Path, contents: list[bytes]) -> pd.DataFrame:
         image = decode(tmp_path / f"{i}.img", Data(image_size=16))
         rows.append({"content": image.content, "phash": image.phash, "thumbnail": image.thumbnail})
     return pd.DataFrame(rows).astype({"phash": "uint64"})
+
+
+def test_the_hash_of_an_images_looks_is_imagehashs(tmp_path):
+    """To the bit, on noise, on soft pictures and on one without any detail."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (12, 64, 64), dtype=np.uint8)
+    soft = [cv2.GaussianBlur(image, (0, 0), 6) for image in noise]
+    for number, grey in enumerate([*noise, *soft, np.full((64, 64), 90, np.uint8)]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(grey).save(path)
+        wanted = imagehash.phash(Image.fromarray(grey)).hash.ravel()
+        assert decode(path, Data(image_size=16)).phash == int("".join("01"[int(bit)] for bit in wanted), 2)
 
 
 COPIES = {

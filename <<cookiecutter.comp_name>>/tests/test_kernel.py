@@ -7,19 +7,24 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from competitions import TASKS, prepare_competition
 from conftest import ROOT, forget_the_listings
+from rehearsals import run_in_process, small_cases
 
 from src.artifacts import read_json, write_json
 from src.configfile import load_config
 from src.ensemble.apply import apply_stack
 from src.inference.oof import predict_run
+from src.kernel import members, rehearse
 from src.kernel.bundle import build_bundle, save_half, write_notebook
 from src.kernel.guard import PLANS, Guard, Plan
 from src.kernel.run import predict_competition
@@ -56,6 +61,8 @@ def prepare_bundle(task: str, folder: Path):
     write_submission(submit_step(config, source, name), config, source)
     bundle = folder / "kaggle" / "bundle"
     build_bundle(config, bundle)
+    whole = config.kaggle.model_copy(update={"half": False})
+    build_bundle(config.model_copy(update={"kaggle": whole}), bundle.with_name("whole"))
     return config, bundle
 
 
@@ -83,11 +90,52 @@ def alike(one: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(same.mean())
 
 
-def test_a_kernel_says_what_stages_03_and_06_say(bundled, mount, tmp_path):
+def apart(config, found: pd.DataFrame, stored: pd.DataFrame) -> float:
+    """How far two prediction tables are apart at most: numbers as a share of their spread where they have
+    units, similarities as they are, masks by their mean pixel."""
+    if config.task.name == "retrieval":
+        assert found["candidates"].str[0].tolist() == stored["candidates"].str[0].tolist()
+        return max(
+            np.abs(np.sort(one) - np.sort(other)).max()
+            for one, other in zip(found["similarity"], stored["similarity"], strict=True)
+        )
+    if config.task.name == "segmentation":
+        maps = [
+            [
+                cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_GRAYSCALE) / 255
+                for cell in table["mask"]
+            ]
+            for table in (found, stored)
+        ]
+        return max(np.abs(one - other).mean() for one, other in zip(*maps, strict=True))
+    one, other = (table.drop(columns="id").to_numpy() for table in (found, stored))
+    scale = other.std(0).max() if config.task.name == "regression" else 1.0
+    return np.abs(one - other).max() / scale
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_kernel_says_what_stages_03_and_06_say(bundled, mount, tmp_path, half):
+    """The same ids in the same order, and predictions within what the precision costs."""
     config, bundle = bundled
     home = pd.read_csv(config.root / "submissions/baseline.csv", dtype=str, keep_default_na=False)
+    predict_competition(bundle if half else bundle.with_name("whole"), mount, tmp_path, keep=True)
+    submitted = pd.read_csv(tmp_path / "submission.csv", dtype=str, keep_default_na=False)
+    found = pd.read_parquet(tmp_path / "predictions.parquet")
+    stored = pd.read_parquet(config.root / "runs/baseline/test.parquet")
+    assert found["id"].tolist() == stored["id"].tolist()
+    assert apart(config, found, stored) < (1e-2 if half else 1e-5)
     least = 0.5 if config.task.name == "segmentation" else 0.9  # a pixel on the edge makes another cell
-    assert alike(kernel(bundle, mount, tmp_path), home) >= least
+    assert alike(submitted, home) >= (least if half else 1)
+
+
+def test_its_rehearsal_passes(bundled, monkeypatch):
+    """The run that is scored behind walls, and what can be compared within this process."""
+    config, _ = bundled
+    small_cases(monkeypatch, "hidden")
+    assert [case.wrong for case in rehearse.rehearse(config, ROOT)] == [None]
+    small_cases(monkeypatch, "public", "replay")
+    monkeypatch.setattr(rehearse, "run_kernel", run_in_process)
+    assert [case.wrong for case in rehearse.rehearse(config, ROOT)] == [None, None]
 
 
 def test_an_empty_test_set_and_one_of_one_row_survive(bundled, mount, tmp_path):
@@ -138,6 +186,86 @@ def test_a_larger_shuffled_test_set_is_answered_in_its_own_order(classes, tmp_pa
     expected = whole.set_index("id")
     for name in order:
         assert found.loc[name].tolist() == expected.loc[name.rpartition("x")[0]].tolist()
+
+
+def test_a_test_set_of_a_hundred_times_the_size_is_held_piece_by_piece(classes, tmp_path, monkeypatch):
+    from src.kernel import run
+
+    config, bundle = classes
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    sample = pd.read_csv(mount / "sample_submission.csv", dtype=str)
+    names = [f"{name}x{copy}" for copy in range(100) for name in sample["id"]]
+    for name in names:
+        os.link(mount / f"test_images/{name.partition('x')[0]}.png", mount / f"test_images/{name}.png")
+    pd.DataFrame({"id": names, "label": "0"}).to_csv(mount / "sample_submission.csv", index=False)
+    pd.DataFrame({"id": names}).to_csv(mount / "test.csv", index=False)
+    stores: list[weakref.ref] = []
+    others: list[int] = []
+    read = run.read_images
+
+    def watched(files, data, seen):
+        others.append(sum(store() is not None for store in stores))
+        made = read(files, data, seen)
+        stores.append(weakref.ref(made[0]))
+        assert len(made[0].pixels) <= 100
+        return made
+
+    def idle(members, stores, *_):
+        return [np.full((len(stores[0][0].test), 10), 0.1, np.float32) for _ in members]
+
+    monkeypatch.setattr(run, "PIECE", 100)
+    monkeypatch.setattr(run, "read_images", watched)
+    monkeypatch.setattr(run, "ask_all", idle)
+    assert len(kernel(bundle, mount, tmp_path)) == len(names) == 2400
+    assert others == [0] * 24
+
+
+def test_where_the_time_runs_out_the_guard_leaves_out_views_and_folds(classes, tmp_path, monkeypatch, capsys):
+    from src.kernel import run
+
+    config, bundle = classes
+    short = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    about = read_json(short / "competition.json")
+    write_json(short / "competition.json", about | {"hours": (run.SPARE + 1e-3) / 3600})
+    monkeypatch.setattr(run, "PIECE", 8)
+    asked: list[Plan] = []
+    ask_all = run.ask_all
+    monkeypatch.setattr(run, "ask_all", lambda *args: asked.append(args[2]) or ask_all(*args))
+    table = kernel(short, config.root / "data/raw", tmp_path)
+    assert asked == [PLANS[0], PLANS[-1], PLANS[-1]]
+    assert "going on with one view, one fold" in capsys.readouterr().out
+    assert table["id"].tolist() == pd.read_csv(config.root / "data/raw/test.csv", dtype=str)["id"].tolist()
+    assert table["label"].nunique() > 1
+
+
+def test_two_gpus_share_the_models(classes, monkeypatch):
+    """Each fold's model lies on one of them, and is asked there, by that one's own worker."""
+    bundle, gpus = classes[1], [torch.device("cuda", number) for number in (0, 1)]
+    monkeypatch.setattr(members, "load_model", lambda path, device: Placed(device))
+    asked = []
+
+    def ask(self, fold, store, sizes, plan, device):
+        asked.append((fold, device, threading.get_ident()))
+        together.wait(30)  # both are at work at the same time
+        return np.full((3, 10), fold, np.float32)
+
+    together = threading.Barrier(2)
+    monkeypatch.setattr(members.Member, "ask", ask)
+    opened = members.open_members(bundle, read_json(bundle / "competition.json"), gpus)
+    (said,) = members.ask_all(opened, [(None, [])], Plan(), gpus)
+    assert {(fold, device) for fold, device, _ in asked} == set(enumerate(gpus))
+    assert len({worker for *_, worker in asked}) == 2
+    assert said.tolist() == [[0.5] * 10] * 3
+
+
+class Placed:
+    """A model of which only the place is known."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def parameters(self):
+        yield self
 
 
 def test_the_first_thing_written_is_a_valid_submission_of_the_prior(classes, tmp_path, monkeypatch):

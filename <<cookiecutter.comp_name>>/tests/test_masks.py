@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -381,6 +382,22 @@ def test_the_tables_hold_every_mask_at_both_sizes_in_the_order_of_train_csv(tmp_
     shares = coverage(tmp_path / "cache")
     assert shares.columns.tolist() == ["cell", "wall"]
     assert shares["wall"].tolist() == table["coverage.wall"].tolist()
+
+
+def test_the_digest_is_of_the_masks_and_not_of_the_table_they_lie_in(tmp_path):
+    """Another pyarrow or OpenCV writes other bytes for the same masks, and the folds must stay."""
+    data, written = Data(image_size=16, rle="runs"), {}
+    for name, runs, png in (("a", "1 4", 0), ("b", "1 4", 9), ("c", "1 5", 0)):
+        with mock.patch("src.data.masks.pack", lambda mask, png=png: pack_with(mask, png)):
+            build_masks(tmp_path / name, tables_of(targets={"runs": [runs]}), [(10, 10)], data, "01 masks")
+        written[name] = [(tmp_path / name / f"masks.{end}").read_bytes() for end in ("parquet", "json")]
+    assert written["a"][0] != written["b"][0]
+    assert written["a"][1] == written["b"][1] != written["c"][1]
+
+
+def pack_with(mask: np.ndarray, level: int) -> bytes:
+    """A PNG of more or less effort."""
+    return cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
 
 
 def test_names_put_the_run_length_columns_in_their_order(tmp_path):

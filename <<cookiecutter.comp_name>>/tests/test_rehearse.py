@@ -1,82 +1,22 @@
-"""A rehearsal passes for a good bundle on every test set, and catches what would fail on Kaggle."""
+"""The walls of a rehearsal, its test sets and its projection. What it catches: tests/test_zoo.py."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from competitions import prepare_competition
 
-from src.artifacts import read_json
+from src.config import Config
 from src.configfile import load_config
 from src.data.tables import load_tables
-from src.inference.oof import predict_run
-from src.kernel import rehearse, sandbox
-from src.kernel.bundle import build_bundle
+from src.kernel import image, rehearse, sandbox, verdict
 from src.kernel.mounts import Asked, lay_out, renamed
-from src.kernel.sandbox import namespaces, run_kernel
-from src.steps import run_of
-from src.submission.manifest import write_manifest
-from src.training.launch import train_run
+from src.kernel.sandbox import Outcome, namespaces, run_kernel
 
 PROJECT = Path(__file__).resolve().parents[1]
-SETTINGS = ("submit.source=run:baseline", "competition.slug=digits", "train.epochs=2")
 WAYS = [True, False] if namespaces() else [False]
-
-
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
-    """A trained competition of classes with its bundle: its config."""
-    config = load_config(prepare_competition(tmp_path_factory.mktemp("made"), "multiclass"), [*SETTINGS])
-    train_run(run_of(config), (0, 1))
-    predict_run(run_of(config), (0, 1))
-    build_bundle(config, config.root / "kaggle" / "bundle")
-    return config
-
-
-@pytest.fixture
-def few(monkeypatch):
-    """Small cases: what takes time is starting."""
-    for name, count in (("PUBLIC", 8), ("HIDDEN", 20), ("REPLAYED", 12)):
-        monkeypatch.setattr(rehearse, name, count)
-
-
-def test_a_good_bundle_passes_every_case_and_the_receipt_is_of_it(bundled, few, capsys):
-    cases = rehearse.rehearse(bundled, PROJECT)
-    assert {case.name: case.wrong for case in cases} == dict.fromkeys(rehearse.CASES)
-    assert {case.name: case.images for case in cases} == {
-        "public": 8,
-        "old layout": 8,
-        "hidden": 20,
-        "empty": 0,
-        "one row": 1,
-        "broken": 8,
-        "replay": 12,
-    }
-    receipt = read_json(bundled.root / "kaggle/receipts/rehearsal.json")
-    manifest = read_json(bundled.root / "kaggle/bundle/manifest.json")
-    assert receipt["passed"] is True
-    assert receipt["bundle_hash"] == manifest["bundle_hash"]
-    said = capsys.readouterr().out
-    assert "images fit into 9 h" in said
-    assert all(case.outcome.memory > 100 for case in cases if case.images)
-
-
-def test_weights_of_another_fold_are_caught_by_the_replay(bundled, few, monkeypatch, tmp_path):
-    folder = Path(shutil.copytree(bundled.root, tmp_path / "spoiled", symlinks=True))
-    config = bundled.model_copy(update={"root": folder})
-    members = folder / "kaggle/bundle/members"
-    shutil.copy(members / "baseline-fold1.safetensors", members / "baseline-fold0.safetensors")
-    old = read_json(folder / "kaggle/bundle/manifest.json")
-    more = {key: value for key, value in old.items() if key not in ("sha256", "bundle_hash")}
-    write_manifest(folder / "kaggle/bundle", **more)
-    monkeypatch.setattr(rehearse, "CASES", {"one row": rehearse.CASES["one row"], "replay": rehearse.replay})
-    monkeypatch.setattr(rehearse, "projection", lambda *_: ([], True))
-    _, case = rehearse.rehearse(config, PROJECT)
-    assert "fold 0's models say something else here" in case.wrong
-    assert read_json(folder / "kaggle/receipts/rehearsal.json")["passed"] is False
 
 
 # --- the sandbox --------------------------------------------------------------------------------------------
@@ -183,6 +123,61 @@ def test_a_kernel_that_takes_too_long_is_ended(tmp_path, project, isolated):
     done = play("import time; time.sleep(60)", tmp_path, project, isolated, limit=3)
     assert done.status == 124
     assert done.seconds < 30
+
+
+@pytest.mark.parametrize("isolated", WAYS)
+def test_what_kaggle_lacks_cannot_be_imported_by_us_and_can_by_libraries(tmp_path, project, isolated):
+    done = play(
+        "import omegaconf  # which imports yaml\n"
+        "try: import yaml\n"
+        "except ImportError as error: print(error)\n",
+        tmp_path,
+        project,
+        isolated,
+        absent={"yaml"},
+    )
+    assert (done.status, done.said.strip()) == (0, "No module named 'yaml' in Kaggle's image")
+
+
+def test_the_lock_says_what_kaggle_has():
+    """Names of modules, which are not always those of packages."""
+    lacking = image.absent(PROJECT / image.LOCK)
+    assert {"iterstrat", "imagehash", "pytest"} <= lacking
+    assert not lacking & {"torch", "cv2", "yaml", "PIL", "sklearn", "albumentations", "wandb", "pyarrow"}
+    assert image.absent(PROJECT / "requirements/none.lock") == frozenset()
+
+
+def test_a_log_names_the_versions_that_differ(monkeypatch):
+    monkeypatch.setattr(image.metadata, "version", {"torch": "2.10.0", "timm": "1.0.26"}.get)
+    monkeypatch.setattr(image, "PACKAGES", ("torch", "timm"))
+    said = image.said({"torch": "2.15.0", "timm": "1.0.26", "opencv": "5"})
+    assert said.endswith("torch 2.10.0 (bundle: 2.15.0), timm 1.0.26")
+
+
+# --- the projection -----------------------------------------------------------------------------------------
+
+
+def outcome(seconds: float, memory: float, disk: float) -> Outcome:
+    return Outcome(0, "", seconds, memory, disk, Path())
+
+
+@pytest.mark.parametrize(
+    ("images", "fits", "hours"), [(None, True, "0.01"), (10_000, True, "0.28"), (3_000_000, False, "83.34")]
+)
+def test_the_hidden_test_is_projected_against_the_limits(images, fits, hours):
+    """A line through one image and 301: 0.1 s, 2 MiB and 0.01 MiB each; memory grows for a piece alone."""
+    cases = [
+        verdict.Case("one row", 1, outcome(10, 500, 0.01), None),
+        verdict.Case("hidden", 301, outcome(40, 1100, 3.01), None),
+    ]
+    config = Config(competition={"slug": "digits"}, kaggle={"hidden_images": images})
+    lines, found = rehearse.projection(config, cases, here=100)
+    assert found is fits
+    assert "an image takes 100 ms on this machine: 323,900 images fit into 9 h" in lines[0]
+    memory = 1100 if images is None else 500 + 2 * 512
+    disk = (images or 100) * 0.01 + 0.01
+    assert f"{images or 100:,} images: {hours} of 9 h, peak memory {memory:,.0f} of 29,000 MiB" in lines[1]
+    assert f"working folder {disk:,.1f} of 20,000 MiB" in lines[1]
 
 
 def test_without_namespaces_the_weaker_way_is_taken(monkeypatch):

@@ -50,6 +50,8 @@ class Kaggle(Section):
     code_competition: bool = False  # true: Kaggle runs our kernel on the hidden test; false: it takes a CSV
     dataset: Slug | None = None  # the private dataset of the bundle; null: <competition>-bundle
     kernel: Slug | None = None  # the inference kernel; null: <competition>-infer
+    half: bool = True  # weights of the bundle in half precision: half the upload, 1e-3 off; false: as trained
+    hidden_images: Annotated[int, Field(ge=1)] | None = None  # as the competition says; null: as many as here
     licence: Literal["other", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "apache-2.0"] = "other"  # it is private
     machine_shape: Shape = "NvidiaTeslaT4"  # T4 x2, which every account has
     internet: bool = False  # a code competition takes no kernel that had any

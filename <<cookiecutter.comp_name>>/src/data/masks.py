@@ -2,12 +2,15 @@
 size to be scored on.
 
 `masks.npy` is (N, S, S, C) uint8, 0 or 255; `masks.parquet` has the id of each training row, a PNG a class in
-a column named by it, and `coverage.<class>`, the share of the image that it covers.
+a column named by it, and `coverage.<class>`, the share of the image that it covers. `masks.json` has one
+digest of all masks, the same whichever library wrote the tables.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.artifacts import atomic, write_parquet, writing
+from src.artifacts import atomic, write_json, write_parquet, writing
 from src.config import Config, Data, UserError
 from src.data.decode import READERS, inside, kind_of
 from src.data.runs import decode_runs
@@ -205,6 +208,7 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
     print(f"{title}: {len(ids):,} of {', '.join(classes)}")
     cells: list[list[bytes]] = [[]] * len(ids)
     shares = np.zeros((len(ids), len(classes)))
+    digests = [""] * len(ids)
     broken: dict[int, str] = {}
     cv2.setNumThreads(0)  # parallel over masks, as over images
     with atomic(folder / "masks.npy") as temporary:
@@ -219,6 +223,7 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
             packed[row] = fit_mask(mask, settings)
             cells[row] = [pack(one.astype(np.uint8) * 255) for one in mask]
             shares[row] = mask.mean((1, 2))
+            digests[row] = hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
         with Progress(title, len(ids)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
             for _ in pool.map(work, range(len(ids))):
@@ -234,6 +239,8 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
     table = pd.DataFrame({"id": ids} | {name: [row[c] for row in cells] for c, name in enumerate(classes)})
     covered = pd.DataFrame(shares, columns=[COVERAGE + name for name in classes])
     write_parquet(folder / "masks.parquet", table.join(covered))
+    whole = json.dumps([classes, ids, digests])
+    write_json(folder / "masks.json", {"contents": hashlib.sha256(whole.encode()).hexdigest()})
 
 
 def _mask_of_row(

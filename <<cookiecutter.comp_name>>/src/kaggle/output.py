@@ -7,17 +7,21 @@ is the one that was meant: no web page in its place, the sample's columns, its i
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 from src.config import UserError
 
+NO_NUMBERS = ("", "nan", "inf", "-inf", "infinity", "-infinity")  # as csv, numpy and pandas write them
 
-def check_table(path: Path, sample: Path) -> int:
+
+def check_table(path: Path, sample: Path, numbers: bool = False) -> int:
     """The number of rows of a CSV with the columns and the first column's values of the sample, in its order.
 
-    Raises `UserError` naming the first row that differs, or that what lies there is a web page.
+    `numbers`: where the sample holds a number, an empty cell, NaN or infinity is wrong. Raises `UserError`
+    naming the first row that differs, or that what lies there is a web page.
     """
     if not path.is_file():
         raise UserError(f"{path}: is not there")
@@ -29,7 +33,7 @@ def check_table(path: Path, sample: Path) -> int:
     header, wanted = next(ours, []), next(theirs, [])
     if header != wanted:
         raise UserError(f"{path}: its columns are {header}, {sample} has {wanted}")
-    rows = 0
+    rows, seen = 0, set()
     for number, (row, expected) in enumerate(zip_longest(ours, theirs), 2):
         if row is None or expected is None:
             which, other = (path, sample) if row is None else (sample, path)
@@ -37,11 +41,27 @@ def check_table(path: Path, sample: Path) -> int:
                 f"{which}: ends before row {number}, {other} goes on; {path.name} must have its rows"
             )
         if row[0] != expected[0]:
-            raise UserError(f"{path}: row {number} is {row[0]!r}, {sample} has {expected[0]!r}")
+            again = ", an id that stands there before" if row[0] in seen else ""
+            raise UserError(f"{path}: row {number} is {row[0]!r}{again}; {sample} has {expected[0]!r}")
+        seen.add(row[0])
         if len(row) != len(header):
             raise UserError(f"{path}: row {number} has {len(row)} cells, its header {len(header)}")
+        if numbers:
+            for name, cell, model in zip(header, row, expected, strict=True):
+                if _finite(model) and cell.strip().lower() in NO_NUMBERS:
+                    raise UserError(
+                        f"{path}: row {number} holds {cell or 'nothing'} in `{name}`, where {sample} has a "
+                        f"number"
+                    )
         rows += 1
     return rows
+
+
+def _finite(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def is_page(path: Path) -> bool:

@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `src/` | the project's own code |
-| `members/<run>-fold<k>.safetensors` | a fold's weights, halved; `-snapshot<i>` behind where there are |
+| `members/<run>-fold<k>.safetensors` | a fold's weights, halved unless `kaggle.half` is off; `-snapshot<i>` |
 | `members/<run>-fold<k>-gallery.safetensors` | retrieval: what the model says of the training images |
 | `competition.json` | experiments, stack, rule, prior, the sample's form |
 | `manifest.json` | the hash of each of these, versions, the git commit; by it the kernel finds the bundle |
@@ -12,9 +12,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from src.data.tables import read_table
 from src.inference.predict import embed
 from src.inference.snapshots import model_files
 from src.kaggle.scan import check_folder
+from src.kernel.image import versions
 from src.models.weights import load_model
 from src.rawfiles import raw_tables
 from src.steps import images_step, submission_source
@@ -44,7 +43,6 @@ from src.tasks.base import targets_in
 from src.training.devices import devices
 
 CODE = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lightgbm", "albumentations", "pydantic")
 LARGEST = 60_000.0  # half precision ends at 65,504
 
 
@@ -69,6 +67,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
         "prior": prior_of(config, source, dataset["outputs"]),
         "form": form_of(config, source, dataset["outputs"]),
         "hours": config.kaggle.hours,
+        "half": config.kaggle.half,
         "members": [member(config, name, folder) for name in names],
         "owners": owners(config, dataset["outputs"]),
     }
@@ -82,7 +81,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
         cv=metrics["cv"],
         columns=list(read_table(raw_tables(config)["sample"]).columns),
         git_commit=git_commit(config.root),
-        versions={"python": sys.version.split()[0]} | {name: metadata.version(name) for name in PACKAGES},
+        versions=versions(),
     )
     check_folder(folder)
     return manifest
@@ -103,12 +102,16 @@ def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
         for path in model_files(run / f"fold{fold}"):
             end = "" if path.stem == "model" else f"-{path.stem}"
             place = f"members/{name}-fold{fold}{end}.safetensors"
-            save_half(path, folder / place)
+            if config.kaggle.half:
+                save_half(path, folder / place)
+            else:
+                shutil.copy(path, folder / place)
             models.append(place)
         entry: dict[str, Any] = {"models": models}
         if config.task.name == "retrieval":
             entry["gallery"] = f"members/{name}-fold{fold}-gallery.safetensors"
-            save_gallery(own.model_copy(update={"root": config.root}), folder, entry)
+            here = own.model_copy(update={"root": config.root})
+            save_gallery(here, folder, entry, config.kaggle.half)
         folds.append(entry)
     return {"name": name, "config": own.settings(), "folds": folds}
 
@@ -125,15 +128,16 @@ def save_half(path: Path, to: Path) -> None:
     save_file(state, to, metadata=about)
 
 
-def save_gallery(own: Config, folder: Path, entry: dict[str, Any]) -> None:
-    """The training images' embeddings by the bundled model, in half precision."""
+def save_gallery(own: Config, folder: Path, entry: dict[str, Any], half: bool) -> None:
+    """The training images' embeddings by the bundled model, in its precision."""
     if len(entry["models"]) > 1:
         raise UserError(f"{own.name}: snapshots of a retrieval cannot be bundled; set train.snapshots=null")
     store = open_images(images_step(own))
     device = devices(own)[0]
     model = load_model(folder / entry["models"][0], device)
     found = embed(model, store, store.train, own.inference, device)
-    save_file({"embeddings": torch.from_numpy(found).half()}, folder / entry["gallery"])
+    said = torch.from_numpy(found)
+    save_file({"embeddings": said.half() if half else said}, folder / entry["gallery"])
 
 
 def owners(config: Config, outputs: list[str]) -> list[int]:

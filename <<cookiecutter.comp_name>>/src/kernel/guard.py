@@ -27,7 +27,8 @@ class Plan:
 
     def __str__(self) -> str:
         views = "all views" if self.all_views else "one view"
-        return f"{views}, {'all' if self.folds == 1 else f'{self.folds:.0%} of the'} folds"
+        folds = {1.0: "all folds", 0.0: "one fold"}.get(self.folds, f"{self.folds:.0%} of the folds")
+        return f"{views}, {folds}"
 
 
 PLANS = (Plan(), Plan(1.0, False), Plan(0.6, False), Plan(0.3, False), Plan(0.0, False))  # views go first

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from src.config import Config
+from src.config import Config, UserError
 from src.data.images import ImageStore
 from src.inference.answers import identities
 from src.inference.predict import embed, predict, predict_maps
@@ -75,7 +76,13 @@ class Member:
             gallery = self.galleries[fold].astype(np.float32)
             numbers, similarity = identities(queries, gallery, self.owners, settings)
             return self.task.ranking(numbers, similarity, self.outputs)
-        return predict(model, self.task, store, store.test, settings, device)[0]
+        said = predict(model, self.task, store, store.test, settings, device)[0]
+        if not np.isfinite(said).all():
+            raise UserError(
+                f"{self.name}: fold {fold}'s model says values that are no numbers: do its weights fit into "
+                f"half precision? `make bundle` with kaggle.half=false keeps them whole"
+            )
+        return said
 
 
 def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device]) -> list[Member]:
@@ -86,7 +93,7 @@ def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device
         models, galleries = [], []
         for fold in entry["folds"]:
             device = devices[number % len(devices)]
-            models.append([load_model(bundle / name, device) for name in fold["models"]])
+            models.append([open_model(bundle, name, device) for name in fold["models"]])
             if fold.get("gallery"):
                 galleries.append(load_file(bundle / fold["gallery"])["embeddings"])
             number += 1
@@ -94,6 +101,15 @@ def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device
         task, outputs = create_task(config), about["dataset"]["outputs"]
         members.append(Member(entry["name"], config, task, outputs, models, galleries, owners))
     return members
+
+
+def open_model(bundle: Path, name: str, device: torch.device) -> Network:
+    """A model of the bundle; raises `UserError` naming the file that holds none."""
+    try:
+        return load_model(bundle / name, device)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name}: holds no weights that can be used ({first}); bundle again") from None
 
 
 def ask_all(

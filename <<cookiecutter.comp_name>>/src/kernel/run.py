@@ -18,6 +18,7 @@ import torch
 from src.artifacts import read_json, write_csv, write_parquet
 from src.config import Config
 from src.decisions import Rule, assemble, take
+from src.kernel import image
 from src.kernel.guard import Guard, Plan
 from src.kernel.members import Member, ask_all, open_members
 from src.kernel.test import TestSet, read_images, read_test
@@ -30,12 +31,18 @@ from src.tasks.base import Task
 
 PIECE = 512  # images in memory at a time, at every member's size
 OUTPUT = "submission.csv"
+PREDICTIONS = "predictions.parquet"
 SPARE = 120.0  # seconds of the session for starting and writing
 
 
-def predict_competition(bundle: Path, mount: Path, working: Path, only_fold: int | None = None) -> None:
-    """Write `submission.csv` into the working folder. With `only_fold` each member's models of that fold are
-    asked alone, and what they say is written instead: a rehearsal compares it with the stored OOF."""
+def predict_competition(
+    bundle: Path, mount: Path, working: Path, only_fold: int | None = None, keep: bool = False
+) -> None:
+    """Write `submission.csv` into the working folder, with `keep` the predictions it was made of too.
+
+    With `only_fold` each member's models of that fold are asked alone, and what they say is written instead:
+    a rehearsal compares it with the stored OOF.
+    """
     began = time.monotonic()
     about = read_json(bundle / "competition.json")
     config = Config.model_validate(about["config"])
@@ -58,6 +65,10 @@ def predict_competition(bundle: Path, mount: Path, working: Path, only_fold: int
         return
     guard = Guard(3600 * about["hours"] - SPARE - (time.monotonic() - began), folds, views)
     said, bad = ask_in_pieces(members, test, about, prior, guard, devices)
+    if keep:
+        kept = task.write(said, outputs)
+        kept.insert(0, "id", test.ids)
+        write_parquet(working / PREDICTIONS, kept)
     table = table_of(said, test, task, about)
     check(test.form, task, table, test.sample, about["dataset"], test.path)
     write(working, table)
@@ -93,6 +104,7 @@ def ask_in_pieces(
         stores, good, sizes = stores_of(members, files)
         plan = guard.plan
         said = ask_all(members, stores, plan, devices)
+        del stores  # before the next piece is read
         columns = columns_of(test.table.iloc[start : start + PIECE], sizes, about)
         goods.append(good)
         bad += int((~good).sum())
@@ -217,9 +229,10 @@ def write(working: Path, table: pd.DataFrame) -> None:
 def run(bundle: Path, mount: Path, working: Path) -> None:
     """`predict_competition`; where Kaggle runs the hidden test a mistake leaves the submission of the prior
     in place, for there an exception scores nothing. At home and in the first run it is raised."""
-    only = os.environ.get("NNTRICKS_FOLD")
+    only, keep = os.environ.get("NNTRICKS_FOLD"), "NNTRICKS_PREDICTIONS" in os.environ
+    print(f"versions: {image.said(read_json(bundle / 'manifest.json')['versions'])}", flush=True)
     try:
-        predict_competition(bundle, mount, working, None if only is None else int(only))
+        predict_competition(bundle, mount, working, None if only is None else int(only), keep)
     except Exception as error:
         if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
             raise

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,13 @@ def run_kernel(
     limit: float,
     working_mib: int = WORKING,
     isolated: bool | None = None,
+    absent: Iterable[str] = (),
     **variables: str,
 ) -> Outcome:
     """Run a kernel's script with `mount` as Kaggle's input folder; what it leaves lies in `out`/working.
 
-    `isolated` None: with namespaces where there are any. `variables` are set beside Kaggle's own.
+    `isolated` None: with namespaces where there are any. Modules in `absent` cannot be imported by the script
+    or by `src`. `variables` are set beside Kaggle's own.
     """
     isolated = namespaces() if isolated is None else isolated
     shutil.rmtree(out, ignore_errors=True)
@@ -97,7 +100,7 @@ def run_kernel(
         environment |= {"HOME": str(stage / "home"), "TMPDIR": str(stage / "tmp")}
         environment |= {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PYTHONDONTWRITEBYTECODE": "1"}
         environment |= {"KAGGLE_WORKING_DIR": str(stage / "working")}
-        python = [sys.executable, "-c", MEASURED, "script.py"]
+        python = [sys.executable, "-c", MEASURED, " ".join(sorted(absent)), "script.py"]
         if isolated:
             environment["KAGGLE_INPUT_DIR"] = str(stage / "input")
             places = [stage, project, mount, out]
@@ -118,10 +121,17 @@ def run_kernel(
         )
 
 
-# Runs the script and says its peak memory in KiB behind everything else.
+# Runs the script without the modules of $1, and says its peak memory in KiB behind everything else. What
+# libraries import for themselves is their affair: other versions need other things.
 MEASURED = """
-import resource, runpy, sys
-sys.argv = sys.argv[1:]
+import builtins, resource, runpy, sys
+absent, sys.argv, plain = set(sys.argv[1].split()), sys.argv[2:], builtins.__import__
+def load(name, globals=None, locals=None, fromlist=(), level=0):
+    asks = (globals or {}).get("__name__", "").partition(".")[0]
+    if level == 0 and name.partition(".")[0] in absent and asks in ("__main__", "src"):
+        raise ModuleNotFoundError(f"No module named {name!r} in Kaggle's image", name=name)
+    return plain(name, globals, locals, fromlist, level)
+builtins.__import__ = load
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:

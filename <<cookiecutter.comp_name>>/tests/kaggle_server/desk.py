@@ -141,17 +141,22 @@ class Desk:
         return calls
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A desk with the real client; the test is skipped where that is not installed."""
+def talk_to(server: KaggleServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the real client talk to this server; the test is skipped where that client is not installed."""
     if client.find_client() is None:
         pytest.skip("the kaggle client is not installed; requirements/dev.in names it")
     for name in ("NO_PROXY", "no_proxy", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in server.environment(home).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(waiting, "FIRST", 0.1)
     monkeypatch.setattr(waiting, "LONGEST", 0.2)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A desk with the real client."""
     with KaggleServer(tmp_path / "kaggle.com") as server:
-        for name, value in server.environment(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
+        talk_to(server, tmp_path / "home", monkeypatch)
         yield Desk(server, tmp_path)
     assert server.store.bugs == []

@@ -1,0 +1,67 @@
+"""Kaggle's image: which packages are in it, and whether those here are the same.
+
+`requirements/kaggle.lock` holds the versions there of all that a kernel imports.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+LOCK = "requirements/kaggle.lock"
+
+# What a kernel imports, for the manifest and the kernel's log.
+PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")
+PACKAGES += ("lightgbm", "safetensors", "pydantic")
+
+# In the image too, though nothing of ours asks for them in a kernel.
+ALSO = (
+    "accelerate albumentations albucore catboost einops fastai kornia matplotlib onnx opencv-python optuna "
+)
+ALSO += "plotly polars pycocotools pydicom ray scikit-image seaborn torchaudio torchmetrics transformers "
+ALSO += "wandb xgboost"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a kernel imports, as far as it is installed."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # such as OpenCV under its other name
+            continue
+    return found
+
+
+def said(made_with: dict[str, str]) -> str:
+    """The versions here in one line, with the bundle's beside where that is another: for a kernel's log."""
+    here = versions()
+    names = [
+        f"{name} {here[name]}"
+        + (f" (bundle: {made_with[name]})" if made_with.get(name, here[name]) != here[name] else "")
+        for name in here
+    ]
+    return ", ".join(names)
+
+
+@functools.cache
+def absent(lock: Path) -> frozenset[str]:
+    """Modules that can be imported here and not there, as far as the lock tells; none where there is no
+    lock."""
+    if not lock.is_file():
+        return frozenset()
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    there = {_plain(name) for name in ALSO.split()}
+    there |= {_plain(line.partition("==")[0]) for line in lines if line and not line.startswith("#")}
+    modules = metadata.packages_distributions()
+    return frozenset(
+        name for name, owners in modules.items() if not any(_plain(owner) in there for owner in owners)
+    )
+
+
+def _plain(name: str) -> str:
+    """A distribution's name in the one way it is compared."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
