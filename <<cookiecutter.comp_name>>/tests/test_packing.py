@@ -1,4 +1,4 @@
-"""The image cache is built once: a build that was killed goes on, and believes nothing that is no longer so."""
+"""The image cache is built once: a build that was killed goes on, and believes only what still holds."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ and time and a checksum of its pixels. What the journal says is believed only wh
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -202,6 +201,6 @@ def report_size(path: Path, title: str, n: int, size: int) -> None:
         )
     if memory is not None and size > memory:
         print(
-            f"{title}: that is more than the {memory / 2**20:,.0f} MiB of memory that are free, so every epoch "
-            f"will read from disk; a lower data.image_size may be faster"
+            f"{title}: that is more than the {memory / 2**20:,.0f} MiB of memory that are free, so every "
+            f"epoch will read from disk; a lower data.image_size may be faster"
         )
