@@ -89,7 +89,7 @@ def test_a_build_may_be_killed_again_and_again(files, begun, whole):
 
 def test_a_file_that_changed_meanwhile_is_decoded_again(files, begun, decoded):
     cv2.imwrite(str(files[0]), np.full((20, 24, 3), 7, np.uint8))
-    content, _ = packed(files, begun)
+    packed(files, begun)
     assert files[0] in decoded
     assert len(decoded) < N
     assert (np.load(begun / "images.npy")[0] == 7).all()

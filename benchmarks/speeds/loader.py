@@ -73,7 +73,7 @@ def ours(paths: list[Path], folder: Path, settings: dict[str, Any]) -> Any:
     return one_pass
 
 
-def timms(folder: Path, settings: dict[str, Any]) -> Any:
+def timms(folder: Path, settings: dict[str, Any], affine_too: bool = True) -> Any:
     """A pass of timm's own loader, its transforms and, for the standard pipeline, torchvision's affine one
     before them (timm has none that all images get)."""
     from timm.data import create_dataset, create_loader
@@ -96,7 +96,7 @@ def timms(folder: Path, settings: dict[str, Any]) -> Any:
         re_mode="const",
         interpolation="bilinear",
     )
-    if turned:
+    if turned and affine_too:
         zoom = settings["zoom"]
         affine = transforms.RandomAffine(
             settings["rotate"],
@@ -172,6 +172,11 @@ def measure(rounds: int) -> dict[str, Any]:
             one_pass = ours(paths, cache, settings)
             rivals = {
                 "timm": timms(files, settings),
+                **(
+                    {"timm, without rotate/shift/zoom": timms(files, settings, False)}
+                    if "rotate" in settings
+                    else {}
+                ),
                 "cv2 + albumentations": plain(paths, settings),
                 "ours": one_pass,
                 "ours, normalised on the CPU": lambda one_pass=one_pass: one_pass(normalised=True),
