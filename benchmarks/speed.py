@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD, PAGE = ROOT / "build" / "speed", ROOT / "docs" / "benchmarks.md"
 SUBJECTS = ("loader", "loop", "predict", "growth")
 HEADING = "## Speed"
+ABOUT = (
+    "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
+    "well (a load of 10 to 17): believe the ratios, which come from interleaved rounds, and not the rates."
+)
 
 
 def main() -> None:
@@ -53,7 +57,7 @@ def measure(name: str, rounds: int) -> None:
 
 def write() -> None:
     """Put a section for every subject that was measured into the page, and draw the loader's picture."""
-    parts = [HEADING]
+    parts = [HEADING, ABOUT]
     for name in SUBJECTS:
         path = BUILD / f"{name}.json"
         if not path.exists():
@@ -134,8 +138,8 @@ def predict_section(found: dict[str, Any]) -> str:
         [
             "### Prediction",
             f"Four views take {a:.2f} times as long as one ({b:.2f} to {c:.2f}; resnet18 at 96 px). Memory "
-            f"beyond the network and the mapped images, by the number of test images ({found['note']}): "
-            f"{cells}.",
+            f"beyond what the process held and the mapped images, by the number of test images "
+            f"({found['note']}): {cells}.",
         ]
     )
 

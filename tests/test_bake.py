@@ -319,6 +319,7 @@ FILES = {
     "src/training/teachers.py",
     "src/training/watch.py",
     "src/training/windows.py",
+    "src/training/world.py",
     "tests/competitions.py",
     "tests/conftest.py",
     "tests/digits.py",
@@ -439,6 +440,7 @@ FILES = {
     "tests/test_training_parts.py",
     "tests/test_views.py",
     "tests/test_watch.py",
+    "tests/test_world.py",
     "tests/trainers.py",
 }
 

@@ -22,6 +22,7 @@ from src.steps import Run, train_step
 from src.tasks import create_task
 from src.training.devices import devices
 from src.training.fold import train_fold
+from src.training.world import is_one_of_several, join
 
 Job = Callable[..., None]  # job(*arguments, device, report), with report as `fit.Report` says
 
@@ -30,7 +31,11 @@ _device: torch.device | None = None  # in a worker: the device it was given
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
-    """Train the given folds of a run, those that are not up to date."""
+    """Train the given folds of a run, those that are not up to date: side by side, or where torchrun started
+    this process beside others one after the other, each by all of them."""
+    if is_one_of_several():
+        _train_together(run, folds)
+        return
     steps = {fold: train_step(run, fold) for fold in folds}
     todo = [fold for fold in folds if not steps[fold].fresh()]
     for fold in sorted(set(folds) - set(todo)):
@@ -45,6 +50,31 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
     jobs = [(run, fold, steps[fold]) for fold in todo]
     side_by_side(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
     draw_run(run)
+
+
+def _train_together(run: Run, folds: tuple[int, ...]) -> None:
+    world, device = join(run.config)
+    steps = {fold: train_step(run, fold) for fold in folds}
+    todo: list[int] = []
+    if world.first:
+        todo = [fold for fold in folds if steps[fold].begin()]
+        write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
+    todo = world.gather(todo)[0]
+    _limit_torch(run.config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with Progress(f"02 train {run.name}", total_steps(run, todo) if world.first else 1) as progress:
+
+        def show(steps=0, note="", line="", last=False, skipped=0) -> None:
+            if world.first:
+                progress.skip(skipped)
+                progress.step(steps, note)
+                if last or (line and progress.quiet_for_long()):
+                    progress.say(f"{line}, {progress.remaining()} left")
+
+        for fold in todo:
+            train_fold(run, fold, steps[fold], device, show, world)
+            world.gather(None)  # finished, by all
+    if world.first:
+        draw_run(run)
 
 
 def draw_run(run: Run) -> None:
@@ -94,8 +124,8 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
 
 
 def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable) -> None:
-    """Run the jobs in worker processes. Where a worker is killed, what it and those beside it were at is begun
-    again (a fold goes on from its last epoch), `runtime.retries` times in all."""
+    """Run the jobs in worker processes. Where a worker is killed, what it and those beside it were at is
+    begun again (a fold goes on from its last epoch), `runtime.retries` times in all."""
     left, retries = jobs, config.runtime.retries
     while left := _one_pool(job, left, config, places[: len(left)], show):
         if retries == 0:
@@ -104,7 +134,7 @@ def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.devi
                 "lower runtime.jobs or train.batch_size and run the same command again"
             )
         retries -= 1
-        show(line=f"a worker was killed (out of memory?); {len(left)} unfinished job(s) go on", last=True)
+        show(line=f"a worker was killed (out of memory?); {len(left)} job(s) begin again", last=True)
 
 
 def _one_pool(
