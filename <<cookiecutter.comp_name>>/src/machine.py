@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from src.config import Config
 
@@ -26,3 +27,13 @@ def jobs_on_cpu(config: Config) -> int:
 def cpu_count() -> int:
     """Cores this process may use; containers and Kaggle give fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_available() -> int | None:
+    """Bytes of memory that are free or can be freed at once; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    said = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines)}
+    return int(said["MemAvailable"]) * 1024 if "MemAvailable" in said else None

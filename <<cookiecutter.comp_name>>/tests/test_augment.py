@@ -84,18 +84,54 @@ def test_a_seed_decides_every_draw(name):
     assert not np.array_equal(made(images, seed=2, **{name: EVERYTHING[name]}), first)
 
 
-def test_a_key_that_came_later_leaves_the_draws_of_the_others_as_they_were():
-    """Null is not a step that does nothing: it would draw all the same."""
+@pytest.mark.parametrize("name", ["blur", "noise", "compression", "cutout", "erasing"])
+def test_a_key_more_leaves_the_draws_of_the_others_as_they_were(name):
+    """An image that the coin spares is what it would be without the key."""
+    images, moves = images_of(40, 24), {"crop_scale": (0.3, 1.0), "hflip": 0.5, "d4": 0.5, "contrast": 0.3}
+    spared = (made(images, **moves) == made(images, **moves, **{name: 0.5})).all((1, 2, 3))
+    assert 8 <= spared.sum() <= 32
+
+
+def test_nothing_of_albumentations_runs_that_was_not_asked_for():
     settings = {k: v for k, v in EVERYTHING.items() if k not in NEW}
     pipeline = create_augmentation(Augment(**settings), 16)
-    assert [type(step).__name__ for step in pipeline.transforms] == [
-        "Affine",
-        "RandomResizedCrop",
-        "HorizontalFlip",
-        "VerticalFlip",
-        "RandomBrightnessContrast",
-        "CoarseDropout",
+    assert [*pipeline.looks.transforms, *pipeline.erasing.transforms] == []
+
+
+def test_the_coins_of_two_keys_fall_apart_from_each_other():
+    """`Compose.set_random_seed` of albumentations 2.0.8 starts every step from the same number."""
+    pair = A.Compose([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)])
+    image, theirs = np.arange(16, dtype=np.uint8).reshape(4, 4, 1), []
+    for seed in range(200):
+        pair.set_random_seed(seed)
+        theirs.append(pair(image=image)["image"])
+    both = [np.array_equal(one, image[::-1, ::-1]) or np.array_equal(one, image) for one in theirs]
+    assert all(both)  # never one of them alone
+    n, grey = 800, np.full((800, 16, 16, 3), 100, np.uint8)
+    changed = np.abs(made(grey, noise=0.5, erasing=0.5).astype(int) - 100).max(3)
+    grey[:, :8] = 120
+    found = made(grey, vflip=0.5, cutout=0.5)
+    pairs = {
+        "noise and erasing": ((changed > 0).mean((1, 2)) > 0.6, changed.max((1, 2)) > 90),
+        "vflip and cutout": (found[:, 0].max((1, 2)) == 100, (found == 0).any((1, 2, 3))),
+    }
+    for name, (one, other) in pairs.items():
+        assert within((one & other).mean(), one.mean() * other.mean(), n), name
+
+
+@pytest.mark.parametrize("cached", [16, 24])
+def test_part_of_a_batch_gets_what_it_gets_in_the_whole(cached):
+    """So that several processes may share a batch."""
+    images, masks = images_of(11, cached), images_of(11, cached, 2, seed=1)
+    pipeline = create_augmentation(Augment(**EVERYTHING, policy="randaugment"), 16, cached)
+    whole = augment_with_masks(pipeline, images, masks, seed=4)
+    parts = [
+        augment_with_masks(pipeline, images[a:b], masks[a:b], seed=4, part=(a, 11))
+        for a, b in ((0, 4), (4, 5), (5, 11))
     ]
+    for together, apart in zip(whole, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(np.concatenate(apart), together)
+    assert np.array_equal(augment_batch(pipeline, images[7:], 4, part=(7, 11)), whole[0][7:])
 
 
 def test_every_step_is_strict_so_that_a_dropped_argument_is_an_error(monkeypatch):
@@ -115,11 +151,10 @@ def test_every_step_is_strict_so_that_a_dropped_argument_is_an_error(monkeypatch
             return build
 
     monkeypatch.setattr(augment, "A", Recorder())
-    for crop in ("resized", "random", "centre"):
-        create_augmentation(Augment(**EVERYTHING, crop=crop), 16, 20)
+    create_augmentation(Augment(**EVERYTHING), 16)
     strict = {name for name, wanted in built if wanted}
+    assert strict == {"ColorJitter", "RandomGamma", "GaussianBlur", "GaussNoise", "Erasing"}
     assert {name for name, _ in built} - strict == {"Compose"}
-    assert len(strict) == 14
 
 
 @pytest.mark.parametrize("name", [*COLOURED, "policy"])
@@ -180,7 +215,7 @@ def test_a_resampled_mask_lies_on_its_image_but_for_the_pixel_at_its_edge(settin
     assert set(np.unique(masks)) == {0, 255}  # no level between two was made
     off = (images > 127) != (masks > 127)
     edges = np.stack([cv2.morphologyEx(m, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0 for m in masks])
-    assert not (off[..., 0] & ~edges).any()
+    assert (off[..., 0] & ~edges).mean() < 1e-4  # the tip of a corner may lie between the places looked at
     assert off.mean() < 0.05
     assert images.shape == masks.shape
 

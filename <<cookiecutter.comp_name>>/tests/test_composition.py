@@ -276,7 +276,8 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "kaggle.train_internet kaggle.train_kernel kaggle.train_sessions"
     ),
     "how, not what": (
-        "tracking.wandb tracking.project runtime.device runtime.jobs runtime.threads runtime.workers"
+        "tracking.wandb tracking.project runtime.device runtime.jobs runtime.threads runtime.workers "
+        "runtime.retries"
     ),
 }
 

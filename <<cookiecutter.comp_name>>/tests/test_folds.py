@@ -21,9 +21,9 @@ from src.data.folds import (
     check_rare,
     duplicate_groups,
     merge_groups,
-    near_pairs,
     share_out_groups,
 )
+from src.data.hamming import _each_with_each, near_pairs
 from src.data.images import decode
 from src.data.tables import read_table
 from src.steps import dataset_inputs
@@ -293,7 +293,7 @@ def test_near_pairs_are_those_that_a_loop_over_all_pairs_finds(bits, block):
         for i, j in itertools.combinations(range(len(hashes)), 2)
         if (hashes[i] ^ hashes[j]).bit_count() <= bits
     }
-    left, right = near_pairs(np.array(hashes, dtype=np.uint64), bits, block=block)
+    left, right = _each_with_each(np.array(hashes, dtype=np.uint64), bits, block=block)
     assert len(left) == len(expected) > 0
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
 

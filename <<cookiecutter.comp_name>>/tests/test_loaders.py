@@ -15,7 +15,6 @@ from torch import nn
 from trainers import fold_data, make_trainer, one_image_many_times, read, rows_of, store_of
 
 from src.config import Augment, UserError
-from src.data import augment
 from src.data.augment import augment_batch, create_augmentation
 from src.data.loaders import (
     Epochs,
@@ -298,21 +297,3 @@ def test_an_argument_that_albumentations_has_dropped_is_an_error_where_strict_is
         A.HorizontalFlip(always_apply=True, strict=True)
     with pytest.warns(UserWarning, match="always_apply"):
         A.HorizontalFlip(always_apply=True)
-
-
-def test_every_step_of_the_pipeline_is_strict(monkeypatch):
-    built = {}
-
-    class Recorder:
-        def __getattr__(self, name):
-            def build(*args, **options):
-                built[name] = options
-                return getattr(A, name)(*args, **options)
-
-            return build
-
-    monkeypatch.setattr(augment, "A", Recorder())
-    create_augmentation(Augment(**EVERYTHING), 16)
-    assert built.pop("Compose") == {}
-    assert len(built) == 6
-    assert all(options["strict"] is True for options in built.values())

@@ -149,15 +149,49 @@ def die_at_one(number, device, report):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_dies_is_said_in_a_sentence(prepared):
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_worker_that_dies_too_often_is_said_in_a_sentence(prepared, retries):
     from src.config import UserError
     from src.configfile import load_config
     from src.training import launch
 
-    config = load_config(prepared / "configs/baseline.yaml", ["runtime.jobs=2"])
+    overrides = ["runtime.jobs=2", f"runtime.retries={retries}"]
+    config = load_config(prepared / "configs/baseline.yaml", overrides)
 
     with pytest.raises(UserError, match="a worker was killed"):
         launch.side_by_side(die_at_one, [(0,), (1,)], config, "test", 2)
+
+
+def train_and_die_once(run, fold, step, device, report):
+    """Fold 1's worker is killed in its second epoch, the first time."""
+    from src.training.fold import train_fold
+
+    marker = run.config.root / "died"
+
+    def last_words(steps=0, line="", **what):
+        report(steps, line=line, **what)
+        if fold == 1 and "epoch 2/" in line and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train_fold(run, fold, step, device, last_words)
+
+
+def test_the_fold_of_a_killed_worker_is_run_again_to_the_same_bytes(
+    undisturbed, prepared, monkeypatch, capsys
+):
+    from src.configfile import load_config
+    from src.steps import run_of
+    from src.training import launch
+
+    monkeypatch.setattr(launch, "train_fold", train_and_die_once)
+    config = load_config(prepared / "configs/baseline.yaml", list(SETTINGS))
+    launch.train_run(run_of(config), (0, 1))
+    assert (prepared / "died").exists()
+    assert "a worker was killed" in "".join(capsys.readouterr())
+    for k in range(2):
+        name = f"runs/baseline/fold{k}/model.safetensors"
+        assert (prepared / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 # --- every trick that has a state, within one process -------------------------------------------------------

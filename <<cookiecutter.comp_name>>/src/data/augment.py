@@ -1,12 +1,15 @@
-"""Training augmentation by albumentations: uint8 (H, W, C) in, uint8 (S, S, C) out, masks beside them.
+"""Training augmentation: uint8 (H, W, C) in, uint8 (S, S, C) out, masks beside them.
 
-First what moves pixels, so that masks move along, then what changes colours, last what erases.
+First what moves pixels, so that masks move along, then what changes colours, last what erases. What nearly
+every run does (moves, brightness and contrast, cutout) is drawn for a whole batch and written into its one
+array by OpenCV; the rest is albumentations', image by image.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from zlib import crc32
 
 import numpy as np
 
@@ -18,81 +21,130 @@ import albumentations as A
 import cv2
 
 from src.data.compression import Jpeg
+from src.data.geometry import Geometry
 
 cv2.setNumThreads(0)
+
+GEOMETRY, LIGHT, LOOKS, CUTOUT, ERASING = range(4, 9)  # beside a batch's seed; 1 to 3 are others' streams
+
+
+class Pipeline:
+    """What the settings say, in its order; without `geometry` images come out where they were, and without
+    the rest as they were."""
+
+    def __init__(self, settings: Augment, geometry: Geometry | None, image_size: int, pixels: bool = True):
+        self.geometry, self.side = geometry, max(1, image_size // 4)  # of a hole
+        self.brightness, self.contrast, self.cutout = (
+            (settings.brightness, settings.contrast, settings.cutout) if pixels else (0.0, 0.0, 0.0)
+        )
+        self.looks = A.Compose([*_colours(settings, image_size)] if pixels else [])
+        self.erasing = A.Compose([*_erasing(settings)] if pixels else [])
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it makes the same of an image every time."""
+        steps = (*self.looks.transforms, *self.erasing.transforms)
+        changes = (self.brightness, self.contrast, self.cutout, steps)
+        return not any(changes) and (self.geometry is None or self.geometry.fixed)
+
+    def __call__(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        seed: int,
+        masks: np.ndarray | None = None,
+        part: tuple[int, int] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(B, H, W, C) uint8 to (B, S, S, C), and masks with them, drawn from `seed` alone.
+
+        With `part` these images are those from number part[0] on of a batch of part[1], and get what they
+        would get there.
+        """
+        first, whole = part or (0, len(images))
+        mine = slice(first, first + len(images))
+
+        def stream(name: int) -> np.random.Generator:
+            return np.random.default_rng([seed, name])
+
+        if self.geometry is not None:
+            moves = self.geometry.draw(stream(GEOMETRY), whole)[mine]
+            images = self.geometry(images, moves)
+            masks = None if masks is None else self.geometry(masks, moves, mask=True)
+        else:
+            images, masks = np.array(images), None if masks is None else np.array(masks)
+        if self.brightness or self.contrast:
+            self._light(images, stream(LIGHT).uniform(-1, 1, (whole, 2))[mine])
+        _one_by_one(self.looks, images, masks, stream(LOOKS).integers(2**32, size=whole)[mine])
+        if self.cutout:
+            self._cut_out(images, masks, stream(CUTOUT).random((whole, 3))[mine])
+        _one_by_one(self.erasing, images, masks, stream(ERASING).integers(2**32, size=whole)[mine])
+        return images, masks
+
+    def _light(self, images: np.ndarray, draws: np.ndarray) -> None:
+        """Contrast a factor, brightness a share of white, in place."""
+        for image, (bright, strong) in zip(images, draws * (self.brightness, self.contrast), strict=True):
+            flat = image.reshape(len(image), -1)  # any channels
+            cv2.addWeighted(flat, 1 + strong, flat, 0, 255 * bright, flat)
+
+    def _cut_out(self, images: np.ndarray, masks: np.ndarray | None, draws: np.ndarray) -> None:
+        """One black square; of a mask it is unsure, for what was there cannot be seen, and the loss leaves it
+        out (DeVries, Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout)."""
+        corners = (draws[:, 1:] * (np.array(images.shape[1:3]) - self.side + 1)).astype(int)
+        for i in np.flatnonzero(draws[:, 0] < self.cutout):
+            y, x = corners[i]
+            images[i, y : y + self.side, x : x + self.side] = 0
+            if masks is not None:
+                masks[i, y : y + self.side, x : x + self.side] = UNSURE
+
+
+def _one_by_one(pipeline: A.Compose, images: np.ndarray, masks: np.ndarray | None, seeds: np.ndarray) -> None:
+    """albumentations' steps in place, each image and each step from a seed of its own.
+
+    Its own stream repeats every epoch and is one for all workers; `Compose.set_random_seed` starts every step
+    from the same number, so that all coins fall alike: what is blurred is also noisy. A step's own name is
+    part of its seed, so that one more changes no other.
+    """
+    names = [crc32(type(step).__name__.encode()) for step in pipeline.transforms]
+    for i, seed in enumerate(seeds.tolist() if names else ()):
+        for step, name in zip(pipeline.transforms, names, strict=True):
+            step.set_random_seed(seed ^ name)
+        done = pipeline(image=images[i]) if masks is None else pipeline(image=images[i], mask=masks[i])
+        images[i] = done["image"]
+        if masks is not None:
+            masks[i] = done["mask"]
 
 
 def create_augmentation(
     settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
-) -> A.Compose:
+) -> Pipeline:
     """The pipeline the settings describe, from images of `cached_size` (None: `image_size`) to `image_size`.
 
     `strict` makes an argument albumentations does not know an error. Raises `UserError` for what only
     pictures of three channels have.
     """
-    moves, looks = _steps(settings, image_size, cached_size, channels)
-    return A.Compose([*moves, *looks])
+    _check_channels(settings, channels)
+    return Pipeline(settings, Geometry(settings, image_size, cached_size or image_size), image_size)
 
 
 def create_halves(
     settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
-) -> tuple[A.Compose, A.Compose]:
+) -> tuple[Pipeline, Pipeline]:
     """The same in two pipelines, one after the other: what moves pixels, and what changes or erases them
     where they are."""
-    moves, looks = _steps(settings, image_size, cached_size, channels)
-    return A.Compose(moves), A.Compose(looks)
+    _check_channels(settings, channels)
+    geometry = Geometry(settings, image_size, cached_size or image_size)
+    return Pipeline(settings, geometry, image_size, pixels=False), Pipeline(settings, None, image_size)
 
 
-def _steps(
-    settings: Augment, image_size: int, cached_size: int | None, channels: int
-) -> tuple[list[A.BasicTransform], list[A.BasicTransform]]:
+def _check_channels(settings: Augment, channels: int) -> None:
     coloured = {"policy": settings.policy, "hue": settings.hue, "saturation": settings.saturation}
     wants = [name for name, value in coloured.items() if value]
     if wants and channels != 3:
         raise UserError(
             f"augment.{wants[0]} is for RGB pictures, these images have {channels} channel(s); set it to null"
         )
-    moves = [*_moves(settings, image_size, cached_size or image_size)]
-    return moves, [*_colours(settings, image_size), *_erasures(settings, image_size)]
-
-
-def _moves(settings: Augment, image_size: int, cached_size: int) -> Iterator[A.BasicTransform]:
-    if settings.rotate or settings.shift or settings.zoom:
-        yield A.Affine(
-            rotate=(-settings.rotate, settings.rotate),
-            translate_percent=(-settings.shift, settings.shift),
-            scale=(1 - settings.zoom, 1 + settings.zoom),
-            border_mode=cv2.BORDER_REFLECT_101,  # black wedges would teach the network the angle
-            p=1.0,
-            strict=True,
-        )
-    size = (image_size, image_size)
-    crop = settings.crop or ("resized" if cached_size == image_size else "random")
-    if crop == "random":
-        yield A.RandomCrop(*size, p=1.0, strict=True)
-    elif crop == "centre":
-        yield A.CenterCrop(*size, p=1.0, strict=True)
-    elif tuple(settings.crop_scale) != (1.0, 1.0) or cached_size != image_size:
-        yield A.RandomResizedCrop(
-            size,
-            scale=settings.crop_scale,
-            ratio=settings.crop_ratio,
-            mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST is half a pixel off what images get
-            p=1.0,
-            strict=True,
-        )
-    if settings.d4:
-        yield A.D4(p=settings.d4, strict=True)
-    if settings.hflip:
-        yield A.HorizontalFlip(p=settings.hflip, strict=True)
-    if settings.vflip:
-        yield A.VerticalFlip(p=settings.vflip, strict=True)
 
 
 def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
-    if settings.brightness or settings.contrast:
-        limits = (settings.brightness, settings.contrast)
-        yield A.RandomBrightnessContrast(*((-x, x) for x in limits), p=1.0, strict=True)
     if settings.hue or settings.saturation:
         hue, saturation, same = settings.hue or 0.0, settings.saturation or 0.0, (1.0, 1.0)
         yield A.ColorJitter(
@@ -119,41 +171,33 @@ def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
         yield Jpeg(40, 90, p=settings.compression)
 
 
-def _erasures(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
-    """What was there cannot be seen: of a mask it is unsure, and the loss leaves it out."""
-    if settings.cutout:
-        side = max(1, image_size // 4)
-        hole = {
-            "num_holes_range": (1, 1),
-            "hole_height_range": (side, side),
-            "hole_width_range": (side, side),
-        }
-        yield A.CoarseDropout(**hole, fill=0, fill_mask=UNSURE, p=settings.cutout, strict=True)
+def _erasing(settings: Augment) -> Iterator[A.BasicTransform]:
     if settings.erasing:
         # Zhong et al. 2020, Random Erasing Data Augmentation: its ranges, its noise
         shape = {"scale": (0.02, 0.33), "ratio": (0.3, 3.3)}
         yield A.Erasing(**shape, fill="random", fill_mask=UNSURE, p=settings.erasing, strict=True)
 
 
-def is_fixed(pipeline: A.Compose) -> bool:
-    """Whether it makes the same of an image every time."""
-    return all(isinstance(step, A.CenterCrop) for step in pipeline.transforms)
-
-
-def augment_batch(pipeline: A.Compose, images: np.ndarray, seed: int) -> np.ndarray:
-    """(B, H, W, C) uint8 to (B, S, S, C), drawn from `seed` alone.
+def augment_batch(
+    pipeline: Pipeline,
+    images: np.ndarray | Sequence[np.ndarray],
+    seed: int,
+    part: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """(B, H, W, C) uint8 to (B, S, S, C), drawn from `seed` alone; `part` as `Pipeline` says.
 
     Seeding by the batch, not by the worker, makes the draw the same for any number of workers and after a
-    resume; albumentations' own streams repeat every epoch and are shared by all workers.
+    resume.
     """
-    pipeline.set_random_seed(seed)
-    return np.stack([pipeline(image=image)["image"] for image in images])
+    return pipeline(images, seed, part=part)[0]
 
 
 def augment_with_masks(
-    pipeline: A.Compose, images: np.ndarray, masks: np.ndarray, seed: int
+    pipeline: Pipeline,
+    images: np.ndarray | Sequence[np.ndarray],
+    masks: np.ndarray,
+    seed: int,
+    part: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same with masks (B, H, W, C) uint8 that move with their images, no level between two ever made."""
-    pipeline.set_random_seed(seed)
-    done = [pipeline(image=image, mask=mask) for image, mask in zip(images, masks, strict=True)]
-    return np.stack([one["image"] for one in done]), np.stack([one["mask"] for one in done])
+    return pipeline(images, seed, masks, part)

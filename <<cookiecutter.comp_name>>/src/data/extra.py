@@ -17,7 +17,8 @@ import pandas as pd
 from src.artifacts import Step, write_parquet
 from src.config import Config, UserError
 from src.data.folds import duplicate_groups
-from src.data.images import ImageStore, pack
+from src.data.images import ImageStore
+from src.data.packing import pack
 from src.data.tables import IMAGE_SUFFIXES
 from src.rawfiles import external_folders
 from src.steps import extra_step, images_step

@@ -16,6 +16,7 @@ import pandas as pd
 
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
+from src.data.hamming import near_pairs
 from src.data.identities import assign_identities
 from src.data.summary import summarize
 from src.data.tables import Tables
@@ -185,21 +186,6 @@ def _thumbnails_agree(thumbnails: np.ndarray, left: np.ndarray, right: np.ndarra
         )  # (pairs, pixels)
         agree[block] = difference.mean(1) <= ALIKE
     return agree
-
-
-def near_pairs(hashes: np.ndarray, bits: int, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs i < j of 64-bit hashes that differ in at most `bits` bits; compared block against all (20k in
-    2 s)."""
-    left: list[np.ndarray] = [np.empty(0, np.int64)]
-    right: list[np.ndarray] = [np.empty(0, np.int64)]
-    block = max(1, min(block, 2**24 // max(1, len(hashes))))  # at most 128 MiB at a time, however many images
-    for start in range(0, len(hashes), block):
-        distance = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
-        i, j = np.nonzero(distance <= bits)
-        keep = i < j
-        left.append(i[keep] + start)
-        right.append(j[keep] + start)
-    return np.concatenate(left), np.concatenate(right)
 
 
 def together(alike: np.ndarray, column: pd.Series | None, parts: int) -> np.ndarray:

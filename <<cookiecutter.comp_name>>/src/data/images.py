@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from src.artifacts import Step, atomic, write_json, write_parquet, writing
+from src.artifacts import Step, write_json, write_parquet
 from src.config import Data, UserError
 from src.data.decode import READERS, Decoded, decode
+from src.data.packing import pack, report_size
 from src.data.tables import Tables
-from src.machine import cpu_count
-from src.progress import Progress
 
 
 def build_cache(step: Step, tables: Tables, data: Data) -> None:
@@ -37,65 +32,13 @@ def build_cache(step: Step, tables: Tables, data: Data) -> None:
     position = {file: i for i, file in enumerate(files)}
     shape = (len(files), data.cached_size, data.cached_size, channels_of(files[0], data))
     size = int(np.prod(shape))
-    with writing(step.folder):
-        step.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(step.folder).free
-    print(
-        f"{step.title}: {len(files):,} files, {size / 2**20:,.0f} MiB on disk ({free / 2**20:,.0f} MiB free)"
-    )
-    if size > free:
-        raise UserError(
-            f"{step.folder}: the image cache needs {size / 2**20:,.0f} MiB; "
-            f"free some disk or lower data.image_size"
-        )
+    report_size(step.folder / "images.npy", step.title, len(files), size)
     known = pack(step.folder / "images.npy", files, shape, data, step.title, partial(_refuse, tables=tables))
     index = _index(tables, data.id, position, known)
     write_parquet(step.folder / "index.parquet", index)
     contents = hashlib.sha256(index[["set", "id", "content"]].to_csv(index=False).encode()).hexdigest()[:16]
     write_json(step.folder / "statistics.json", {**_statistics(step.folder, index), "contents": contents})
     step.done()
-
-
-def pack(
-    path: Path,
-    files: list[Path],
-    shape: tuple[int, ...],
-    data: Data,
-    title: str,
-    refuse: Callable[[list[tuple[Path, str]]], None],
-) -> list[Decoded]:
-    """Decode files into one array of `shape` (N, S, S, C) at `path`; gives what is known of each. `refuse`
-    raises a `UserError` for the files that are broken and why; what was at `path` then stays."""
-    cv2.setNumThreads(0)  # parallel over images; threads inside one image only get in each other's way
-    known: list[Decoded | None] = [None] * len(files)
-    broken: list[tuple[Path, str]] = []
-    with atomic(path) as temporary:
-        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-
-        def work(i: int) -> None:
-            try:
-                decoded = decode(files[i], data)
-            except UserError as error:
-                broken.append((files[i], str(error)))
-                return
-            except OSError as error:  # not to be taken for trouble with writing the cache
-                broken.append((files[i], f"the file cannot be read ({error.strerror or error})"))
-                return
-            if decoded.pixels.shape[2] != shape[3]:
-                count = decoded.pixels.shape[2]
-                broken.append((files[i], f"it has {count} channel(s), {files[0].name} has {shape[3]}"))
-                return
-            packed[i] = decoded.pixels
-            known[i] = Decoded(**{**vars(decoded), "pixels": None})
-
-        with Progress(title, len(files)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
-            for _ in pool.map(work, range(len(files))):
-                progress.step()
-        if broken:
-            refuse(broken)
-        _check_depth(files, known, data)
-        packed.flush()
-    return known
 
 
 def channels_of(file: Path, data: Data) -> int:
@@ -117,18 +60,6 @@ def _refuse(broken: list[tuple[Path, str]], tables: Tables) -> None:
     raise UserError(
         f"{path} (row {row + 2} of the {role} table): {why}{others}; fetch it again, or take its row out"
     )
-
-
-def _check_depth(files: list[Path], known: list[Decoded], data: Data) -> None:
-    """12-bit values in a 16-bit file would come out almost black: ask instead of guessing."""
-    deep = [i for i, d in enumerate(known) if d.brightest > 255 or "16" in d.mode]
-    if deep and data.max_value is None and data.squeeze is None:
-        top = max(known[i].brightest for i in deep)
-        if top < 65535 / 4:
-            raise UserError(
-                f"{files[deep[0]]}: a 16-bit image, but no such image is brighter than {top:.0f} of 65535; "
-                f"set data.max_value (4095 for 12 bits) to say what white is"
-            )
 
 
 def _index(tables: Tables, id_column: str, position: dict[Path, int], known: list[Decoded]) -> pd.DataFrame:
@@ -186,6 +117,11 @@ class ImageStore:
     extra_ids: list[str] = field(default_factory=list)
     extra_sizes: list[tuple[int, int]] = field(default_factory=list)
     seen: int | None = None  # side of the centre that is looked at without augmentation; None: the whole
+
+    def views(self, positions: np.ndarray) -> list[np.ndarray]:
+        """Each of the images there, (S, S, C) uint8, where it lies; only what is looked at is read."""
+        pixels = np.asarray(self.pixels)  # np.memmap itself takes ten times as long to cut
+        return [pixels[position] for position in positions.tolist()]
 
     def look(self, positions: np.ndarray) -> np.ndarray:
         """(B, S, S, C) uint8 of the images there, as they are evaluated: whole, or their centre."""

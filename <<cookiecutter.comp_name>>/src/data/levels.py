@@ -51,6 +51,10 @@ class Levels:
         places = np.arange(len(self))[rows]
         return np.stack([self.sources[self.source[i]][self.row[i]] for i in places])
 
+    def part(self, rows: slice) -> Levels:
+        """Those of a slice, unread."""
+        return Levels(self.sources, self.source[rows], self.row[rows])
+
     def __add__(self, other: Levels) -> Levels:
         source = np.concatenate([self.source, other.source + len(self.sources)])
         return Levels(self.sources + other.sources, source, np.concatenate([self.row, other.row]))

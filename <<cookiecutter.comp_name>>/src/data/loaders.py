@@ -37,6 +37,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def part(self, mine: slice) -> Rows:
+        """Those of a slice; target maps are not read."""
+        maps = isinstance(self.targets, Levels)
+        targets = self.targets.part(mine) if maps else self.targets[mine]
+        return Rows(self.positions[mine], targets, self.weights[mine])
+
     def __add__(self, other: Rows) -> Rows:
         maps = isinstance(self.targets, Levels)
         targets = self.targets + other.targets if maps else np.concatenate([self.targets, other.targets])
@@ -144,7 +150,8 @@ class Epochs(Sampler):
 
     With `labels` (N,) a batch is made of identities with `images_per_class` rows each; with `shares` (N,) an
     epoch, as long as ever, holds each row as often as its share says. A last batch of one row is left out:
-    batch norm cannot take it.
+    batch norm cannot take it. Of several processes (`part`: rank, ranks) each gets its part of every batch,
+    as (seed, rows, (first, n)).
     """
 
     def __init__(
@@ -155,7 +162,9 @@ class Epochs(Sampler):
         labels: np.ndarray | None = None,
         images_per_class: int = 1,
         shares: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
+        self.rank, self.ranks = part  # of the processes that share every batch
         self.n_rows, self.batch_size, self.seed, self.epoch = n_rows, batch_size, seed, 0
         self.labels, self.images_per_class, self.shares = labels, images_per_class, shares
 
@@ -168,9 +177,14 @@ class Epochs(Sampler):
         cut = [order[i : i + self.batch_size] for i in range(0, self.n_rows, self.batch_size)]
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple]:
         for number, rows in enumerate(self.batches()):
-            yield self.seed_of(number), rows
+            seed, mine = self.seed_of(number), self.mine(len(rows))
+            yield (seed, rows) if self.ranks == 1 else (seed, rows[mine], (mine.start, len(rows)))
+
+    def mine(self, n: int) -> slice:
+        """This process's part of a batch of n rows: as large as the others' or one more."""
+        return slice(n * self.rank // self.ranks, n * (self.rank + 1) // self.ranks)
 
     def seed_of(self, number: int) -> int:
         """What every draw for a batch of the current epoch comes from."""
@@ -183,13 +197,15 @@ class Epochs(Sampler):
         return whole + (rest > 1 or whole == 0)
 
 
-def create_epochs(rows: Rows, config: Config, seed: int) -> Epochs:
-    """The sampler that the task and its loss need."""
+def create_epochs(rows: Rows, config: Config, seed: int, part: tuple[int, int] = (0, 1)) -> Epochs:
+    """The sampler that the task and its loss need; `part` is a process's (rank, ranks)."""
     targets, labels, kind = rows.targets, None, config.train.sampling
     if config.identities:
         labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
     shares = None if kind is None else row_shares(targets, kind, config.task.name)
-    return Epochs(len(rows), config.train.batch_size, seed, labels, config.train.images_per_class, shares)
+    return Epochs(
+        len(rows), config.train.batch_size, seed, labels, config.train.images_per_class, shares, part
+    )
 
 
 class TrainingBatches(Dataset):
@@ -203,15 +219,17 @@ class TrainingBatches(Dataset):
         data, channels = config.data, store.pixels.shape[3]
         self.pipeline = create_augmentation(config.augment, data.image_size, data.cached_size, channels)
 
-    def __getitem__(self, item: tuple[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, item: tuple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of (seed, rows), or with a third of these rows as `part` of a larger one: (first, n)."""
         from src.data.augment import augment_batch, augment_with_masks
 
-        seed, rows = item
-        images, targets = self.store.pixels[self.rows.positions[rows]], self.rows.targets[rows]
+        seed, rows, *part = item
+        part = part[0] if part else None
+        images, targets = self.store.views(self.rows.positions[rows]), self.rows.targets[rows]
         if targets.ndim == 4:
-            images, targets = augment_with_masks(self.pipeline, images, targets, seed)
+            images, targets = augment_with_masks(self.pipeline, images, targets, seed, part)
         else:
-            images = augment_batch(self.pipeline, images, seed)
+            images = augment_batch(self.pipeline, images, seed, part)
         return to_tensor(images), target_tensor(targets), torch.from_numpy(self.rows.weights[rows])
 
 
@@ -221,10 +239,16 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def training_loader(
-    rows: Rows, store: ImageStore, config: Config, workers: int, seed: int, pin_memory: bool = False
+    rows: Rows,
+    store: ImageStore,
+    config: Config,
+    workers: int,
+    seed: int,
+    pin_memory: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> tuple[DataLoader, Epochs]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
-    sampler = create_epochs(rows, config, seed)
+    sampler = create_epochs(rows, config, seed, part)
     return create_loader(TrainingBatches(rows, store, config), sampler, workers, pin_memory), sampler
 
 

@@ -59,7 +59,7 @@ class UnlabelledViews(Dataset):
 
         seed, rows = item
         apart = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0])
-        images = self.store.pixels[self.positions[rows]]
+        images = self.store.views(self.positions[rows])
         plain = augment_batch(self.plain, images, seed)
         if not self.maps:
             strong = augment_batch(self.strong, images, apart)

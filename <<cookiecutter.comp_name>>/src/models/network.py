@@ -26,7 +26,9 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.float() - self.mean) / self.std
+        if x.is_floating_point():  # mixed or resized, and not ours to change
+            return (x - self.mean) / self.std
+        return x.to(self.mean.dtype).sub_(self.mean).div_(self.std)  # one new tensor and not three
 
 
 class Network(nn.Module):

@@ -50,6 +50,7 @@ from src.training.snapshots import Snapshots
 from src.training.soup import State, greedy_soup
 from src.training.teachers import Teachers, taught
 from src.training.watch import Watch
+from src.training.world import ALONE, Together, World, share_norms
 
 # report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
 Report = Callable[..., None]
@@ -77,6 +78,7 @@ class Trainer:
         fold: int,
         device: torch.device,
         start: Path | None = None,  # a finished model of ours, to go on from
+        world: World = ALONE,  # of the processes that train it together
     ):
         if len(rows) < 2:
             raise UserError(
@@ -124,12 +126,15 @@ class Trainer:
         self.scales = create_scales(config, self.model)
         check_sizes(self.model, config.inference.scales or (), "inference.scales")  # and not after the night
         self.mixing = Mixer(config.mixing, config.train.epochs)
+        if world.size > 1:
+            self.model = share_norms(self.model, device)
+        self.world, self.seed, self.together = world, seed, Together(self.model, world, device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.precision = Precision(config.train.amp, device)
         workers = loader_workers(config, device)
         self.loader, self.sampler = training_loader(
-            self.rows, data.store, config, workers, seed, device.type == "cuda"
+            self.rows, data.store, config, workers, seed, device.type == "cuda", (world.rank, world.size)
         )
         self.steps_per_epoch = -(-len(self.sampler) // config.train.accumulate)
         self.freeze = Freeze(self.model, config.train)
@@ -168,10 +173,15 @@ class Trainer:
         """One pass over the rows, then a look at the stopping rows; gives the row for history.csv."""
         began = time.monotonic()
         self.freeze.apply(epoch)
+        self.together.begin()
+        if self.world.size > 1:  # dropout must differ between ranks, and a checkpoint holds the first's alone
+            words = np.random.SeedSequence([self.seed, epoch, self.world.rank])
+            torch.manual_seed(int(words.generate_state(1)[0]))
         self.sampler.epoch = epoch
-        batches = self.sampler.batches()
-        plan = [float(self.rows.weights[batch].sum()) for batch in batches]
-        watch = Watch(epoch, batches, self.ids, self.config.train, self.device)
+        whole = self.sampler.batches()
+        plan = [float(self.rows.weights[batch].sum()) for batch in whole]
+        batches = [batch[self.sampler.mine(len(batch))] for batch in whole]
+        watch = Watch(epoch, batches, self.ids, self.config.train, self.device, self.world)
         accumulate = self.config.train.accumulate
         if self.consistency is not None:
             self.consistency.begin(epoch)
@@ -179,13 +189,16 @@ class Trainer:
             first = number - number % accumulate
             total = sum(plan[first : first + accumulate])  # the last window may be short
             images, targets, weights = self.shown(batch, epoch, number)
-            with self.precision.autocast():
-                losses = self.sample_losses(images, targets, batches[number])
-            self.precision.backward(reduce(losses, weights, total, self.config.train.top_share))
+            due = (number + 1) % accumulate == 0 or number + 1 == len(plan)
+            with self.together.unless(due):
+                with self.precision.autocast():
+                    losses = self.sample_losses(images, targets, batches[number])
+                loss = reduce(losses, weights, total, self.config.train.top_share)
+                self.precision.backward(loss * self.world.size)  # of which the mean over the ranks is taken
             watch.batch(losses, weights)
             if self.consistency is not None:
                 self.consistency.learn(window=min(accumulate, len(plan) - first))
-            if (number + 1) % accumulate == 0 or number + 1 == len(plan):
+            if due:
                 watch.step(self.precision.step(self.optimizer, self.model, self.config.train.clip_grad))
                 self.schedule.step()
                 self.average.update()
@@ -213,7 +226,7 @@ class Trainer:
     ) -> torch.Tensor:
         """(B,) losses: the label's word, and the teacher's on the same view where there is one. With the row
         numbers, what was noted of them need not be asked again."""
-        output = self.model(images)
+        output = (self.model if self.world.size == 1 else self.together)(images)
         losses = self.loss(output, targets)
         if self.teacher is None:
             return losses
@@ -241,13 +254,15 @@ class Trainer:
         """The averaged weights' predictions for rows in their order, one plain view each, and their mean
         loss."""
         model, size = self.average.model.eval(), self.config.inference.batch_size
-        said, losses = [], []
+        rows, said, losses = rows.part(self.world.part(len(rows))), [], []  # each rank some, none padded
         images = evaluation_batches(self.data.store, rows.positions, size)
         for batch, wanted in zip(images, target_batches(rows, size), strict=True):
             output = model(batch.to(self.device))
             said.append(self.task.compact(self.task.activate(model.scale.decode(output.logits))))
             losses.append(self.loss(output, as_targets(wanted.to(self.device))).cpu())
-        return self.task.gathered(said, self.data.outputs), float(torch.cat(losses).mean())
+        parts = self.world.gather((said, torch.cat(losses) if losses else torch.empty(0)))
+        said, losses = [one for part, _ in parts for one in part], torch.cat([part for _, part in parts])
+        return self.task.gathered(said, self.data.outputs), float(losses.mean())
 
     def note(self, row: dict[str, Any]) -> str:
         score = row.get(f"stop_{self.task.metric.name}")

@@ -19,43 +19,50 @@ from src.optimism import caution, mark
 from src.scoring import finite
 from src.steps import Run
 from src.tasks import create_task
-from src.tracking import create_tracker
+from src.tracking import NoTracker, create_tracker
 from src.training.fit import Report, Trainer
 from src.training.snapshots import Snapshots
 from src.training.watch import hardly_falls
+from src.training.world import ALONE, World
 
 LEARNED = "learned.parquet"  # for `make leakcheck`; no output of the step, so that older folds stay good
 
 
-def train_fold(run: Run, fold: int, step: Step, device: torch.device, report: Report) -> None:
-    """Train fold `fold` of a run and write the outputs of its train step."""
+def train_fold(
+    run: Run, fold: int, step: Step, device: torch.device, report: Report, world: World = ALONE
+) -> None:
+    """Train fold `fold` of a run and write the outputs of its train step; of several ranks the first writes,
+    and all read what it wrote."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     rows = training_rows(run, task, fold, data)
-    trainer = Trainer(config, task, data, rows, fold, device, run.start(fold))
+    trainer = Trainer(config, task, data, rows, fold, device, run.start(fold), world)
     snapshots = Snapshots(step.folder, config.train)
     path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
     trainer.resume(path, step.fingerprint)
-    if trainer.epoch == 0:
+    if trainer.epoch == 0 and world.first:
         snapshots.clear()
     report(skipped=trainer.epoch * trainer.steps_per_epoch)
     began = time.monotonic()
-    tracker = create_tracker(config, run.name, fold)
+    tracker = create_tracker(config, run.name, fold) if world.first else NoTracker()
     for epoch in range(trainer.epoch, config.train.epochs):
         if trainer.exhausted():
             break
         row = trainer.train_epoch(epoch, report)
         tracker.log(row)
-        snapshots.take(
-            epoch, trainer.architecture, trainer.model.state_dict(), trainer.average.model.state_dict()
-        )
-        trainer.save(path, step.fingerprint)
+        if world.first:
+            states = (part.state_dict() for part in (trainer.model, trainer.average.model))
+            snapshots.take(epoch, trainer.architecture, *states)
+            trainer.save(path, step.fingerprint)
         report(line=f"{title} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
         if advice := hardly_falls(trainer.history, config.train):
             report(line=f"{title}: {advice}", last=True)
+    world.gather(None)  # the last snapshot is there
     state, kept = trainer.final_state(snapshots)
     trainer.average.model.load_state_dict(state)
     valid, _ = trainer.look_at(data.valid)
+    if not world.first:
+        return
     score = task.score(data.valid_truth, valid)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
     save_model(step.folder / "model.safetensors", trainer.architecture, state)

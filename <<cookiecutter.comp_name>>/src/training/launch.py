@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -22,6 +22,7 @@ from src.steps import Run, train_step
 from src.tasks import create_task
 from src.training.devices import devices
 from src.training.fold import train_fold
+from src.training.world import is_one_of_several, join
 
 Job = Callable[..., None]  # job(*arguments, device, report), with report as `fit.Report` says
 
@@ -30,7 +31,11 @@ _device: torch.device | None = None  # in a worker: the device it was given
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
-    """Train the given folds of a run, those that are not up to date."""
+    """Train the given folds of a run, those that are not up to date: side by side, or where torchrun started
+    this process beside others one after the other, each by all of them."""
+    if is_one_of_several():
+        _train_together(run, folds)
+        return
     steps = {fold: train_step(run, fold) for fold in folds}
     todo = [fold for fold in folds if not steps[fold].fresh()]
     for fold in sorted(set(folds) - set(todo)):
@@ -45,6 +50,31 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
     jobs = [(run, fold, steps[fold]) for fold in todo]
     side_by_side(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
     draw_run(run)
+
+
+def _train_together(run: Run, folds: tuple[int, ...]) -> None:
+    world, device = join(run.config)
+    steps = {fold: train_step(run, fold) for fold in folds}
+    todo: list[int] = []
+    if world.first:
+        todo = [fold for fold in folds if steps[fold].begin()]
+        write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
+    todo = world.gather(todo)[0]
+    _limit_torch(run.config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with Progress(f"02 train {run.name}", total_steps(run, todo) if world.first else 1) as progress:
+
+        def show(steps=0, note="", line="", last=False, skipped=0) -> None:
+            if world.first:
+                progress.skip(skipped)
+                progress.step(steps, note)
+                if last or (line and progress.quiet_for_long()):
+                    progress.say(f"{line}, {progress.remaining()} left")
+
+        for fold in todo:
+            train_fold(run, fold, steps[fold], device, show, world)
+            world.gather(None)  # finished, by all
+    if world.first:
+        draw_run(run)
 
 
 def draw_run(run: Run) -> None:
@@ -70,8 +100,9 @@ def total_steps(run: Run, folds: list[int]) -> int:
 def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total: int) -> None:
     """Run `job(*arguments, device, report)` for every item, as many at a time as there are devices.
 
-    Reports of all jobs move one bar. The first error ends the rest and is raised here. A worker that is
-    killed is said in a sentence; finished folds stay finished, and the same command goes on with the others.
+    Reports of all jobs move one bar. The first error ends the rest and is raised here. Where a worker is
+    killed its job is run again; when that has happened too often it is said in a sentence, and the same
+    command goes on with the jobs that are not finished.
     """
     everywhere = devices(config)
     places = everywhere[: len(jobs)]
@@ -93,6 +124,24 @@ def side_by_side(job: Job, jobs: list[tuple], config: Config, title: str, total:
 
 
 def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable) -> None:
+    """Run the jobs in worker processes. Where a worker is killed, what it and those beside it were at is
+    begun again (a fold goes on from its last epoch), `runtime.retries` times in all."""
+    left, retries = jobs, config.runtime.retries
+    while left := _one_pool(job, left, config, places[: len(left)], show):
+        if retries == 0:
+            raise UserError(
+                "a worker was killed (out of memory?); finished folds are kept: "
+                "lower runtime.jobs or train.batch_size and run the same command again"
+            )
+        retries -= 1
+        show(line=f"a worker was killed (out of memory?); {len(left)} job(s) begin again", last=True)
+
+
+def _one_pool(
+    job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable
+) -> list[tuple]:
+    """Run the jobs; gives those that were not finished because a worker was killed. A job's own error ends
+    the others and is raised."""
     start = (
         "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
     )
@@ -108,21 +157,25 @@ def _pooled(job: Job, jobs: list[tuple], config: Config, places: list[torch.devi
         futures = [pool.submit(_work, job, arguments) for arguments in jobs]
         drain.start()  # after the fork: a thread in the parent would not be there in the child
         try:
-            waiting = set(futures)
-            while waiting:
+            waiting, killed = set(futures), False
+            while waiting and not killed:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
-                    future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker was killed (out of memory?); finished folds are kept: "
-                "lower runtime.jobs or train.batch_size and run the same command again"
-            ) from None
+                    if isinstance(error := future.exception(), BrokenProcessPool):
+                        killed = True
+                    elif error is not None:
+                        raise error
         finally:
             for future in futures:
                 future.cancel()
-            queue.put(None)
+            # in a thread of its own: a worker that was killed while it reported took the queue's lock along
+            threading.Thread(target=queue.put, args=(None,), daemon=True).start()
             drain.join(timeout=5)
+    return [arguments for future, arguments in zip(futures, jobs, strict=True) if not _finished(future)]
+
+
+def _finished(future: Future) -> bool:
+    return not future.cancelled() and future.exception() is None
 
 
 def _drain(queue: Any, show: Callable) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from src.config import Train, UserError
+from src.training.world import ALONE, World
 
 LOOK_EVERY = 50  # batches; a look costs a wait, and so much work is lost at most when the loss breaks down
 NAMED, NORMS = 8, 5  # rows and gradient norms in a message
@@ -30,10 +31,12 @@ class Watch:
         ids: Callable[[np.ndarray], list[str]],
         settings: Train,
         device: torch.device,
+        world: World = ALONE,
     ):
         """`batches` are the row numbers of each batch, in their order; `ids(rows)` are what people call
         them."""
         self.epoch, self.batches, self.ids, self.settings = epoch, batches, ids, settings
+        self.world = world
         self.sums = torch.zeros(2, device=device)  # of the weighted losses, of the weights
         self.losses: list[torch.Tensor] = []  # (B,) of each batch since the last look
         self.norms: list[torch.Tensor] = []
@@ -63,7 +66,7 @@ class Watch:
     def means(self) -> dict[str, float]:
         """For history.csv: the weighted mean of the losses, the median of the gradient norms."""
         self.look()
-        total, weight = self.sums.tolist()
+        total, weight = self.world.sum(self.sums).tolist()
         return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).cpu().nanmedian())}
 
     def error(self, place: int) -> UserError:

@@ -1,0 +1,170 @@
+"""All that moves pixels, drawn for a whole batch at once and done in one resampling an image: turn, scale and
+shift, then a crop, then a mirror or quarter turn.
+
+One after the other these are three or four passes, each of which blurs. Where nothing turns, a crop is a view
+of the cached image and `cv2.resize` reads it where it lies; where nothing is resized either, it is a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from src.config import Augment
+
+TRIES = 10  # draws of a crop that fits, as in torchvision; then the whole image is taken
+AT_ONCE = 4  # channels that OpenCV resamples together
+LEAST = 1e-3  # of a scale: at 0 an image has no pixel
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What happens to each of n images: a window of it, before that a turn, after that a symmetry."""
+
+    windows: np.ndarray  # (n, 4) int: top, left, height, width
+    turns: np.ndarray | None  # (n, 3, 3) of the cached image's pixels (x, y, 1); None: none
+    symmetries: np.ndarray  # (n, 3) bool: transposed, then upside down, then left to right
+
+    def __getitem__(self, part: slice) -> Moves:
+        turns = None if self.turns is None else self.turns[part]
+        return Moves(self.windows[part], turns, self.symmetries[part])
+
+
+class Geometry:
+    """Draws and does what the settings say to images of `cached_size`; they come out at `image_size`."""
+
+    def __init__(self, settings: Augment, image_size: int, cached_size: int):
+        self.settings, self.size, self.cached = settings, image_size, cached_size
+        self.crop = settings.crop or ("resized" if cached_size == image_size else "random")
+        if self.crop == "resized" and tuple(settings.crop_scale) == (1.0, 1.0) and cached_size == image_size:
+            self.crop = "centre"  # of the whole image: itself
+        self.turned = bool(settings.rotate or settings.shift or settings.zoom)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every image always comes out the same."""
+        mirrors = (self.settings.d4, self.settings.hflip, self.settings.vflip)
+        return self.crop == "centre" and not self.turned and not any(mirrors)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Moves:
+        """The moves of n images; every kind has numbers of its own, so that one more changes no other."""
+        windows, turns, mirrors = rng.spawn(3)
+        return Moves(
+            self._windows(windows, n),
+            self._turns(turns, n) if self.turned else None,
+            self._mirrors(mirrors, n),
+        )
+
+    def _windows(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        side = self.cached
+        sizes = self._resized(rng, n) if self.crop == "resized" else np.full((n, 2), self.size)
+        room = side - sizes
+        if self.crop == "centre":
+            return np.concatenate([room // 2, sizes], axis=1)
+        return np.concatenate([(rng.random((n, 2)) * (room + 1)).astype(np.int64), sizes], axis=1)
+
+    def _resized(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, 2) heights and widths: an area and a ratio of sides, the first of ten draws that fits (Szegedy
+        et al. 2015, Going Deeper with Convolutions)."""
+        settings, side = self.settings, self.cached
+        areas = side**2 * rng.uniform(*settings.crop_scale, (n, TRIES))
+        ratios = np.exp(rng.uniform(*np.log(settings.crop_ratio), (n, TRIES)))
+        sizes = np.rint(np.sqrt(np.stack([areas / ratios, areas * ratios], axis=2))).astype(np.int64)
+        fits = ((sizes > 0) & (sizes <= side)).all(2)  # (n, TRIES)
+        chosen = sizes[np.arange(n), fits.argmax(1)]
+        low, high = settings.crop_ratio
+        ratio = min(max(1.0, low), high)  # of width to height, as near to the square as the settings let it
+        whole = np.rint([side / max(ratio, 1), side * min(ratio, 1)]).astype(np.int64)
+        return np.where(fits.any(1)[:, None], chosen, whole)
+
+    def _turns(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, 3, 3) from a pixel of the turned image to one of the cached image: about its centre."""
+        settings, middle = self.settings, (self.cached - 1) / 2
+        angle = np.deg2rad(rng.uniform(-settings.rotate, settings.rotate, n))
+        scale = rng.uniform(max(LEAST, 1 - settings.zoom), 1 + settings.zoom, (n, 2))  # of x and of y
+        shift = self.cached * rng.uniform(-settings.shift, settings.shift, (n, 2))
+        cos, sin = np.cos(angle), np.sin(angle)
+        back = np.zeros((n, 3, 3))
+        back[:, :2, :2] = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1) / scale[:, :, None]
+        back[:, :2, 2] = middle - np.einsum("nij,nj->ni", back[:, :2, :2], middle + shift)
+        back[:, 2, 2] = 1
+        return back
+
+    def _mirrors(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        settings, eighths = self.settings, rng.integers(8, size=n)
+        turned = rng.random(n) < (settings.d4 or 0)
+        found = (eighths[:, None] >> np.arange(3) & 1).astype(bool) & turned[:, None]
+        found[:, 1] ^= rng.random(n) < settings.vflip
+        found[:, 2] ^= rng.random(n) < settings.hflip
+        return found
+
+    def __call__(
+        self, images: np.ndarray | Sequence[np.ndarray], moves: Moves, mask: bool = False
+    ) -> np.ndarray:
+        """(n, side, side, C) uint8 to (n, size, size, C); masks get no level between two.
+
+        Images may lie in a file that is mapped into memory: only what is looked at is read.
+        """
+        n, channels = len(moves.windows), images[0].shape[2]
+        made = np.empty((n, self.size, self.size, channels), np.uint8)
+        matrices = None if moves.turns is None else self._matrices(moves)
+        for i, (image, out) in enumerate(zip(images, made, strict=True)):
+            for c in range(0, channels, AT_ONCE):
+                few = channels <= AT_ONCE
+                part = image if few else np.ascontiguousarray(image[:, :, c : c + AT_ONCE])
+                to = out if few else np.empty((*out.shape[:2], part.shape[2]), np.uint8)
+                if matrices is None:
+                    _cut(part, moves.windows[i].tolist(), moves.symmetries[i].tolist(), to, mask)
+                else:
+                    _warp(part, matrices[i], to, mask)
+                if not few:
+                    out[:, :, c : c + AT_ONCE] = to
+        return made
+
+    def _matrices(self, moves: Moves) -> np.ndarray:
+        """(n, 2, 3) from a pixel of what comes out to one of the cached image."""
+        n, share = len(moves.windows), moves.windows[:, :1:-1] / self.size  # (n, 2) in x and y
+        transposed, upside, mirrored = moves.symmetries.T
+        symmetry = np.zeros((n, 3, 3))  # undone from the last to the first
+        symmetry[:, 0, 0], symmetry[:, 0, 2] = np.where(mirrored, -1, 1), np.where(mirrored, self.size - 1, 0)
+        symmetry[:, 1, 1], symmetry[:, 1, 2] = np.where(upside, -1, 1), np.where(upside, self.size - 1, 0)
+        symmetry[:, 2, 2] = 1
+        symmetry[transposed, :2] = symmetry[transposed, 1::-1]
+        window = np.zeros((n, 3, 3))
+        window[:, [0, 1], [0, 1]], window[:, 2, 2] = share, 1
+        window[:, :2, 2] = moves.windows[:, 1::-1] + (share - 1) / 2  # pixel centres, as cv2.resize has them
+        return (moves.turns @ window @ symmetry)[:, :2]
+
+
+def _cut(image: np.ndarray, window: list[int], symmetry: list[bool], out: np.ndarray, mask: bool) -> None:
+    """A window of an image, resized into `out` and mirrored there."""
+    top, left, height, width = window
+    part = image[top : top + height, left : left + width]
+    transposed, upside, mirrored = symmetry
+    if part.shape != out.shape:
+        # INTER_NEAREST is half a pixel off what images get
+        way = cv2.INTER_NEAREST_EXACT if mask else cv2.INTER_LINEAR
+        cv2.resize(part, out.shape[1::-1], out, interpolation=way)
+        part = out
+    if transposed:
+        part = np.ascontiguousarray(part.transpose(1, 0, 2))
+    if upside or mirrored:
+        cv2.flip(part, -1 if upside and mirrored else int(mirrored), out)
+    elif part is not out:
+        out[...] = part
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray, out: np.ndarray, mask: bool) -> None:
+    """An image read through a matrix (2, 3) from places of `out` to its own; beyond its edge it is mirrored,
+    since black wedges would teach the network the angle."""
+    four = image.shape[2] == 3  # OpenCV 5 warps four channels in half the time of three, to the same bits
+    source, to = (cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), None) if four else (image, out)
+    way = (cv2.INTER_NEAREST if mask else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(
+        source, matrix, out.shape[1::-1], to, flags=way, borderMode=cv2.BORDER_REFLECT_101
+    )
+    if four:
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, out)

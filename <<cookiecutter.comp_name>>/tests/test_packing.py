@@ -1,0 +1,123 @@
+"""The image cache is built once: a build that was killed goes on, and believes only what still holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src.config import Data
+from src.data import packing
+from src.data.packing import pack
+
+N, SIDE = 60, 16
+DATA = Data(image_size=SIDE)
+
+
+@pytest.fixture
+def files(tmp_path) -> list[Path]:
+    (tmp_path / "raw").mkdir()
+    paths = [tmp_path / "raw" / f"{number:02}.png" for number in range(N)]
+    for number, path in enumerate(paths):
+        image = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        cv2.imwrite(str(path), image)
+    return paths
+
+
+def packed(files: list[Path], folder: Path, data: Data = DATA) -> tuple[bytes, list]:
+    """The bytes of the array, and what is known of its images."""
+    shape = (len(files), data.cached_size, data.cached_size, 3)
+    known = pack(folder / "images.npy", files, shape, data, "test", pytest.fail)
+    assert [path.name for path in folder.iterdir()] == ["images.npy"]  # nothing of the work is left
+    return (folder / "images.npy").read_bytes(), known
+
+
+def killed_after(count: int, files: list[Path], folder: Path) -> None:
+    """A build in a process of its own that ends without a word at its `count`th image."""
+    child = os.fork()
+    if child == 0:
+        seen, decode = [], packing.decode
+
+        def last(path, data):
+            seen.append(path)
+            if len(seen) == count:
+                os._exit(9)
+            return decode(path, data)
+
+        packing.decode = last
+        pack(folder / "images.npy", files, (len(files), SIDE, SIDE, 3), DATA, "test", pytest.fail)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[Path]:
+    """The files that are decoded from here on."""
+    seen, decode = [], packing.decode
+    monkeypatch.setattr(packing, "decode", lambda path, data: seen.append(path) or decode(path, data))
+    return seen
+
+
+@pytest.fixture
+def begun(files, tmp_path) -> Path:
+    """The folder of a build that was killed at its 50th image."""
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    killed_after(50, files, folder)
+    return folder
+
+
+@pytest.fixture
+def whole(files, tmp_path) -> tuple[bytes, list]:
+    (tmp_path / "whole").mkdir()
+    return packed(files, tmp_path / "whole")
+
+
+def test_a_killed_build_goes_on_where_it_was_to_the_same_bytes(files, begun, whole, decoded):
+    assert not (begun / "images.npy").exists()
+    assert packed(files, begun) == whole
+    assert 10 <= len(decoded) < N - 10  # the last lines of the journal may not have reached it
+
+
+def test_a_build_may_be_killed_again_and_again(files, begun, whole):
+    killed_after(3, files, begun)
+    assert packed(files, begun) == whole
+
+
+def test_a_file_that_changed_meanwhile_is_decoded_again(files, begun, decoded):
+    cv2.imwrite(str(files[0]), np.full((20, 24, 3), 7, np.uint8))
+    packed(files, begun)
+    assert files[0] in decoded
+    assert len(decoded) < N
+    assert (np.load(begun / "images.npy")[0] == 7).all()
+
+
+def test_pixels_that_were_lost_are_decoded_again(files, begun, whole, decoded):
+    part = np.lib.format.open_memmap(begun / ".images.npy.part", mode="r+")
+    part[1] = 0
+    part.flush()
+    assert packed(files, begun) == whole
+    assert files[1] in decoded
+    assert files[0] not in decoded
+
+
+@pytest.mark.parametrize("change", [{"fit": "pad"}, {"image_size": 12}, {"preprocess": "trim_border"}])
+def test_a_build_of_other_pixels_begins_anew(files, begun, decoded, change):
+    packed(files, begun, DATA.model_copy(update=change))
+    assert len(decoded) == N
+
+
+def test_other_files_than_before_are_not_taken_for_them(files, begun, decoded):
+    packed(files[::-1], begun)
+    assert len(decoded) >= N - 1  # one in the very middle might stand where it stood
+
+
+def test_a_journal_that_was_cut_off_in_a_line_is_read_up_to_it(files, begun, whole, decoded):
+    journal = begun / ".images.npy.journal"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(lines[:6]) + "\n" + lines[6][:40])
+    assert packed(files, begun) == whole
+    assert len(decoded) == N - 5

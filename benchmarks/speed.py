@@ -1,0 +1,173 @@
+"""What is fast and what is not: ratios against rivals in interleaved rounds, written into docs/benchmarks.md.
+
+    python benchmarks/speed.py                    # everything, then the page and its picture
+    python benchmarks/speed.py loader predict     # some subjects: loader, loop, predict, growth
+    python benchmarks/speed.py write              # the page alone, from what was measured before
+
+Numbers are kept in build/speed/. Each is a median of at least five rounds, by CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before numpy: with two threads on busy cores nothing can be compared
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD, PAGE = ROOT / "build" / "speed", ROOT / "docs" / "benchmarks.md"
+SUBJECTS = ("loader", "loop", "predict", "growth")
+HEADING = "## Speed"
+ABOUT = (
+    "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
+    "well (a load of 10 to 17): believe the ratios, which come from interleaved rounds, and not the rates."
+)
+
+
+def main() -> None:
+    """Measure the subjects asked for, then write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("subjects", nargs="*", choices=[*SUBJECTS, "write", []])
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    for name in arguments.subjects or SUBJECTS:
+        if name != "write":
+            measure(name, arguments.rounds)
+    write()
+
+
+def measure(name: str, rounds: int) -> None:
+    """Measure one subject and keep what was found."""
+    import torch
+
+    torch.set_num_threads(1)
+    found = importlib.import_module(f"speeds.{name}").measure(rounds)
+    found |= {"rounds": rounds, "load": os.getloadavg()[0], "cores": os.cpu_count()}
+    (BUILD / f"{name}.json").write_text(json.dumps(found, indent=2))
+
+
+def write() -> None:
+    """Put a section for every subject that was measured into the page, and draw the loader's picture."""
+    parts = [HEADING, ABOUT]
+    for name in SUBJECTS:
+        path = BUILD / f"{name}.json"
+        if not path.exists():
+            print(f"{name} was not measured: its section is left out", file=sys.stderr)
+            continue
+        parts.append(SECTIONS[name](json.loads(path.read_text())))
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, after = page.partition(HEADING + "\n")
+    rest = after.find("\n## ")
+    kept = after[rest:] if rest >= 0 else "\n"
+    PAGE.write_text(before.rstrip() + "\n\n" + "\n\n".join(parts) + "\n" + kept, encoding="utf-8")
+
+
+def loader_section(found: dict[str, Any]) -> str:
+    """The loader's table and picture."""
+    lines = [
+        "### From disk to the training tensor",
+        f"Images a CPU second and core, 512 px JPEG to 224 px, one process; {found['note']}. Ours reads a "
+        "256 px cache, which is built once, and hands uint8 to the network, which normalises inside; the "
+        "last line of each pipeline does that on the CPU as well. Medians of "
+        f"{found['rounds']} interleaved rounds, their least and most in brackets.",
+    ]
+    table = ["| pipeline | loader | images/s | times timm's |", "|---|---|--:|--:|"]
+    for key, row in found["rows"].items():
+        pipeline, loader = key.split(": ", 1)
+        middle, least, most = row["times_timm"]
+        cell = "1" if loader == "timm" else f"{middle:.1f} ({least:.1f} to {most:.1f})"
+        table.append(f"| {pipeline} | {loader} | {row['images_per_second']:,.0f} | {cell} |")
+    draw(found["rows"])
+    return "\n\n".join([*lines, "\n".join(table), "![images a second by loader](images/loaders.png)"])
+
+
+def draw(rows: dict[str, Any]) -> None:
+    """A bar a loader, a panel a pipeline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pipelines = list(dict.fromkeys(key.split(": ")[0] for key in rows))
+    figure, panels = plt.subplots(1, len(pipelines), figsize=(10, 2.6), constrained_layout=True)
+    for panel, pipeline in zip(panels, pipelines, strict=True):
+        mine = {key.split(": ", 1)[1]: row for key, row in rows.items() if key.startswith(pipeline + ": ")}
+        speeds = [row["images_per_second"] for row in mine.values()]
+        colours = ["#1f6f8b" if name.startswith("ours") else "#b8b8b8" for name in mine]
+        panel.barh(list(mine), speeds, color=colours)
+        for place, speed in enumerate(speeds):
+            panel.text(speed, place, f" {speed:,.0f}", va="center", fontsize=8)
+        panel.invert_yaxis()
+        panel.set_title(pipeline, fontsize=9)
+        panel.set_xlim(0, max(speeds) * 1.2)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("images a second and core", fontsize=8)
+    (PAGE.parent / "images").mkdir(exist_ok=True)
+    figure.savefig(PAGE.parent / "images" / "loaders.png", dpi=110)
+
+
+def loop_section(found: dict[str, Any]) -> str:
+    """The loop against the mathematics."""
+    lines = [f"| loop, {name} | {a:.3f} ({b:.3f} to {c:.3f}) |" for name, (a, b, c) in found["rows"].items()]
+    return "\n\n".join(
+        [
+            "### The loop over the mathematics",
+            f"CPU time of an epoch over forward, backward and optimiser of the same network on tensors that "
+            f"are there already; {found['note']}. The default loop also loads, augments, keeps an EMA, "
+            f"watches losses and gradient norms. Medians of {found['rounds']} interleaved rounds.",
+            "\n".join(["| what | times the bare steps |", "|---|--:|", *lines]),
+        ]
+    )
+
+
+def predict_section(found: dict[str, Any]) -> str:
+    """Views and memory."""
+    a, b, c = found["views"]
+    cells = "; ".join(f"{int(n):,}: {size:.1f} MiB" for n, size in found["memory"].items())
+    return "\n\n".join(
+        [
+            "### Prediction",
+            f"Four views take {a:.2f} times as long as one ({b:.2f} to {c:.2f}; resnet18 at 96 px). Memory "
+            f"beyond what the process held and the mapped images, by the number of test images "
+            f"({found['note']}): {cells}.",
+        ]
+    )
+
+
+def growth_section(found: dict[str, Any]) -> str:
+    """Seconds by rows, and exponents."""
+    sizes = sorted({int(n) for row in found["rows"].values() for n in row["seconds"]})
+    head = " | ".join(f"{n:,}" for n in sizes)
+    table = [f"| CPU seconds for so many rows | {head} | exponent | of the last two |"]
+    table.append("|---|" + "--:|" * (len(sizes) + 2))
+    for name, row in found["rows"].items():
+        cells = " | ".join(
+            f"{row['seconds'][str(n)]:.2f}" if str(n) in row["seconds"] else "-" for n in sizes
+        )
+        table.append(f"| {name} | {cells} | {row['exponent']:.2f} | {row['last']:.2f} |")
+    about = (
+        "Medians of three runs or more. A fixed part makes the exponent of small sizes too low, so that of "
+        "the last two sizes stands beside it."
+    )
+    return "\n\n".join(["### Growth with the rows", about, "\n".join(table)])
+
+
+SECTIONS = {
+    "loader": loader_section,
+    "loop": loop_section,
+    "predict": predict_section,
+    "growth": growth_section,
+}
+
+if __name__ == "__main__":
+    main()

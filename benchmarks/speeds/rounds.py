@@ -1,0 +1,37 @@
+"""Rivals timed in turn, round after round, so that whatever else the machine does falls on all of them."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "<<cookiecutter.comp_name>>"
+sys.path.insert(0, str(PROJECT))  # the project's own code, where it stands
+
+
+def interleave(
+    rivals: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of each rival in each round, by CPU time unless told otherwise; a round before them is not
+    counted."""
+    for work in rivals.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for number in range(rounds):
+        names = list(rivals)
+        for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody is always first
+            start = clock()
+            rivals[name]()
+            seconds[name].append(clock() - start)
+        print(f"  round {number + 1}/{rounds}", flush=True)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> tuple[float, float, float]:
+    """The median over the rounds of how many times as long `slow` takes, the least and the most."""
+    found = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+    return statistics.median(found), min(found), max(found)
