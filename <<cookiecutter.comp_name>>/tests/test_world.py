@@ -117,7 +117,7 @@ def test_ranks_share_every_batch_and_every_row_without_one_twice(size):
         assert len({item[0] for item in items}) == 1  # one seed for the batch
 
 
-@pytest.mark.parametrize("override", ["train.top_share=0.5", "mixing.mixup=0.2", "train.center_weight=0.01"])
+@pytest.mark.parametrize("override", ["train.top_share=0.5", "consistency={}", "train.center_weight=0.01"])
 def test_what_looks_at_a_whole_batch_is_refused(prepared, override):
     with pytest.raises(UserError, match="looks at a whole batch, of which each GPU sees a part"):
         check_world(read(prepared, override))

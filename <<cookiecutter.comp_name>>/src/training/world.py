@@ -2,8 +2,9 @@
 DistributedDataParallel under `torchrun` (Li et al. 2020, PyTorch Distributed).
 
 Each rank takes its part of every batch, batch norms see the whole, and losses are divided by the whole
-batch's weight: the weights are those that one process would have, whatever the number of processes. Rank 0
-alone writes. Without torchrun there is one rank, and nothing here does anything.
+batch's weight: the weights are those that one process would have, whatever the number of processes (mixup and
+CutMix alone find their partners within a part). Rank 0 alone writes. Without torchrun there is one rank, and
+nothing here does anything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -94,7 +94,6 @@ def check_world(config: Config) -> None:
         "train.margin.triplet_weight": train.triplet_weight(config.task.name) > 0,
         "a retrieval task": config.task.name == "retrieval",
         "consistency": config.consistency is not None,
-        "mixing": config.mixing.on,
     }
     found = [name for name, on in whole.items() if on]
     if found:
@@ -102,6 +101,20 @@ def check_world(config: Config) -> None:
             f"{found[0]} looks at a whole batch, of which each GPU sees a part; train one model a GPU (leave "
             f"GPUS out), or switch it off"
         )
+
+
+class Total(torch.autograd.Function):
+    """The sum over the ranks; what comes back for it is the sum of what they all say."""
+
+    @staticmethod
+    def forward(_, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(_, gradient: torch.Tensor) -> torch.Tensor:
+        return Total.forward(_, gradient)
 
 
 def share_norms(model: nn.Module, device: torch.device) -> nn.Module:
@@ -115,7 +128,7 @@ def share_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SharedNorm(_BatchNorm):
-    """SyncBatchNorm on a CPU, where PyTorch has none: the same arithmetic, by differentiable all-reduces."""
+    """SyncBatchNorm on a CPU, where PyTorch has none: the same arithmetic, by sums over the ranks."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Of any rank."""
@@ -128,10 +141,10 @@ class SharedNorm(_BatchNorm):
             )
         dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
-        total = all_reduce(torch.cat([x.sum(dims), count]))
+        total = Total.apply(torch.cat([x.sum(dims), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = Total.apply(centred.square().sum(dims)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

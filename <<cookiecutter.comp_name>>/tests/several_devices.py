@@ -1,0 +1,38 @@
+"""What a process of `torchrun`, or one alone, does in test_launcher.py: train a fold in float64, and leave
+its weights.
+
+    python several_devices.py CONFIG OUT key=value ...
+"""
+
+from __future__ import annotations
+
+import sys
+
+import conftest  # noqa: F401  one thread, and the project to import from
+import torch
+from safetensors.torch import save_file
+
+torch.set_default_dtype(torch.float64)
+
+from src.configfile import load_config  # noqa: E402
+from src.data.loaders import load_fold  # noqa: E402
+from src.tasks import create_task  # noqa: E402
+from src.training.fit import Trainer  # noqa: E402
+from src.training.world import ALONE, is_one_of_several, join  # noqa: E402
+
+
+def main(path: str, out: str, *overrides: str) -> None:
+    config = load_config(path, list(overrides))
+    world, device = join(config) if is_one_of_several() else (ALONE, torch.device("cpu"))
+    task = create_task(config)
+    data = load_fold(config, task, 0)
+    trainer = Trainer(config, task, data, data.train, 0, device, world=world)
+    for epoch in range(config.train.epochs):
+        trainer.train_epoch(epoch, lambda *_, **__: None)
+    if world.first:
+        save_file({name: x.contiguous() for name, x in trainer.model.state_dict().items()}, out)
+    world.gather(None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
