@@ -316,7 +316,37 @@ def write(page: Path) -> None:
         lines.append(line)
     if missing := set(found) - used:
         sys.exit(f"{page} has no row that begins with {', '.join(sorted(missing))}")
-    page.write_text("\n".join([*lines, ""]) + "".join(traps), encoding="utf-8")
+    text = re.sub(r"\| pack \|.*?\n\n", packs_table() + "\n\n", "\n".join([*lines, ""]), count=1, flags=re.S)
+    page.write_text(text + "".join(traps), encoding="utf-8")
+
+
+def packs_table() -> str:
+    """A row a pack: what was trained there, how often, and what the plain experiment has."""
+    rows = [
+        "| pack | competition, metric | rows | network, pixels | epochs | pairs | base |",
+        "|---|---|--:|---|--:|--:|--:|",
+    ]
+    for name, pack in LAB.items():
+        project = BUILD / f"tricks_{name}"
+        found = differences(project)
+        if not found:
+            continue
+        plan = json.loads((project / "ablations/baseline/plan.json").read_text(encoding="utf-8"))
+        with (project / "data/folds.csv").open(encoding="utf-8") as file:
+            count = sum(1 for _ in file) - 1
+        model = pack.base["model"]
+        network = model["backbone"] + ("" if "weights" in model else " from scratch")
+        cells = (
+            f"*{pack.label}*",
+            f"{name}, {PACKS[name]['task']['metric']}",
+            f"{count:,}",
+            f"{network}, {pack.base['data']['image_size']}",
+            plan["epochs"],
+            found[0]["pairs"],
+            f"{float(found[0]['base']):.3f}",
+        )
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
 
 
 def short(change: str) -> str:
