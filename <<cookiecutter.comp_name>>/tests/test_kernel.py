@@ -369,24 +369,6 @@ def test_the_notebook_is_the_script(tmp_path):
 # --- the file that runs on Kaggle ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["new", "old"])
-def test_the_kernel_finds_its_inputs_under_either_layout(classes, tmp_path, layout):
-    config, bundle = classes
-    new = layout == "new"
-    (tmp_path / "input").mkdir()
-    shutil.copytree(bundle, tmp_path / "input" / ("datasets/me/digits-bundle" if new else "digits-bundle"))
-    shutil.copytree(
-        config.root / "data/raw", tmp_path / "input" / ("competitions/digits" if new else "digits")
-    )
-    (tmp_path / "working").mkdir()
-    done = run_kernel(tmp_path)
-    assert done.returncode == 0, done.stderr
-    home = pd.read_csv(config.root / "submissions/baseline.csv", dtype=str)
-    found = pd.read_csv(tmp_path / "working/submission.csv", dtype=str)
-    assert alike(found, home) > 0.9
-    assert read_json(bundle / "manifest.json")["bundle_hash"] in done.stdout
-
-
 def run_kernel(folder: Path) -> subprocess.CompletedProcess[str]:
     names = ("PATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in names if name in os.environ}

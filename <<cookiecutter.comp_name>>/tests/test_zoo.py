@@ -138,7 +138,7 @@ KERNELS = {
         START,
         START + "import time; time.sleep(60 if len(ids) > 8 else 0)\n",
         "hidden",
-        "it took longer than the 0.00277778 h of kaggle.hours",
+        "it took longer than the 0.000833333 h of kaggle.hours",
     ),
 }
 WALLS = {  # what the weaker way lets through
@@ -201,7 +201,8 @@ def test_a_broken_kernel_is_caught_and_its_cause_is_named(bundled, project, monk
     if name == "memory":
         monkeypatch.setattr(verdict, "MEMORY", 150)
     if name == "time":
-        hours = bundled.kaggle.model_copy(update={"hours": 10 / 3600})
+        small_cases(monkeypatch, "hidden")  # on a busy machine a good one would be late too
+        hours = bundled.kaggle.model_copy(update={"hours": 3 / 3600})
         bundled = bundled.model_copy(update={"kaggle": hours})
     if name == "a full working folder":
         monkeypatch.setattr(rehearse, "DISK", 5)

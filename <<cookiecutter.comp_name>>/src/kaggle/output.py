@@ -41,8 +41,8 @@ def check_table(path: Path, sample: Path, numbers: bool = False) -> int:
                 f"{which}: ends before row {number}, {other} goes on; {path.name} must have its rows"
             )
         if row[0] != expected[0]:
-            again = ", an id that stands there before" if row[0] in seen else ""
-            raise UserError(f"{path}: row {number} is {row[0]!r}{again}; {sample} has {expected[0]!r}")
+            again = " (an id that stands there before)" if row[0] in seen else ""
+            raise UserError(f"{path}: row {number} is {row[0]!r}{again}, {sample} has {expected[0]!r}")
         seen.add(row[0])
         if len(row) != len(header):
             raise UserError(f"{path}: row {number} has {len(row)} cells, its header {len(header)}")
