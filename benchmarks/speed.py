@@ -4,7 +4,8 @@
     python benchmarks/speed.py loader predict     # some subjects: loader, loop, predict, growth
     python benchmarks/speed.py write              # the page alone, from what was measured before
 
-Numbers are kept in build/speed/. Each is a median of at least five rounds, by CPU seconds of one thread.
+Numbers are kept in build/speed/. Each is a median of five rounds or more (growth: of three), by CPU
+seconds of one thread.
 """
 
 from __future__ import annotations

@@ -184,13 +184,14 @@ def test_the_gradient_norm_in_the_history_is_the_median_over_the_steps_before_cl
     step = trainer.precision.step
 
     def remember(optimizer, model, clip):
-        norms.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+        gradients = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm())
         return step(optimizer, model, clip)
 
     trainer.precision.step = remember
     row = trainer.train_epoch(0, silent)
     assert len(norms) == trainer.steps_per_epoch
-    assert row["grad_norm"] == pytest.approx(torch.stack(norms).median().item(), rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(torch.stack(norms).median().item(), rel=1e-4)
     assert row["grad_norm"] > 0.01
 
 
