@@ -16,7 +16,8 @@ def near_pairs(hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
     Cut into more bands than bits may differ, two near hashes agree in some of the bands altogether; so only
     those are compared that have these in common, for each choice of bands (Manku, Jain, Das Sarma 2007,
-    Detecting Near-Duplicates for Web Crawling). A hundred thousand take less than a second, each with each a minute.
+    Detecting Near-Duplicates for Web Crawling). A hundred thousand take less than a second, each with each a
+    minute.
     """
     same = _bands_in_common(len(hashes), bits)
     if same == 0:
