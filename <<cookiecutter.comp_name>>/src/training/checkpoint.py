@@ -9,7 +9,7 @@ import torch
 
 from src.artifacts import atomic
 
-FORMAT = 2  # a checkpoint of an earlier version is not gone on from
+FORMAT = 3  # a checkpoint of an earlier version is not gone on from
 
 
 class Stateful(Protocol):
