@@ -244,7 +244,7 @@ def test_two_gpus_share_the_models(classes, monkeypatch):
     monkeypatch.setattr(members, "load_model", lambda path, device: Placed(device))
     asked = []
 
-    def ask(self, fold, store, sizes, plan, device):
+    def ask(self, fold, store, sizes, plan, device, replay):
         asked.append((fold, device, threading.get_ident()))
         together.wait(30)  # both are at work at the same time
         return np.full((3, 10), fold, np.float32)

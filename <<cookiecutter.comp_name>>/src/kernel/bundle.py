@@ -70,6 +70,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
         "half": config.kaggle.half,
         "members": [member(config, name, folder) for name in names],
         "owners": owners(config, dataset["outputs"]),
+        "folds": read_folds(config)["fold"].tolist() if config.task.name == "retrieval" else [],
     }
     write_json(folder / "competition.json", about)
     manifest = write_manifest(

@@ -37,6 +37,7 @@ class Member:
     models: list[list[Network]]
     galleries: list[np.ndarray]  # retrieval: each fold model's embeddings of the training images
     owners: np.ndarray  # whose each of these is
+    folds: np.ndarray  # and its fold, which a replay of that fold must not see
 
     @property
     def views(self) -> int:
@@ -45,9 +46,16 @@ class Member:
         return len(inference.tta) * len(inference.scales or (1,))
 
     def ask(
-        self, fold: int, store: ImageStore, sizes: list[tuple[int, int]], plan: Plan, device: torch.device
+        self,
+        fold: int,
+        store: ImageStore,
+        sizes: list[tuple[int, int]],
+        plan: Plan,
+        device: torch.device,
+        replay: bool = False,
     ) -> Any:
-        """What one fold says of all test images of the store."""
+        """What one fold says of all test images of the store; in a `replay` these are its own validation
+        images, and the gallery is that of the other folds, as in stage 03."""
         settings = self.config.inference
         if not plan.all_views:
             settings = settings.model_copy(update={"tta": settings.tta[:1], "scales": None})
@@ -55,7 +63,7 @@ class Member:
         for model in self.models[fold]:
             while True:
                 try:
-                    said.append(self._ask(model, fold, store, sizes, settings, device))
+                    said.append(self._ask(model, fold, store, sizes, settings, device, replay))
                     break
                 except torch.cuda.OutOfMemoryError:
                     if settings.batch_size == 1:
@@ -65,7 +73,14 @@ class Member:
         return said[0] if len(said) == 1 else self.task.mean(said)
 
     def _ask(
-        self, model: Network, fold: int, store: ImageStore, sizes: list, settings: Any, device: torch.device
+        self,
+        model: Network,
+        fold: int,
+        store: ImageStore,
+        sizes: list,
+        settings: Any,
+        device: torch.device,
+        replay: bool,
     ) -> Any:
         if self.task.kind == "maps":
             return predict_maps(
@@ -73,8 +88,9 @@ class Member:
             )
         if self.task.kind == "rankings":
             queries = embed(model, store, store.test, settings, device)
-            gallery = self.galleries[fold].astype(np.float32)
-            numbers, similarity = identities(queries, gallery, self.owners, settings)
+            seen = self.folds != fold if replay else np.ones(len(self.owners), dtype=bool)
+            gallery = self.galleries[fold][seen].astype(np.float32)
+            numbers, similarity = identities(queries, gallery, self.owners[seen], settings)
             return self.task.ranking(numbers, similarity, self.outputs)
         said = predict(model, self.task, store, store.test, settings, device)[0]
         if not np.isfinite(said).all():
@@ -97,9 +113,9 @@ def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device
             if fold.get("gallery"):
                 galleries.append(load_file(bundle / fold["gallery"])["embeddings"])
             number += 1
-        owners = np.array(about["owners"], dtype=np.int64)
+        owners, folds_of = (np.array(about[name], dtype=np.int64) for name in ("owners", "folds"))
         task, outputs = create_task(config), about["dataset"]["outputs"]
-        members.append(Member(entry["name"], config, task, outputs, models, galleries, owners))
+        members.append(Member(entry["name"], config, task, outputs, models, galleries, owners, folds_of))
     return members
 
 
@@ -134,7 +150,7 @@ def ask_all(
         for number, (member, fold) in enumerate(jobs):
             if places[number] == device:
                 store, sizes = stores_of[id(member)]
-                answer = member.ask(fold, store, sizes, plan, device)
+                answer = member.ask(fold, store, sizes, plan, device, only_fold is not None)
                 with lock:
                     said[number] = answer
 
