@@ -72,7 +72,7 @@ LAB = {
     ),
     "omniglot_id": Pack(
         "characters",
-        15,
+        22,
         None,
         {
             "data": {"image_size": 32},

@@ -81,7 +81,7 @@ def test_a_folds_labels_change_nothing_that_its_rows_are_scored_by(prepared, sta
 
 BALANCED = (
     "cv.stop_parts=2",
-    "train.epochs=2",
+    "train.epochs=6",
     "train.ema.enabled=false",
     "pseudo.rounds=1",
     "pseudo.threshold=0.11",

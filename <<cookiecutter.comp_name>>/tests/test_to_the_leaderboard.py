@@ -24,6 +24,7 @@ from src.kernel.sandbox import run_kernel
 ARGS = (
     *SETTINGS,
     "train.epochs=12",
+    "train.early_stopping.enabled=false",
     "competition.kaggle_username=quickfox",
     "kaggle.code_competition=true",
     "kaggle.machine_shape=cpu",
