@@ -69,7 +69,8 @@ def write_page(path: Path, text: str) -> None:
     """Write the page; other scripts' sections, which come after the demo's, stay."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     sections = re.split(r"(?m)^(?=## )", old)[2:]  # behind the head and the demo's own
-    path.write_text("\n".join([text, *sections]) if sections else text, encoding="utf-8")
+    parts = [text, *sections]
+    path.write_text("\n\n".join(part.strip("\n") for part in parts) + "\n", encoding="utf-8")
 
 
 PAGE = """# Results
