@@ -71,6 +71,8 @@ def write(page: Path) -> None:
     for key, score in json.loads(LINES.read_text()).items():
         name, classes, seed = key.split("/")
         scores[name, int(classes)][int(seed)] = score
+    if min(map(len, scores.values())) < 2:
+        sys.exit("one seed has no error: run again with more, such as --seeds 40")
     text = HEADING + ABOUT.format(seeds=max(map(len, scores.values())))
     for classes in (2, 3):
         for name in (*RIVALS, *FREE):
