@@ -8,8 +8,8 @@ Each way is a change of the first one, trained on the same folds and seeds (`mak
 
 from __future__ import annotations
 
-from packs import BUILD, ROOT
-from tricks import LAB, MODES, differences
+from packs import ROOT
+from tricks import LAB, MODES, measured
 
 HEADING = "## Fine-tuning"
 ABOUT = """
@@ -27,19 +27,18 @@ def main() -> None:
     """Put the table below its heading, before the real competitions."""
     page = ROOT / "docs" / "results.md"
     pack = LAB["trashnet"]
-    found = {row["change"]: row for row in differences(BUILD / "tricks_trashnet")}
-    some = next(iter(found.values()))
-    lines = [f"| (1) a new head, all trained | {float(some['base']):.4f} | | |"]
+    found = measured("trashnet")
+    lines = [f"| (1) a new head, all trained | {found['base']:.4f} | | |"]
     for way, change in MODES.items():
-        row = found[change]
-        said = f"{float(row['difference']):+.4f} ± {float(row['standard_error']):.4f}"
-        lines.append(f"| {way} | {float(row['score']):.4f} | {said} | {row['verdict']} |")
+        row = found["changes"][change]
+        said = f"{row['difference']:+.4f} ± {row['standard_error']:.4f}"
+        lines.append(f"| {way} | {row['score']:.4f} | {said} | {row['verdict']} |")
     about = ABOUT.format(
         rows=pack.rows,
         size=pack.base["data"]["image_size"],
         lr=pack.base["train"]["lr"],
-        epochs=pack.base["train"]["epochs"],
-        pairs=some["pairs"],
+        epochs=found["epochs"],
+        pairs=row["pairs"],
     )
     text, after = page.read_text(encoding="utf-8"), "## Real competitions"
     before, rest = text.split(after)

@@ -3,10 +3,12 @@
     python benchmarks/tricks.py run FOLDER --weights FILE [--only NAME ...]   # hours; killed, it goes on
     python benchmarks/tricks.py write                                         # the column of docs/tricks.md
 
-FOLDER and FILE are those of packs.py. A pack's rows are taken, in two folds, so that a training takes seconds
-and half of the rows are scored; all pairs of fold and seed that fit the pack's minutes are trained. Short
-trainings of few rows say what a trick does there, and no more. The ways to fine-tune, which finetuning.py
-writes into docs/results.md, are measured with the photographs.
+FOLDER and FILE are those of packs.py. A lesson takes some rows of a pack, in two folds, so that a training
+takes seconds and half of the rows are scored; all pairs of fold and seed that fit its minutes are trained.
+Short trainings of few rows say what a trick does there, and no more. Where a trick fits the task of one pack
+alone, another pack's images are asked a second question (asked.py). What was found stays in measured/tricks,
+so that a page can be written without the hours. The ways to fine-tune, which finetuning.py writes into
+docs/results.md, are measured with the photographs.
 """
 
 from __future__ import annotations
@@ -19,10 +21,15 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import asked
 from packs import BUILD, PACKS, ROOT, prepare
+
+KEPT = ROOT / "benchmarks" / "measured" / "tricks"
 
 TEST_ROWS = 200  # of its test images, for what learns from them; the others would only be predicted
 TRAINED = {"optimizer": "adamw", "lr": 1e-3, "batch_size": 32, "ema": {"decay": 0.99}}  # of few steps
@@ -32,24 +39,27 @@ SCRATCH = {"backbone": "test_resnet", "pretrained": False}
 
 
 @dataclass(frozen=True)
-class Pack:
-    """A competition: what docs/tricks.md calls it, the minutes it is given, how many of its rows are taken
-    (None: all), and its base experiment."""
+class Lesson:
+    """What docs/tricks.md calls it, the minutes it is given, how many of the pack's rows are taken (None:
+    all), its base experiment; the task where it is not the pack's own, and what makes the tables of it."""
 
     label: str
     minutes: int
     rows: int | None
-    base: dict
+    base: dict[str, Any]
+    pack: str = ""  # the lesson's own name
+    task: dict[str, str] = field(default_factory=dict)
+    ask: Callable[[Path], None] | None = None
 
 
 LAB = {
-    "trashnet": Pack(
+    "trashnet": Lesson(
         "photos",
         100,
         800,
         {"data": {"image_size": 64}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
     ),
-    "pcb_tiles": Pack(
+    "pcb_tiles": Lesson(
         "boards",
         30,
         1000,
@@ -60,7 +70,7 @@ LAB = {
             "augment": {"vflip": 0.5},
         },
     ),
-    "pneumonia": Pack(
+    "pneumonia": Lesson(
         "X-rays",
         50,
         2000,
@@ -70,7 +80,7 @@ LAB = {
             "train": {**TRAINED, "lr": 4e-3, "epochs": 8},
         },
     ),
-    "omniglot_id": Pack(
+    "omniglot_id": Lesson(
         "characters",
         22,
         None,
@@ -82,7 +92,7 @@ LAB = {
             "inference": {"tta": ["identity"]},
         },
     ),
-    "dsb2018": Pack(
+    "dsb2018": Lesson(
         "masks",
         13,
         None,
@@ -93,7 +103,7 @@ LAB = {
             "augment": {"vflip": 0.5},
         },
     ),
-    "dsb_count": Pack(
+    "dsb_count": Lesson(
         "counts",
         8,
         None,
@@ -104,6 +114,59 @@ LAB = {
             "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         },
     ),
+    "kinds": Lesson(
+        "photos of a kind",
+        10,
+        800,
+        {
+            "data": {"image_size": 64},
+            "model": {**PRETRAINED, "embedding": 128},
+            "train": {**TRAINED, "epochs": 5},
+            "inference": {"tta": ["identity"]},
+        },
+        pack="trashnet",
+        task={"name": "retrieval", "metric": "map5"},
+    ),
+    "faults": Lesson(
+        "faults counted",
+        9,
+        1000,
+        {
+            "data": {"image_size": 64, "near_duplicates": -1},
+            "model": PRETRAINED,
+            "train": {**TRAINED, "epochs": 5, "loss": "mae", "target_log": True},
+            "augment": {"vflip": 0.5},
+        },
+        pack="pcb_tiles",
+        task={"name": "regression", "metric": "mae"},
+        ask=asked.faults,
+    ),
+    "flaws": Lesson(
+        "masks of flaws",
+        30,
+        500,
+        {
+            "data": {"image_size": 96, "near_duplicates": -1},
+            "model": PRETRAINED,
+            "train": {**TRAINED, "epochs": 6, "batch_size": 16},
+            "augment": {"vflip": 0.5},
+        },
+        pack="pcb_tiles",
+        task={"name": "segmentation", "metric": "dice"},
+        ask=asked.flaws,
+    ),
+    "two": Lesson(
+        "X-rays as two classes",
+        8,
+        2000,
+        {
+            "data": {"image_size": 32},
+            "model": SCRATCH,
+            "train": {**TRAINED, "lr": 4e-3, "epochs": 8},
+        },
+        pack="pneumonia",
+        task={"name": "multiclass", "metric": "accuracy"},
+    ),
 }
 
 ALL = tuple(LAB)
@@ -112,6 +175,10 @@ TUNED = ("trashnet", "pcb_tiles")  # pretrained
 CLASSES = ("trashnet", "omniglot_id")  # one class of several a row
 LABELS = ("pcb_tiles", "pneumonia")  # yes or no
 RESNETS = ("pneumonia", "omniglot_id")
+MASKS = ("dsb2018", "flaws")
+NUMBERS = ("dsb_count", "faults")
+GALLERIES = ("omniglot_id", "kinds")
+SEVERAL = ("trashnet", "two")  # classes
 AVERAGED = "train.ema.enabled=false train.early_stopping.patience=null"
 
 # The catalogue's row (its first cell), the change, the packs. A row may have several changes.
@@ -142,18 +209,18 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("exponential", "train.schedule=exponential", IMAGES),
     ("exponential", "train.schedule=inverse_time", IMAGES),
     ("label smoothing", "train.label_smoothing=0", IMAGES),
-    ("focal loss", "train.loss=focal", ("trashnet", *LABELS, "dsb2018")),
+    ("focal loss", "train.loss=focal", ("trashnet", *LABELS, *MASKS)),
     ("asymmetric loss", "train.loss=asymmetric", LABELS),
     ("hinge", "train.loss=hinge", ("trashnet", *LABELS)),
-    ("symmetric cross-entropy", "train.loss=symmetric_cross_entropy", ("trashnet",)),
-    ("generalised cross-entropy", "train.loss=generalized_cross_entropy", ("trashnet",)),
-    ("soft F-beta", "train.loss=fbeta", (*LABELS, "dsb2018")),
-    ("BCE, CE or focal with Dice", "train.loss=ce_dice", ("dsb2018",)),
-    ("BCE, CE or focal with Dice", "train.loss=focal_dice", ("dsb2018",)),
-    ("BCE, CE or focal with Dice", "train.dice_weight=0", ("dsb2018",)),
-    ("BCE, CE or focal with Dice", "train.dice_weight=1", ("dsb2018",)),
-    ("Lovász", "train.loss=lovasz", ("pcb_tiles", "dsb2018")),
-    ("Lovász", "train.lovasz_weight=0.5", ("pcb_tiles", "dsb2018")),
+    ("symmetric cross-entropy", "train.loss=symmetric_cross_entropy", SEVERAL),
+    ("generalised cross-entropy", "train.loss=generalized_cross_entropy", SEVERAL),
+    ("soft F-beta", "train.loss=fbeta", (*LABELS, *MASKS)),
+    ("BCE, CE or focal with Dice", "train.loss=ce_dice", MASKS),
+    ("BCE, CE or focal with Dice", "train.loss=focal_dice", MASKS),
+    ("BCE, CE or focal with Dice", "train.dice_weight=0", MASKS),
+    ("BCE, CE or focal with Dice", "train.dice_weight=1", MASKS),
+    ("Lovász", "train.loss=lovasz", ("pcb_tiles", *MASKS)),
+    ("Lovász", "train.lovasz_weight=0.5", ("pcb_tiles", *MASKS)),
     ("NormFace", "train.loss=arcface", ("trashnet",)),
     ("NormFace", "train.loss=cosface", CLASSES),
     ("NormFace", "train.loss=sphereface", CLASSES),
@@ -167,9 +234,9 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("class weights", "train.class_weights=inverse", IMAGES),
     ("class weights", "train.class_weights=effective", IMAGES),
     ("the hardest rows", "train.top_share=0.5", IMAGES),
-    ("MSE, MAE, Huber", "train.loss=mse", ("dsb_count",)),
-    ("MSE, MAE, Huber", "train.loss=huber", ("dsb_count",)),
-    ("log(1 + target)", "train.target_log=false", ("dsb_count",)),
+    ("MSE, MAE, Huber", "train.loss=mse", NUMBERS),
+    ("MSE, MAE, Huber", "train.loss=huber", NUMBERS),
+    ("log(1 + target)", "train.target_log=false", NUMBERS),
     ("gradient accumulation", "train.accumulate=2", IMAGES),
     ("gradient clipping", "train.clip_grad=1", IMAGES),
     ("EMA of weights", "train.ema.enabled=false", IMAGES),
@@ -209,6 +276,7 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("IBN-a", "model.ibn=a", RESNETS),
     ("IBN-a", "model.ibn=b", RESNETS),
     ("local parts in stripes", "model.parts=pcb model.stripes=2", TUNED),
+    ("local parts in stripes", "model.parts=mgn", TUNED),
     ("sub-centres", "train.loss=arcface model.subcenters=2", ("trashnet",)),
     ("sub-centres", "model.subcenters=2", ("omniglot_id",)),
     ("TTA by views", "inference.tta=[identity]", (*IMAGES, "dsb2018", "dsb_count")),
@@ -216,12 +284,13 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("TTA by views", "inference.average=logit", IMAGES),
     ("TTA by views", "inference.average=rank", ("pcb_tiles", "pneumonia")),
     ("several sizes at test", "inference.scales=[64,96]", TUNED),
-    ("k-reciprocal", "inference.rerank={}", ("omniglot_id",)),
-    ("alpha query expansion", "inference.expansion={}", ("omniglot_id",)),
-    ("database-side", "inference.expansion.gallery=true", ("omniglot_id",)),
-    ("U-Net, FPN", "model.decoder=fpn", ("dsb2018",)),
-    ("batches of identities", "train.images_per_class=2", ("omniglot_id",)),
+    ("k-reciprocal", "inference.rerank={}", GALLERIES),
+    ("alpha query expansion", "inference.expansion={}", GALLERIES),
+    ("database-side", "inference.expansion.gallery=true", GALLERIES),
+    ("U-Net, FPN", "model.decoder=fpn", MASKS),
+    ("batches of identities", "train.images_per_class=2", GALLERIES),
     ("knowledge distillation", "distill.teacher=teacher", IMAGES),
+    ("several teachers", "distill.teacher=[teacher,second]", IMAGES),
     ("hard distillation", "distill.teacher=teacher distill.hard=true", IMAGES),
     ("feature distillation", "distill.teacher=teacher distill.features=1", IMAGES),
     ("mean teacher", "consistency={}", IMAGES),
@@ -262,11 +331,11 @@ def main() -> None:
 
 
 def ablate(name: str, folder: Path, weights: Path) -> None:
-    """Compare a pack's changes with its base experiment."""
-    pack = LAB[name]
+    """Compare a lesson's changes with its base experiment, and keep what was found."""
+    lesson = LAB[name]
     modes = MODES.values() if name == "trashnet" else ()
-    changes = [*dict.fromkeys([*modes, *(change for _, change, packs in TRICKS if name in packs)])]
-    base = {"task": PACKS[name]["task"], "runtime": ONE_CORE, **pack.base}
+    changes = [*dict.fromkeys([*modes, *(change for _, change, names in TRICKS if name in names)])]
+    base = {"task": task_of(name), "runtime": ONE_CORE, **lesson.base}
     project = BUILD / f"tricks_{name}"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -274,18 +343,48 @@ def ablate(name: str, folder: Path, weights: Path) -> None:
         command = ["make", "--no-print-directory", *words, f"PYTHON={sys.executable}"]
         subprocess.run(command, cwd=project, env={**os.environ, **threads}, check=True)
 
-    if not (project / "configs" / "teacher.yaml").exists():
-        prepare(project, name, folder, weights)
-        sample(project / "data" / "raw", pack.rows)
+    if not (project / "configs" / "second.yaml").exists():
+        prepare(project, lesson.pack or name, folder, weights)
+        if lesson.ask:
+            lesson.ask(project / "data" / "raw")
+        sample(project / "data" / "raw", lesson.rows)
         make("sniff")
         page = {"base": "default", "cv": {"n_folds": 2}, "tracking": {"wandb": "disabled"}, **base}
         (project / "configs" / "baseline.yaml").write_text(json.dumps(page), encoding="utf-8")
         (project / "configs" / "teacher.yaml").write_text("base: baseline\n", encoding="utf-8")
+        (project / "configs" / "second.yaml").write_text("base: baseline\nseed: 7\n", encoding="utf-8")
     (project / "configs" / "ablate.yaml").write_text(json.dumps({"try": changes}), encoding="utf-8")
     make("folds")
-    if any("teacher" in change for change in changes):
-        make("train", "EXP=teacher")
-    make("ablate", f"MINUTES={pack.minutes}")
+    for teacher in ("teacher", "second"):
+        if any(teacher in change for change in changes):
+            make("train", f"EXP={teacher}")
+    make("ablate", f"MINUTES={lesson.minutes}")
+    keep(name, project)
+
+
+def task_of(name: str) -> dict[str, str]:
+    """The lesson's `task` section."""
+    return LAB[name].task or PACKS[name]["task"]
+
+
+def keep(name: str, project: Path) -> None:
+    """What `write` wants of a project's ablation, into measured/tricks."""
+    ablation = project / "ablations" / "baseline"
+    plan = json.loads((ablation / "plan.json").read_text(encoding="utf-8"))
+    with (project / "data/folds.csv").open(encoding="utf-8") as file:
+        rows = sum(1 for _ in file) - 1
+    with (ablation / "table.csv").open(encoding="utf-8", newline="") as file:
+        table = [row for row in csv.DictReader(file) if row["difference"] not in ("", "nan")]
+    found = {"rows": rows, "epochs": plan["epochs"], "base": float(table[0]["base"]), "changes": {}}
+    for row in table:
+        numbers = {key: round(float(row[key]), 5) for key in ("score", "difference", "standard_error")}
+        found["changes"][row["change"]] = {
+            "pairs": int(row["pairs"]),
+            **numbers,
+            "verdict": row["verdict"],
+        }
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def sample(folder: Path, rows: int | None) -> None:
@@ -316,34 +415,32 @@ def write(page: Path) -> None:
         lines.append(line)
     if missing := set(found) - used:
         sys.exit(f"{page} has no row that begins with {', '.join(sorted(missing))}")
-    text = re.sub(r"\| pack \|.*?\n\n", packs_table() + "\n\n", "\n".join([*lines, ""]), count=1, flags=re.S)
+    text = re.sub(
+        r"\| (pack|name) \|.*?\n\n", packs_table() + "\n\n", "\n".join([*lines, ""]), count=1, flags=re.S
+    )
     page.write_text(text + "".join(traps), encoding="utf-8")
 
 
 def packs_table() -> str:
-    """A row a pack: what was trained there, how often, and what the plain experiment has."""
+    """A row a lesson: what was trained there, how often, and what the plain experiment has."""
     rows = [
-        "| pack | competition, metric | rows | network, pixels | epochs | pairs | base |",
+        "| name | pack, metric | rows | network, pixels | epochs | pairs | base |",
         "|---|---|--:|---|--:|--:|--:|",
     ]
-    for name, pack in LAB.items():
-        project = BUILD / f"tricks_{name}"
-        found = differences(project)
+    for name, lesson in LAB.items():
+        found = measured(name)
         if not found:
             continue
-        plan = json.loads((project / "ablations/baseline/plan.json").read_text(encoding="utf-8"))
-        with (project / "data/folds.csv").open(encoding="utf-8") as file:
-            count = sum(1 for _ in file) - 1
-        model = pack.base["model"]
+        model, pairs = lesson.base["model"], {row["pairs"] for row in found["changes"].values()}
         network = model["backbone"] + ("" if "weights" in model else " from scratch")
         cells = (
-            f"*{pack.label}*",
-            f"{name}, {PACKS[name]['task']['metric']}",
-            f"{count:,}",
-            f"{network}, {pack.base['data']['image_size']}",
-            plan["epochs"],
-            found[0]["pairs"],
-            f"{float(found[0]['base']):.3f}",
+            f"*{lesson.label}*",
+            f"{lesson.pack or name}, {task_of(name)['metric']}",
+            f"{found['rows']:,}",
+            f"{network}, {lesson.base['data']['image_size']}",
+            found["epochs"],
+            " or ".join(map(str, sorted(pairs))),
+            f"{found['base']:.3f}",
         )
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
@@ -356,21 +453,17 @@ def short(change: str) -> str:
 
 def effect(name: str, change: str) -> str:
     """`photos +0.012 ± 0.004 helps`, or nothing where it was not measured."""
-    for row in differences(BUILD / f"tricks_{name}"):
-        if row["change"] == change:
-            verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
-            difference, error = float(row["difference"]), float(row["standard_error"])
-            return f"{LAB[name].label} {difference:+.3f} ± {error:.3f}{verdict}"
-    return ""
+    row = measured(name).get("changes", {}).get(change)
+    if row is None:
+        return ""
+    verdict = {"helps": " **helps**", "hurts": " **hurts**"}.get(row["verdict"], "")
+    return f"{LAB[name].label} {row['difference']:+.3f} ± {row['standard_error']:.3f}{verdict}"
 
 
-def differences(project: Path) -> list[dict[str, str]]:
-    """The rows of a project's ablation that have a difference."""
-    table = project / "ablations" / "baseline" / "table.csv"
-    if not table.exists():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["difference"] not in ("", "nan")]
+def measured(name: str) -> dict[str, Any]:
+    """What `keep` has written of a lesson, or nothing."""
+    path = KEPT / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 if __name__ == "__main__":
