@@ -1,7 +1,7 @@
 """Both sides of tests/test_kaggle_image.py, each a process under versions of its own.
 
-    python tests/kaggle_image.py make FOLDER     here: a bundle and its predictions of each task, and stacks
-    python tests/kaggle_image.py ask FOLDER      there: what the same bundles say
+    python tests/kaggle_image.py make FOLDER TASK ...     here: bundles and their predictions, and stacks
+    python tests/kaggle_image.py ask FOLDER TASK ...      there: what the same bundles say
 
 | file of a case | written by | holds |
 |---|---|---|
@@ -18,21 +18,21 @@ from pathlib import Path
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 PROJECT = Path(__file__).parents[1] / "<<cookiecutter.comp_name>>"
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+STACKED = "multilabel"
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, tasks: list[str]) -> None:
     import pandas as pd
-    from competitions import TASKS
     from rehearsals import prepare_bundled
 
-    for task in TASKS:
+    for task in tasks:
         half = "true" if task == "binary" else "false"  # in full, versions alone can make a difference
         config = prepare_bundled(
             folder / "projects" / task, task, f"kaggle.half={half}", "inference.tta=[identity,hflip]"
         )
         stored = pd.read_parquet(config.root / "runs/baseline/test.parquet")
         lay_out(folder / task, config, stored)
-        if task == "multilabel":
+        if task == STACKED:
             make_stacks(folder, config)
 
 
@@ -75,13 +75,14 @@ def lay_out(case: Path, config, stored) -> None:
     stored.to_parquet(case / "expected.parquet")
 
 
-def ask(folder: Path) -> None:
+def ask(folder: Path, tasks: list[str]) -> None:
     from src.kernel.run import predict_competition
 
-    for case in sorted(path.parent for path in folder.glob("*/expected.parquet")):
+    stacks = sorted(folder.glob("stack by *")) if STACKED in tasks else []
+    for case in [*(folder / task for task in tasks), *stacks]:
         (case / "out").mkdir()
         predict_competition(case / "bundle", case / "mount", case / "out", keep=True)
 
 
 if __name__ == "__main__":
-    {"make": make, "ask": ask}[sys.argv[1]](Path(sys.argv[2]))
+    {"make": make, "ask": ask}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
