@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 LABELS = ["open", "short", "mousebite", "spur", "copper", "pinhole"]  # of pcb_tiles
-SMALLEST = 0.002  # of a tile that its flaws cover; below lie tiles that show next to none
+SMALLEST = 0.004  # of a tile that its flaws cover; below lie tiles that show next to none
+MARGIN = 3  # pixels around a flaw that belong to it: a small image shows no thinner ones
 
 
 def faults(raw: Path) -> None:
@@ -20,11 +21,13 @@ def faults(raw: Path) -> None:
 
 
 def flaws(raw: Path) -> None:
-    """Of a tested board (red) beside its template (green): where the two differ. The difference is the
-    pack's own, which its images hold in blue; it is taken out of them."""
+    """Of a tested board (red) beside its template (green): where the two differ, and a margin. The difference
+    is the pack's own, which its images hold in blue; it is taken out of them."""
     import cv2
+    import numpy as np
     import pandas as pd
 
+    around = np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)
     (raw / "train_masks").mkdir()
     train = pd.read_csv(raw / "train.csv", dtype=str)
     kept = []
@@ -32,7 +35,7 @@ def flaws(raw: Path) -> None:
         mask = _taken_out(raw / "train_images" / name)
         kept.append((mask > 127).mean() >= SMALLEST)
         if kept[-1]:
-            cv2.imwrite(str(raw / "train_masks" / name), mask)
+            cv2.imwrite(str(raw / "train_masks" / name), cv2.dilate(mask, around))
     train = train.loc[kept, ["image_id", "board"]]
     train.assign(mask_id=train["image_id"]).to_csv(raw / "train.csv", index=False)
     sample = pd.read_csv(raw / "sample_submission.csv", dtype=str)[["image_id"]]

@@ -144,12 +144,12 @@ LAB = {
     "flaws": Lesson(
         "masks of flaws",
         30,
-        500,
+        600,
         {
             "data": {"image_size": 96, "near_duplicates": -1},
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 6, "batch_size": 16},
-            "augment": {"vflip": 0.5},
+            "train": {**TRAINED, "lr": 2e-3, "epochs": 8, "batch_size": 8},
+            "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         },
         pack="pcb_tiles",
         task={"name": "segmentation", "metric": "dice"},
