@@ -94,23 +94,23 @@ LAB = {
     ),
     "dsb2018": Lesson(
         "masks",
-        13,
+        25,
         None,
         {
             "data": {"image_size": 64},
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 6, "batch_size": 16},
+            "train": {**TRAINED, "lr": 2e-3, "epochs": 8, "batch_size": 8},
             "augment": {"vflip": 0.5},
         },
     ),
     "dsb_count": Lesson(
         "counts",
-        8,
+        14,
         None,
         {
             "data": {"image_size": 96, "fit": "pad"},
             "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 8, "batch_size": 16, "loss": "mae", "target_log": True},
+            "train": {**TRAINED, "epochs": 12, "batch_size": 16, "loss": "mae", "target_log": True},
             "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         },
     ),
@@ -167,6 +167,26 @@ LAB = {
         pack="pneumonia",
         task={"name": "multiclass", "metric": "accuracy"},
     ),
+    "photos_96": Lesson(
+        "larger photos",
+        8,
+        800,
+        {"data": {"image_size": 96}, "model": PRETRAINED, "train": {**TRAINED, "epochs": 5}},
+        pack="trashnet",
+    ),
+    "characters_96": Lesson(
+        "larger characters",
+        10,
+        None,
+        {
+            "data": {"image_size": 96},
+            "model": {"backbone": "resnet10t", "pretrained": False, "embedding": 128},
+            "train": {**TRAINED, "lr": 3e-3, "epochs": 8, "batch_size": 48},
+            "augment": {"hflip": 0.0, "crop_scale": [1.0, 1.0], "rotate": 10, "shift": 0.06},
+            "inference": {"tta": ["identity"]},
+        },
+        pack="omniglot_id",
+    ),
 }
 
 ALL = tuple(LAB)
@@ -178,6 +198,7 @@ RESNETS = ("pneumonia", "omniglot_id")
 MASKS = ("dsb2018", "flaws")
 NUMBERS = ("dsb_count", "faults")
 GALLERIES = ("omniglot_id", "kinds")
+LARGE = ("photos_96", "characters_96")  # MGN cuts maps of three rows at least
 SEVERAL = ("trashnet", "two")  # classes
 AVERAGED = "train.ema.enabled=false train.early_stopping.patience=null"
 
@@ -276,7 +297,7 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("IBN-a", "model.ibn=a", RESNETS),
     ("IBN-a", "model.ibn=b", RESNETS),
     ("local parts in stripes", "model.parts=pcb model.stripes=2", TUNED),
-    ("local parts in stripes", "model.parts=mgn", TUNED),
+    ("local parts in stripes", "model.parts=mgn", LARGE),
     ("sub-centres", "train.loss=arcface model.subcenters=2", ("trashnet",)),
     ("sub-centres", "model.subcenters=2", ("omniglot_id",)),
     ("TTA by views", "inference.tta=[identity]", (*IMAGES, "dsb2018", "dsb_count")),
@@ -321,20 +342,27 @@ def main() -> None:
     run.add_argument("folder", type=Path)
     run.add_argument("--weights", type=Path, required=True)
     run.add_argument("--only", nargs="*", choices=ALL, default=list(ALL))
+    run.add_argument(
+        "--missing", action="store_true", help="changes that were not measured yet, and no others"
+    )
     what.add_parser("write")
     arguments = parser.parse_args()
     if arguments.what == "write":
         write(ROOT / "docs" / "tricks.md")
         return
     for name in arguments.only:
-        ablate(name, arguments.folder.resolve(), arguments.weights.resolve())
+        ablate(name, arguments.folder.resolve(), arguments.weights.resolve(), arguments.missing)
 
 
-def ablate(name: str, folder: Path, weights: Path) -> None:
+def ablate(name: str, folder: Path, weights: Path, missing: bool) -> None:
     """Compare a lesson's changes with its base experiment, and keep what was found."""
     lesson = LAB[name]
     modes = MODES.values() if name == "trashnet" else ()
     changes = [*dict.fromkeys([*modes, *(change for _, change, names in TRICKS if name in names)])]
+    earlier = measured(name) if missing else {}
+    changes = [change for change in changes if change not in earlier.get("changes", {})]
+    if not changes:
+        return
     base = {"task": task_of(name), "runtime": ONE_CORE, **lesson.base}
     project = BUILD / f"tricks_{name}"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -359,16 +387,20 @@ def ablate(name: str, folder: Path, weights: Path) -> None:
         if any(teacher in change for change in changes):
             make("train", f"EXP={teacher}")
     make("ablate", f"MINUTES={lesson.minutes}")
-    keep(name, project)
+    found = found_in(project)
+    if earlier:
+        found = earlier | {"changes": earlier["changes"] | found["changes"]}
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def task_of(name: str) -> dict[str, str]:
     """The lesson's `task` section."""
-    return LAB[name].task or PACKS[name]["task"]
+    return LAB[name].task or PACKS[LAB[name].pack or name]["task"]
 
 
-def keep(name: str, project: Path) -> None:
-    """What `write` wants of a project's ablation, into measured/tricks."""
+def found_in(project: Path) -> dict[str, Any]:
+    """What `write` wants of a project's ablation."""
     ablation = project / "ablations" / "baseline"
     plan = json.loads((ablation / "plan.json").read_text(encoding="utf-8"))
     with (project / "data/folds.csv").open(encoding="utf-8") as file:
@@ -383,8 +415,7 @@ def keep(name: str, project: Path) -> None:
             **numbers,
             "verdict": row["verdict"],
         }
-    KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def sample(folder: Path, rows: int | None) -> None:
@@ -461,7 +492,7 @@ def effect(name: str, change: str) -> str:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """What `keep` has written of a lesson, or nothing."""
+    """What was found of a lesson, or nothing."""
     path = KEPT / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
