@@ -277,7 +277,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     ),
     "how, not what": (
         "tracking.wandb tracking.project runtime.device runtime.jobs runtime.threads runtime.workers "
-        "runtime.retries"
+        "runtime.retries runtime.save_minutes"
     ),
 }
 

@@ -216,6 +216,11 @@ TRICKS = {
     "snapshots": ["train.cycles=2", "train.snapshots=2", ALL],
     "soup": ["train.soup=3", ALL],
     "soup of snapshots": ["train.cycles=4", "train.snapshots=3", "train.soup=2", ALL],
+    "windows of several batches": ["train.accumulate=3", "train.batch_size=8"],
+    "mixing": ["mixing.mixup=0.4", "mixing.cutmix=1"],
+    "a mean teacher": ["consistency={}"],
+    "loaders of their own": ["runtime.workers=2", "augment.policy=randaugment"],
+    "balanced rows": ["train.sampling=balanced", "augment.scales=[0.75,1]"],
 }
 
 
@@ -225,14 +230,17 @@ class Killed(BaseException):
 
 def trained(project, name, overrides, killed=None):
     """The files of fold 0 after training; `killed` is where the first try ends: "epoch 2/" for the line that
-    comes after its checkpoint, or the number of an epoch whose checkpoint is never written."""
+    comes after its checkpoint, the number of an epoch whose checkpoint is never written, or (1.5) the epochs
+    that are done when a checkpoint within one is the last."""
+    import torch
     from trainers import CPU, read
 
     from src.steps import run_of, train_step
     from src.training.fit import Trainer
     from src.training.fold import LEARNED, train_fold
 
-    run = run_of(read(project, f"name={name}", "fold=0", "train.epochs=4", "model.drop_rate=0.2", *overrides))
+    settings = ["fold=0", "train.epochs=4", "model.drop_rate=0.2", "runtime.save_minutes=0", *overrides]
+    run = run_of(read(project, f"name={name}", *settings))
     step, save = train_step(run, 0), Trainer.save
 
     def report(*_, line="", **__):
@@ -243,12 +251,17 @@ def trained(project, name, overrides, killed=None):
         if trainer.epoch == killed:
             raise Killed
         save(trainer, *arguments)
+        if isinstance(killed, float) and trainer.begun and trainer.steps >= killed * trainer.steps_per_epoch:
+            raise Killed
 
     if killed is not None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Trainer, "save", save_or_die)
             with pytest.raises(Killed):
                 train_fold(run, 0, step, CPU, report)
+    if isinstance(killed, float):
+        left = torch.load(step.folder / "checkpoint.pt", weights_only=True)["values"]
+        assert (len(left["history"]), left["begun"]["batches"] > 0) == (int(killed), True)
     train_fold(run, 0, step, CPU, lambda *_, **__: None)
     import pandas as pd
 
@@ -279,3 +292,4 @@ def test_every_trick_goes_on_bit_for_bit_wherever_it_is_killed(tricky, trick):
     expected = trained(tricky, "undisturbed", TRICKS[trick])
     assert trained(tricky, "after", TRICKS[trick], killed="epoch 2/") == expected
     assert trained(tricky, "before", TRICKS[trick], killed=3) == expected
+    assert trained(tricky, "within", TRICKS[trick], killed=1.5) == expected

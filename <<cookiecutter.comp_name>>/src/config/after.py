@@ -196,4 +196,5 @@ class Runtime(Section):
     jobs: Count | None = None  # folds side by side; null: one a device, or one a core on CPU
     threads: Count | None = None  # a process; null: cores / jobs
     workers: Index | None = None  # loader processes a job; null: none on CPU, up to 4 on a GPU
+    save_minutes: Annotated[float, Field(ge=0)] | None = 10  # between checkpoints; null: at ends of epochs
     retries: Index = 2  # of folds whose worker was killed; more would only meet the same lack of memory

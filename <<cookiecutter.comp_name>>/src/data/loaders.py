@@ -145,8 +145,8 @@ def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[st
 
 
 class Epochs(Sampler):
-    """The batches of an epoch as (seed, rows); the order comes from (seed, epoch), so a resumed epoch is the
-    same one.
+    """The batches of an epoch as (seed, rows), from batch `first` on; the order comes from (seed, epoch), so
+    a resumed epoch is the same one.
 
     With `labels` (N,) a batch is made of identities with `images_per_class` rows each; with `shares` (N,) an
     epoch, as long as ever, holds each row as often as its share says. A last batch of one row is left out:
@@ -165,7 +165,7 @@ class Epochs(Sampler):
         part: tuple[int, int] = (0, 1),
     ):
         self.rank, self.ranks = part  # of the processes that share every batch
-        self.n_rows, self.batch_size, self.seed, self.epoch = n_rows, batch_size, seed, 0
+        self.n_rows, self.batch_size, self.seed, self.epoch, self.first = n_rows, batch_size, seed, 0, 0
         self.labels, self.images_per_class, self.shares = labels, images_per_class, shares
 
     def batches(self) -> list[np.ndarray]:
@@ -178,7 +178,7 @@ class Epochs(Sampler):
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
     def __iter__(self) -> Iterator[tuple]:
-        for number, rows in enumerate(self.batches()):
+        for number, rows in enumerate(self.batches()[self.first :], self.first):
             seed, mine = self.seed_of(number), self.mine(len(rows))
             yield (seed, rows) if self.ranks == 1 else (seed, rows[mine], (mine.start, len(rows)))
 
@@ -263,6 +263,7 @@ def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: 
         multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again: 15 s
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own: the global one must not move where an epoch is gone on with
     )
 
 

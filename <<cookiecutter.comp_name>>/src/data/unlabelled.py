@@ -98,12 +98,12 @@ def strong_view(config: Config, channels: int) -> Augment:
 
 
 class Draws(Sampler):
-    """A fixed number of batches an epoch as (seed, rows): one random order of all rows after the other, from
-    (seed, epoch), so that no row comes twice before all came once."""
+    """A fixed number of batches an epoch as (seed, rows), from batch `first` on: one random order of all rows
+    after the other, from (seed, epoch), so that no row comes twice before all came once."""
 
     def __init__(self, n_rows: int, batch_size: int, n_batches: int, seed: int):
         self.n_rows, self.batch_size, self.n_batches, self.seed = n_rows, batch_size, n_batches, seed
-        self.epoch = 0
+        self.epoch, self.first = 0, 0
 
     def batches(self) -> np.ndarray:
         """(n_batches, batch_size) row numbers of the current epoch."""
@@ -112,7 +112,7 @@ class Draws(Sampler):
         return np.concatenate(orders)[:wanted].reshape(len(self), self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        for number, rows in enumerate(self.batches()):
+        for number, rows in enumerate(self.batches()[self.first :], self.first):
             words = [self.seed, STREAM, self.epoch, number]
             yield int(np.random.SeedSequence(words).generate_state(1)[0]), rows
 

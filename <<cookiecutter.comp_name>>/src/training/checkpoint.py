@@ -1,7 +1,8 @@
-"""A training on disk between two epochs: tensors and plain values, read without pickle."""
+"""A training on disk between two of its steps: tensors and plain values, read without pickle."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import torch
 
 from src.artifacts import atomic
 
-FORMAT = 3  # a checkpoint of an earlier version is not gone on from
+FORMAT = 4  # a checkpoint of an earlier version is not gone on from
 
 
 class Stateful(Protocol):
@@ -18,6 +19,21 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Clock:
+    """Whether the minutes between two checkpoints within an epoch are over; None: they never are."""
+
+    def __init__(self, minutes: float | None):
+        self.seconds = float("inf") if minutes is None else 60 * minutes
+        self.last = time.monotonic()
+
+    def rings(self) -> bool:
+        """True once each time they are over."""
+        if time.monotonic() - self.last < self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True
 
 
 def save(

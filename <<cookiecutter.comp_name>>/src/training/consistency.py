@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,8 @@ from src.training.devices import Precision, loader_workers
 
 class Consistency:
     """The unlabelled side of a training: `begin()` before an epoch, `learn()` after each labelled batch, and
-    `means()` at the end. It has no state: all draws come from (seed, epoch, batch)."""
+    `means()` at the end. All draws come from (seed, epoch, batch); its state is what an epoch has
+    summed."""
 
     def __init__(
         self,
@@ -50,11 +52,17 @@ class Consistency:
             store, config, n_batches, workers, seed, device.type == "cuda"
         )
 
-    def begin(self, epoch: int) -> None:
-        """Get ready for an epoch (0 first)."""
-        self.sampler.epoch, self.number, self.rows = epoch, 0, 0
+    def begin(self, epoch: int, begun: dict[str, Any] | None = None) -> None:
+        """Get ready for an epoch (0 first), or go on with one that was `begun`."""
+        begun = begun or {"number": 0, "rows": 0, "sums": torch.zeros(2)}
+        self.number, self.rows = begun["number"], begun["rows"]
+        self.sampler.epoch, self.sampler.first = epoch, self.number
         self.views = iter(self.loader)
-        self.sums = torch.zeros(2, device=self.precision.device)  # of losses, of shares that counted
+        self.sums = begun["sums"].to(self.precision.device)  # of losses, of shares that counted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of an epoch that was begun."""
+        return {"number": self.number, "rows": self.rows, "sums": self.sums}
 
     def learn(self, window: int) -> None:
         """Add the gradients of one batch to those of an optimiser step that takes in `window` of them: the

@@ -157,11 +157,18 @@ class Trainer:
             )
         self.best = Best()
         self.history: list[dict[str, Any]] = []
+        self.begun: dict[str, Any] = {}  # of an epoch that is under way: what its sums are so far
 
     @property
     def epoch(self) -> int:
         """Epochs done so far."""
         return len(self.history)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done so far."""
+        within = self.begun.get("batches", 0) // self.config.train.accumulate
+        return self.epoch * self.steps_per_epoch + within
 
     def exhausted(self) -> bool:
         """Whether patience has run out."""
@@ -169,23 +176,29 @@ class Trainer:
         train = self.config.train
         return train.ends_early and self.best.epoch >= 0 and waited >= train.early_stopping.patience
 
-    def train_epoch(self, epoch: int, report: Report) -> dict[str, Any]:
-        """One pass over the rows, then a look at the stopping rows; gives the row for history.csv."""
-        began = time.monotonic()
+    def train_epoch(
+        self, epoch: int, report: Report, between: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """One pass over the rows, or the rest of one that was begun, then a look at the stopping rows; gives
+        the row for history.csv. `between` is called after every step but the last, and may save."""
+        begun = self.begun or {"batches": 0, "seconds": 0.0}
+        began, done = time.monotonic() - begun["seconds"], begun["batches"]
         self.freeze.apply(epoch)
         self.together.begin()
         if self.world.size > 1:  # dropout must differ between ranks, and a checkpoint holds the first's alone
             words = np.random.SeedSequence([self.seed, epoch, self.world.rank])
             torch.manual_seed(int(words.generate_state(1)[0]))
-        self.sampler.epoch = epoch
+        self.sampler.epoch, self.sampler.first = epoch, done
         whole = self.sampler.batches()
         plan = [float(self.rows.weights[batch].sum()) for batch in whole]
         batches = [batch[self.sampler.mine(len(batch))] for batch in whole]
         watch = Watch(epoch, batches, self.ids, self.config.train, self.device, self.world)
         accumulate = self.config.train.accumulate
+        if done:
+            watch.load_state_dict(begun["watch"])
         if self.consistency is not None:
-            self.consistency.begin(epoch)
-        for number, batch in enumerate(self.loader):
+            self.consistency.begin(epoch, begun.get("consistency"))
+        for number, batch in enumerate(self.loader, done):
             first = number - number % accumulate
             total = sum(plan[first : first + accumulate])  # the last window may be short
             images, targets, weights = self.shown(batch, epoch, number)
@@ -203,6 +216,10 @@ class Trainer:
                 self.schedule.step()
                 self.average.update()
                 report(1)
+                if number + 1 < len(plan):
+                    self.begun = {"batches": number + 1, "began": began, "watch": watch}
+                    between()
+        self.begun = {}
         row = {"epoch": epoch + 1, "lr": self.schedule.rate, **watch.means()}
         if self.consistency is not None:
             row |= self.consistency.means()
@@ -317,8 +334,13 @@ class Trainer:
         return parts if self.swa is None else parts | {"swa": self.swa}
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write the checkpoint, atomically."""
-        values = {"best": vars(self.best), "history": self.history}
+        """Write the checkpoint, atomically, between two epochs or within one."""
+        values = {"best": vars(self.best), "history": self.history, "begun": {}}
+        if self.begun:
+            seconds, watch = time.monotonic() - self.begun["began"], self.begun["watch"].state_dict()
+            values["begun"] = {"batches": self.begun["batches"], "seconds": seconds, "watch": watch}
+            if self.consistency is not None:
+                values["begun"]["consistency"] = self.consistency.state_dict()
         checkpoint.save(path, fingerprint, self.parts, values, self.device)
 
     def resume(self, path: Path, fingerprint: str) -> None:
@@ -326,3 +348,4 @@ class Trainer:
         values = checkpoint.resume(path, fingerprint, self.parts, self.device)
         if values is not None:
             self.best, self.history = Best(**values["best"]), values["history"]
+            self.begun = values["begun"]

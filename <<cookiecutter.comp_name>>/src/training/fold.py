@@ -1,7 +1,8 @@
 """One fold, from its first step to the files it leaves; killed and started again, the same files.
 
-Every epoch leaves `checkpoint.pt` (tensors and plain values alone) with all that the next one depends on; it
-is dropped once the fold is finished.
+Every epoch, and every `runtime.save_minutes` of a longer one, leaves `checkpoint.pt` (tensors and plain
+values alone) with all that the next step depends on; it is dropped once the fold is finished. Several ranks
+save after epochs alone: the file holds the first one's random state.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from src.scoring import finite
 from src.steps import Run
 from src.tasks import create_task
 from src.tracking import NoTracker, create_tracker
+from src.training import checkpoint
 from src.training.fit import Report, Trainer
 from src.training.snapshots import Snapshots
 from src.training.watch import hardly_falls
@@ -40,15 +42,21 @@ def train_fold(
     snapshots = Snapshots(step.folder, config.train)
     path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
     trainer.resume(path, step.fingerprint)
-    if trainer.epoch == 0 and world.first:
+    if trainer.steps == 0 and world.first:
         snapshots.clear()
-    report(skipped=trainer.epoch * trainer.steps_per_epoch)
+    report(skipped=trainer.steps)
+    clock = checkpoint.Clock(config.runtime.save_minutes if world.size == 1 else None)
+
+    def save_in_time() -> None:
+        if clock.rings():
+            trainer.save(path, step.fingerprint)
+
     began = time.monotonic()
     tracker = create_tracker(config, run.name, fold) if world.first else NoTracker()
     for epoch in range(trainer.epoch, config.train.epochs):
         if trainer.exhausted():
             break
-        row = trainer.train_epoch(epoch, report)
+        row = trainer.train_epoch(epoch, report, save_in_time)
         tracker.log(row)
         if world.first:
             states = (part.state_dict() for part in (trainer.model, trainer.average.model))

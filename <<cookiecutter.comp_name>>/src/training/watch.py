@@ -54,6 +54,15 @@ class Watch:
         if len(self.losses) >= LOOK_EVERY:
             self.look()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Of an epoch that was begun, all of whose losses have been looked at."""
+        self.look()
+        return {"sums": self.sums, "norms": self.norms, "fine": self.fine}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.fine = state["sums"].to(self.sums.device), state["fine"]
+        self.norms = [norm.to(self.sums.device) for norm in state["norms"]]
+
     def look(self) -> None:
         """Wait for the device, and raise for the first batch with a loss that is no number."""
         if self.losses:
