@@ -259,6 +259,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "cv.kind cv.n_folds cv.seed cv.stop_parts cv.allow_rare cv.new_share"
     ),
     "needs a download": "model.pretrained",
+    "takes a minute each; tests/test_devices.py": "train.compile",
     "names things": "name seed fold folds",
     "stage 04: which test rows become training rows; tests/test_pseudo.py": (
         "pseudo.rounds pseudo.threshold pseudo.labels pseudo.pixels pseudo.quantile pseudo.weight "

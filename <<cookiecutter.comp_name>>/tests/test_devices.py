@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from trainers import CPU, read
+from trainers import CPU, make_trainer, read, silent
 
 import src.machine
 from src.config import UserError
@@ -84,3 +84,32 @@ def test_each_job_has_a_device_and_no_fold_is_without_work(project, monkeypatch,
 def test_a_cpu_job_has_no_loader_processes_unless_asked_for(project):
     assert loader_workers(read(project), CPU) == 0
     assert loader_workers(read(project, "runtime.workers=3"), CPU) == 3
+
+
+def test_a_compiled_training_ends_with_the_plain_ones_weights_under_their_own_names(prepared, monkeypatch):
+    """Everything of torch.compile but the code it would build, which takes a minute."""
+    compiled = []
+    build = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self: compiled.append(self) or build(self, backend="aot_eager")
+    )
+    settings = ("model.drop_rate=0", "train.accumulate=2", "train.ema.decay=0.9")
+    plain, fast = (make_trainer(prepared, *settings, f"train.compile={on}") for on in ("null", "true"))
+    assert compiled == [fast.model]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for trainer in (plain, fast):
+        trainer.train_epoch(0, silent)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for part in ("model", "average"):
+        wanted, found = (getattr(trainer, part) for trainer in (plain, fast))
+        wanted, found = (x.state_dict() if part == "model" else x.model.state_dict() for x in (wanted, found))
+        assert list(found) == list(wanted)
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_compiler_nothing_is_compiled_on_a_cpu(prepared, monkeypatch):
+    monkeypatch.setenv("PATH", str(prepared))
+    with pytest.raises(UserError, match=r"train\.compile=true .* install g\+\+ or clang\+\+"):
+        make_trainer(prepared, "train.compile=true")

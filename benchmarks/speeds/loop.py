@@ -60,8 +60,10 @@ def bare_of(trainer: Any) -> Any:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """How many times as long as the bare steps: the loop as it is by default, and without its EMA."""
+    """How many times as long as the bare steps: the loop as it is by default, without its EMA, and compiled
+    (once, in the round that is not counted)."""
     trainers = {"default": trainer_of(), "without EMA": trainer_of(ema={"enabled": False})}
+    trainers["compiled"] = trainer_of(compile=True)
     rivals = {"bare": bare_of(trainers["default"])}
     for name, trainer in trainers.items():
         rivals[name] = lambda trainer=trainer: trainer.train_epoch(trainer.epoch, lambda *_, **__: None)

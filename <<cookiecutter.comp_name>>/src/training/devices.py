@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 from torch import nn
 
 from src.config import Config, UserError
 from src.machine import cpu_count, jobs_on_cpu
+
+COMPILERS = ("c++", "g++", "clang++")
 
 
 def devices(config: Config) -> list[torch.device]:
@@ -45,6 +49,17 @@ def loader_workers(config: Config, device: torch.device) -> int:
     if config.runtime.workers is not None:
         return config.runtime.workers
     return 0 if device.type == "cpu" else min(4, max(1, cpu_count() // len(devices(config)) - 1))
+
+
+def compile_network(model: nn.Module, device: torch.device) -> None:
+    """Have `torch.compile` make the network's passes, in place: its weights keep their names, and copies of
+    it are not compiled. Raises `UserError` where the CPU's code cannot be built."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
+        raise UserError(
+            "train.compile=true builds C++ code for the CPU, and there is no compiler; install g++ or "
+            "clang++, or leave it null"
+        )
+    model.compile()
 
 
 class Precision:

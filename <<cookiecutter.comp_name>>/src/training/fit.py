@@ -41,7 +41,7 @@ from src.training import checkpoint
 from src.training.averaging import Average, StochasticAverage, copy_state
 from src.training.batchnorm import measure_batch_norms
 from src.training.consistency import Consistency
-from src.training.devices import Precision, loader_workers
+from src.training.devices import Precision, compile_network, loader_workers
 from src.training.freeze import Freeze
 from src.training.notes import create_notes
 from src.training.optim import create_optimizer
@@ -131,6 +131,8 @@ class Trainer:
         self.world, self.seed, self.together = world, seed, Together(self.model, world, device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if config.train.compile and world.size == 1:
+            compile_network(self.model, device)
         self.precision = Precision(config.train.amp, device)
         workers = loader_workers(config, device)
         self.loader, self.sampler = training_loader(
