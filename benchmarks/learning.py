@@ -1,6 +1,6 @@
 """What unlabelled images, a teacher and a stack bring where nobody looked: a tenth of the labels, then all.
 
-    python benchmarks/learning.py run FOLDER --weights FILE [--only NAME ...] [--seeds 0 1 2]
+    python benchmarks/learning.py run FOLDER --weights FILE [--only NAME ...] [--seeds 1 2 3]
     python benchmarks/learning.py write                       # a section of docs/results.md, of what is there
 
 FOLDER and FILE are those of packs.py. A seed draws the labels that are kept, the folds and the first weights.
@@ -58,7 +58,7 @@ LAB: dict[str, dict[str, Any]] = {
             "inference": {"tta": ["identity"]},
         },
         "epochs": {"few": 40, "all": 12},
-        "pseudo": {"rounds": 2, "source": "ensemble", "threshold": 0.3, "epochs": 6},
+        "pseudo": {"rounds": 2, "source": "ensemble", "threshold": 0.3, "epochs": 12},
         "student": {"train": {"epochs": 5}},
         "lesson": {"weight": 0.7, "features": 1},
     },
@@ -108,7 +108,7 @@ def main() -> None:
     run.add_argument("folder", type=Path)
     run.add_argument("--weights", type=Path, required=True)
     run.add_argument("--only", nargs="*", choices=list(LAB), default=list(LAB))
-    run.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    run.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     what.add_parser("write")
     arguments = parser.parse_args()
     if arguments.what == "write":

@@ -306,6 +306,7 @@ FILES = {
     "src/training/batchnorm.py",
     "src/training/checkpoint.py",
     "src/training/consistency.py",
+    "src/training/design.py",
     "src/training/devices.py",
     "src/training/fit.py",
     "src/training/fold.py",

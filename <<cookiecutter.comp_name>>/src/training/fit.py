@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from src.config import MARGINS, Config, UserError
+from src.config import Config, UserError
 from src.data.levels import as_targets
 from src.data.loaders import (
     FoldData,
@@ -27,10 +27,7 @@ from src.data.loaders import (
 from src.data.mixing import Batch, Mixer
 from src.data.scales import create_scales
 from src.losses.build import create_loss
-from src.losses.margins import margin_scale
 from src.losses.reduction import reduce
-from src.models.architecture import Architecture
-from src.models.backbone import input_statistics
 from src.models.build import create_model, embedding_length
 from src.models.checkpointing import checkpoint_gradients
 from src.models.scale import TargetScale
@@ -41,6 +38,7 @@ from src.training import checkpoint
 from src.training.averaging import Average, StochasticAverage, copy_state
 from src.training.batchnorm import measure_batch_norms
 from src.training.consistency import Consistency
+from src.training.design import design
 from src.training.devices import Precision, compile_network, loader_workers
 from src.training.freeze import Freeze
 from src.training.notes import create_notes
@@ -88,31 +86,7 @@ class Trainer:
         scale = TargetScale.of(data.train.targets, config.train.target_log) if task.scaled else TargetScale()
         seed = int(np.random.SeedSequence([config.seed, fold]).generate_state(1)[0])
         torch.manual_seed(seed)
-        margin = config.train.name(task.name) in MARGINS
-        mean, std = input_statistics(config.model, data.store.mean, data.store.std)
-        self.architecture = Architecture(
-            backbone=config.model.backbone,
-            n_outputs=len(data.outputs),
-            image_size=config.data.image_size,
-            mean=mean,
-            std=std,
-            drop_rate=config.model.drop_rate,
-            drop_path_rate=config.model.drop_path_rate,
-            target_mean=scale.mean,
-            target_std=scale.std,
-            target_log=scale.log,
-            decoder=config.model.decoder if task.kind == "maps" else None,
-            head="cosine" if margin else "linear",
-            logit_scale=margin_scale(config.train.margin, len(data.outputs)) if margin else None,
-            embedding=config.model.embedding if task.kind == "rankings" else None,
-            pooling=config.model.pooling,
-            neck=config.model.neck,
-            dropout_samples=config.model.dropout_samples,
-            ibn=config.model.ibn,
-            parts=config.model.parts,
-            stripes=config.model.stripes,
-            subcenters=config.model.subcenters,
-        )
+        self.architecture = design(config, task, data, scale)
         self.rows, self.stop = (
             replace(part, targets=scale.encode(part.targets)) for part in (rows, data.stop)
         )
