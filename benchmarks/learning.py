@@ -34,6 +34,7 @@ from packs import BUILD, PACKS, ROOT, prepare  # noqa: E402
 
 KEPT = 0.1  # of the labels
 HOME = BUILD.parent / "learning"
+FOUND = ROOT / "benchmarks" / "measured" / "learning"
 TABLES = ("train", "test", "sample_submission")
 TRAINED = {
     "optimizer": "adamw",
@@ -117,7 +118,7 @@ def main() -> None:
     for name in arguments.only:
         for seed in arguments.seeds:
             base = baked(name, arguments.folder.resolve(), arguments.weights.resolve())
-            if not (HOME / name / f"seed{seed}.json").exists():
+            if not (FOUND / name / f"seed{seed}.json").exists():
                 measure(name, seed, base, arguments.folder.resolve())
 
 
@@ -155,7 +156,9 @@ def measure(name: str, seed: int, base: Path, folder: Path) -> None:
     with zipfile.ZipFile(folder / f"{name}.solution.zip") as archive:
         archive.extractall(HOME / "solutions")
     found = scores(projects, next((HOME / "solutions").glob(f"{name}/solution.csv")))
-    (HOME / name / f"seed{seed}.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    (FOUND / name).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1) + "\n"
+    (FOUND / name / f"seed{seed}.json").write_text(text, encoding="utf-8")
 
 
 def learn(project: Path, experiment: str) -> None:
@@ -271,7 +274,7 @@ def read(path: Path) -> Any:
 
 def write(page: Path) -> None:
     """The section, in the place of the one before."""
-    found = {name: [read(path) for path in sorted((HOME / name).glob("seed*.json"))] for name in LAB}
+    found = {name: [read(path) for path in sorted((FOUND / name).glob("seed*.json"))] for name in LAB}
     found = {name: seeds for name, seeds in found.items() if seeds}
     seeds = sorted({len(seeds) for seeds in found.values()})
     text = HEADING + ABOUT.format(seeds=" or ".join(map(str, seeds))) + report(found)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT, LINES = ROOT / "<<cookiecutter.comp_name>>", ROOT / "build" / "noise.json"
+PROJECT, LINES = ROOT / "<<cookiecutter.comp_name>>", ROOT / "benchmarks" / "measured" / "noise.json"
 RIVALS = ("mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn")
 FREE = ("free logistic", "free lightgbm")
 HEADING = "## Second levels on noise"

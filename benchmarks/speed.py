@@ -4,8 +4,8 @@
     python benchmarks/speed.py loader predict     # some subjects: loader, loop, predict, growth
     python benchmarks/speed.py write              # the page alone, from what was measured before
 
-Numbers are kept in build/speed/. Each is a median of five rounds or more (growth: of three), by CPU
-seconds of one thread.
+Numbers are kept in measured/speed/, and a subject that is not there keeps its section of the page. Each is a
+median of five rounds or more (growth: of three), by CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before numpy: with two threads on busy cores nothing can be compared
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD, PAGE = ROOT / "build" / "speed", ROOT / "docs" / "benchmarks.md"
+KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchmarks.md"
 SUBJECTS = ("loader", "loop", "predict", "growth")
 HEADING = "## Speed"
 ABOUT = (
     "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
-    "well (a load of 10 to 17): believe the ratios, which come from interleaved rounds, and not the rates."
+    "well (a load of 10 to 17): believe the ratios, which come from interleaved rounds, and not the rates. "
+    'Prediction and growth were taken by calling its functions one at a time; the lines "normalised on the '
+    'CPU" are older than the normalisation that the network has now.'
 )
 
 
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("subjects", nargs="*", choices=[*SUBJECTS, "write", []])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    BUILD.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     for name in arguments.subjects or SUBJECTS:
         if name != "write":
             measure(name, arguments.rounds)
@@ -53,23 +55,25 @@ def measure(name: str, rounds: int) -> None:
     torch.set_num_threads(1)
     found = importlib.import_module(f"speeds.{name}").measure(rounds)
     found |= {"rounds": rounds, "load": os.getloadavg()[0], "cores": os.cpu_count()}
-    (BUILD / f"{name}.json").write_text(json.dumps(found, indent=2))
+    (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def write() -> None:
-    """Put a section for every subject that was measured into the page, and draw the loader's picture."""
-    parts = [HEADING, ABOUT]
+    """Put a section for every subject that was measured into the page, each in its place, and draw the
+    loader's picture."""
+    before, _, after = PAGE.read_text(encoding="utf-8").partition(HEADING + "\n")
+    old, after = (after + "\n## ").split("\n## ", 1)
+    sections = {part.splitlines()[0]: "### " + part.strip() for part in old.split("\n### ")[1:]}
     for name in SUBJECTS:
-        path = BUILD / f"{name}.json"
-        if not path.exists():
-            print(f"{name} was not measured: its section is left out", file=sys.stderr)
-            continue
-        parts.append(SECTIONS[name](json.loads(path.read_text())))
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, after = page.partition(HEADING + "\n")
-    rest = after.find("\n## ")
-    kept = after[rest:] if rest >= 0 else "\n"
-    PAGE.write_text(before.rstrip() + "\n\n" + "\n\n".join(parts) + "\n" + kept, encoding="utf-8")
+        path = KEPT / f"{name}.json"
+        if path.exists():
+            section = SECTIONS[name](json.loads(path.read_text(encoding="utf-8")))
+            sections[section.splitlines()[0].removeprefix("### ")] = section
+        else:
+            print(f"{name} was not measured: its section stays as it is", file=sys.stderr)
+    after = after.removesuffix("\n## ")
+    text = "\n\n".join([before.rstrip(), HEADING, ABOUT, *sections.values()]) + "\n"
+    PAGE.write_text(text + (f"\n## {after}" if after else ""), encoding="utf-8")
 
 
 def loader_section(found: dict[str, Any]) -> str:

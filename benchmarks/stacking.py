@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT, BUILD = ROOT / "<<cookiecutter.comp_name>>", ROOT / "build" / "stacking"
+KEPT = ROOT / "benchmarks" / "measured" / "stacking.json"
 RUNS, CLASSES, FOLDS = 50, 10, 5
 TEST_SHARE = 0.2  # test rows to a training row
 LINES = {  # of the larger table the plain mean, which all else is compared with, and the whole
@@ -64,7 +65,7 @@ def main() -> None:
 
 def run(share: float) -> None:
     """Make the tables of each size, and measure every line in a process of its own."""
-    path = BUILD / "lines.json"
+    path = KEPT
     lines = json.loads(path.read_text()) if path.exists() else []
     for size, rivals in LINES.items():
         rows = int(size * share)
@@ -78,7 +79,8 @@ def run(share: float) -> None:
                 sys.exit(done.stderr)
             lines.append(json.loads(done.stdout.splitlines()[-1]))
             print(lines[-1], flush=True)
-            path.write_text(json.dumps(lines, indent=2))
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
 
 
 def make(rows: int) -> None:
@@ -147,7 +149,7 @@ def one(rows: int, rival: str) -> dict[str, object]:
 
 def write(page: Path) -> None:
     """The table, in the place of the one before."""
-    lines = json.loads((BUILD / "lines.json").read_text())
+    lines = json.loads(KEPT.read_text(encoding="utf-8"))
     size = RUNS * CLASSES * 1_000_000 * 4 / 2**30
     text = HEADING + ABOUT.format(runs=RUNS, classes=CLASSES, size=f"{size:.1f}")
     means = {line["rows"]: line["seconds"] for line in lines if line["rival"] == "mean"}
