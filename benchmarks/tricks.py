@@ -297,7 +297,7 @@ TRICKS: list[tuple[str, str, tuple[str, ...]]] = [
     ("IBN-a", "model.ibn=a", RESNETS),
     ("IBN-a", "model.ibn=b", RESNETS),
     ("local parts in stripes", "model.parts=pcb model.stripes=2", TUNED),
-    ("local parts in stripes", "model.parts=mgn", LARGE),
+    ("local parts of several sizes", "model.parts=mgn", LARGE),
     ("sub-centres", "train.loss=arcface model.subcenters=2", ("trashnet",)),
     ("sub-centres", "model.subcenters=2", ("omniglot_id",)),
     ("TTA by views", "inference.tta=[identity]", (*IMAGES, "dsb2018", "dsb_count")),
