@@ -105,12 +105,19 @@ LAB = {
     ),
     "dsb_count": Lesson(
         "counts",
-        14,
+        8,
         None,
         {
             "data": {"image_size": 96, "fit": "pad"},
-            "model": PRETRAINED,
-            "train": {**TRAINED, "epochs": 12, "batch_size": 16, "loss": "mae", "target_log": True},
+            "model": SCRATCH,
+            "train": {
+                **TRAINED,
+                "lr": 4e-3,
+                "epochs": 20,
+                "batch_size": 16,
+                "loss": "mae",
+                "target_log": True,
+            },
             "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
         },
     ),
