@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -35,8 +36,15 @@ def packed(files: list[Path], folder: Path, data: Data = DATA) -> tuple[bytes, l
     return (folder / "images.npy").read_bytes(), known
 
 
+def lines_of(journal: Path) -> int:
+    return journal.read_text().count("\n") if journal.exists() else 0
+
+
 def killed_after(count: int, files: list[Path], folder: Path) -> None:
-    """A build in a process of its own that ends without a word at its `count`th image."""
+    """A build in a process of its own that ends without a word at its `count`th image, once the journal, that
+    another thread writes, has come near it."""
+    journal = folder / ".images.npy.journal"
+    before = lines_of(journal)
     child = os.fork()
     if child == 0:
         seen, decode = [], packing.decode
@@ -44,6 +52,9 @@ def killed_after(count: int, files: list[Path], folder: Path) -> None:
         def last(path, data):
             seen.append(path)
             if len(seen) == count:
+                deadline = time.monotonic() + 60
+                while lines_of(journal) < before + count - 5 and time.monotonic() < deadline:
+                    time.sleep(0.001)
                 os._exit(9)
             return decode(path, data)
 

@@ -60,7 +60,7 @@ def pack(
         with Progress(title, len(todo)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
             if known:
                 progress.say(f"{title}: goes on with {len(todo):,} files; {len(known):,} were packed before")
-            with open(work.journal, "a", encoding="utf-8") as journal:
+            with open(work.journal, "a", buffering=1, encoding="utf-8") as journal:  # a kill takes no lines
                 for i, decoded in zip(todo, pool.map(one, todo), strict=True):
                     progress.step()
                     if decoded is not None:
