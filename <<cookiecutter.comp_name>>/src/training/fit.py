@@ -133,7 +133,8 @@ class Trainer:
             )
         self.best = Best()
         self.history: list[dict[str, Any]] = []
-        self.begun: dict[str, Any] = {}  # of an epoch that is under way: what its sums are so far
+        self.begun: dict[str, Any] = {}  # of an epoch that is under way: batches done, and who sums them
+        self.resumed: dict[str, Any] = {}  # of one that a checkpoint was within: the state of these
 
     @property
     def epoch(self) -> int:
@@ -143,7 +144,7 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Optimiser steps done so far."""
-        within = self.begun.get("batches", 0) // self.config.train.accumulate
+        within = (self.begun or self.resumed).get("batches", 0) // self.config.train.accumulate
         return self.epoch * self.steps_per_epoch + within
 
     def exhausted(self) -> bool:
@@ -157,7 +158,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """One pass over the rows, or the rest of one that was begun, then a look at the stopping rows; gives
         the row for history.csv. `between` is called after every step but the last, and may save."""
-        begun = self.begun or {"batches": 0, "seconds": 0.0}
+        begun, self.resumed = self.resumed or {"batches": 0, "seconds": 0.0}, {}
         began, done = time.monotonic() - begun["seconds"], begun["batches"]
         self.freeze.apply(epoch)
         self.together.begin()
@@ -324,4 +325,4 @@ class Trainer:
         values = checkpoint.resume(path, fingerprint, self.parts, self.device)
         if values is not None:
             self.best, self.history = Best(**values["best"]), values["history"]
-            self.begun = values["begun"]
+            self.resumed = values["begun"]
