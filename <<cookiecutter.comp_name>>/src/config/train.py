@@ -40,7 +40,7 @@ class Train(Losses, Optim):
     target_log: bool = False  # learn log(1 + target): for counts and prices, whose tails are heavy
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU
     channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
-    compile: Switch = None  # torch.compile, on one device: a minute once, then faster steps on most GPUs
+    compile: Switch = None  # torch.compile, one device; a minute a fold, and on a CPU no faster after
     early_stopping: EarlyStopping = EarlyStopping()
     ema: Ema = Ema()
     swa: Swa = Swa()
