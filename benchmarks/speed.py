@@ -27,9 +27,9 @@ SUBJECTS = ("loader", "loop", "predict", "growth")
 HEADING = "## Speed"
 ABOUT = (
     "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
-    "well (a load of 10 to 17; for the loop, on two idle ones): believe the ratios, which come from interleaved rounds, and not the rates. "
-    'Prediction and growth were taken by calling its functions one at a time; the lines "normalised on the '
-    'CPU" are older than the normalisation that the network has now.'
+    "well (a load of 10 to 17; for the loop, on two idle ones): believe the ratios, which come from "
+    "interleaved rounds, and not the rates. Prediction and growth were taken by calling its functions one "
+    'at a time; the lines "normalised on the CPU" are older than the normalisation that the network has now.'
 )
 
 
