@@ -121,3 +121,8 @@ def test_ranks_share_every_batch_and_every_row_without_one_twice(size):
 def test_what_looks_at_a_whole_batch_is_refused(prepared, override):
     with pytest.raises(UserError, match="looks at a whole batch, of which each GPU sees a part"):
         check_world(read(prepared, override))
+
+
+def test_torch_compile_is_refused_and_not_left_out_in_silence(prepared):
+    with pytest.raises(UserError, match=r"train\.compile is for one device"):
+        check_world(read(prepared, "train.compile=true"))

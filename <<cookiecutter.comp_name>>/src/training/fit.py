@@ -105,7 +105,7 @@ class Trainer:
         self.world, self.seed, self.together = world, seed, Together(self.model, world, device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        if config.train.compile and world.size == 1:
+        if config.train.compile:
             compile_network(self.model, device)
         self.precision = Precision(config.train.amp, device)
         workers = loader_workers(config, device)

@@ -95,6 +95,10 @@ def check_world(config: Config) -> None:
         "a retrieval task": config.task.name == "retrieval",
         "consistency": config.consistency is not None,
     }
+    if train.compile:
+        raise UserError(
+            "train.compile is for one device; leave it null here, or train one model a GPU (leave GPUS out)"
+        )
     found = [name for name, on in whole.items() if on]
     if found:
         raise UserError(
