@@ -82,7 +82,8 @@ def loader_section(found: dict[str, Any]) -> str:
         "### From disk to the training tensor",
         f"Images a CPU second and core, 512 px JPEG to 224 px, one process; {found['note']}. Ours reads a "
         "256 px cache, which is built once, and hands uint8 to the network, which normalises inside; the "
-        "last line of each pipeline does that on the CPU as well. Medians of "
+        "line below does that on the CPU as well. Shards hold JPEGs of 256 px; without a cache a file of 512 "
+        "px is decoded at half its size each time. Medians of "
         f"{found['rounds']} interleaved rounds, their least and most in brackets.",
     ]
     table = ["| pipeline | loader | images/s | times timm's |", "|---|---|--:|--:|"]

@@ -2,7 +2,7 @@
 
 | step | writes | depends on |
 |---|---|---|
-| images | `data/cache/<key>/` images.npy, index.parquet, statistics.json | tables, files, image settings |
+| images | `data/cache/<key>/` the store, index.parquet, statistics.json | tables, files, image settings |
 | external images | there too: extra-<key>.npy, extra-<key>.parquet | their files, the index, image settings |
 | masks | there too: masks.npy, .parquet, .json (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
@@ -81,16 +81,17 @@ def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
     data, size = config.data, config.data.cached_size
     settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "id", "image"})
-    settings |= {"image_size": size, "preprocess": preprocessing(data)}
+    storage = None if data.storage == "packed" else data.storage
+    settings |= {"image_size": size, "preprocess": preprocessing(data), "storage": storage}
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
     key += "" if data.squeeze is None else f"-tanh{data.squeeze:g}"
-    key += "" if data.preprocess is None else f"-{data.preprocess}"
+    key += "".join(f"-{name}" for name in (data.preprocess, storage) if name is not None)
     return Step(
         title=f"01 images at {size} px",
         folder=config.root / "data" / "cache" / key,
-        outputs=("images.npy", "index.parquet", "statistics.json"),
+        outputs=(f"images.{data.ending}", "index.parquet", "statistics.json"),
         recipe={"data": settings, "tables": tables, "images": listings},
     )
 
@@ -103,16 +104,17 @@ def extra_step(config: Config) -> Step | None:
         return None
     images = images_step(config)
     key = "extra-" + hashlib.sha256(json.dumps(sorted(folders)).encode()).hexdigest()[:8]
-    recipe = {"data": images.recipe["data"], "near_duplicates": config.data.near_duplicates}
+    recipe = {
+        "data": images.recipe["data"],
+        "near_duplicates": config.data.near_duplicates,
+        "images": {name: listing(path) for name, path in folders.items()},
+        "contents": _contents(images.folder / "index.parquet"),
+    }
     return Step(
         title=f"01 external images at {config.data.cached_size} px",
         folder=images.folder,
-        outputs=(f"{key}.npy", f"{key}.parquet"),
-        recipe=recipe
-        | {
-            "images": {name: listing(path) for name, path in folders.items()},
-            "contents": _contents(images.folder / "index.parquet"),
-        },
+        outputs=(f"{key}.{config.data.ending}", f"{key}.parquet"),
+        recipe=recipe,
         stamp_name=key,
     )
 
@@ -147,9 +149,8 @@ def masks_step(config: Config) -> Step | None:
 def folds_step(config: Config) -> Step:
     """The one decision of which fold each training row belongs to."""
     cache, masks = images_step(config).folder / "index.parquet", masks_step(config)
-    cv = config.cv.model_dump(mode="json")
-    if config.task.name != "retrieval":
-        del cv["new_share"]
+    ranks = config.task.name == "retrieval"
+    cv = config.cv.model_dump(mode="json", exclude=None if ranks else {"new_share"})
     return Step(
         title=f"01 folds ({config.cv.n_folds}, {config.cv.kind})",
         folder=config.root / "data",
@@ -208,8 +209,7 @@ def train_step(run: Run, fold: int) -> Step:
     if config.mixing.on:
         recipe["mixing"] = config.mixing.model_dump(mode="json")
     recipe["optimistic"] = why_optimistic(config, run.labels_from, fold)
-    labels = run.pseudo_labels(fold)
-    if labels is not None:
+    if (labels := run.pseudo_labels(fold)) is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}
         recipe["inputs"]["pseudo_labels"] = digest(labels)
         if (extra := extra_step(config)) is not None:

@@ -20,7 +20,7 @@ from src.inference.worst import caption, of_classes, of_labels, of_masks, of_val
 from src.maps import Maps
 from src.report import pictures
 from src.report.outputs import describe_outputs
-from src.steps import images_step, run_of
+from src.steps import run_of
 from src.tasks import create_task
 from src.tasks.retrieval import Ranking
 
@@ -157,7 +157,7 @@ def test_the_worst_rows_are_shown_worst_first_with_their_own_image(prepared, mon
     images, captions, outlines = shown["what"]
     assert [text.split("\n")[0] for text in captions] == [oof["id"][i] for i in (31, 7, 60)]
     assert outlines is None
-    store = open_images(images_step(run.config))
+    store = open_images(run.config)
     for image, place in zip(images, (31, 7, 60), strict=True):
         assert np.array_equal(image, store.pixels[store.train[place]])
     true = oof["target"][7]

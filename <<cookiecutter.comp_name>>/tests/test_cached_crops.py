@@ -125,7 +125,7 @@ def test_three_stages_run_with_it(prepared):
 
 def test_masks_are_cached_with_their_images_and_cropped_with_them(pictured):
     config = read(pictured, "train.batch_size=8", "augment.hflip=0.5")
-    store, masks = open_images(images_step(config)), open_masks(masks_step(config).folder)
+    store, masks = open_images(config), open_masks(masks_step(config).folder)
     assert store.pixels.shape[1:3] == masks.shape[1:3] == (24, 24)
     data = fold_of(config)
     loader, sampler = training_loader(data.train, data.store, config, 0, seed=1)

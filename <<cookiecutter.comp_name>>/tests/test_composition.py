@@ -253,7 +253,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "data.mask_classes data.rle data.new_label data.max_value data.near_duplicates"
     ),
     "decides the cache, which is made once here": (
-        "data.image_size data.cache_size data.fit data.squeeze data.preprocess"
+        "data.image_size data.cache_size data.fit data.squeeze data.preprocess data.storage"
     ),
     "decides the folds, which are made once here": (
         "cv.kind cv.n_folds cv.seed cv.stop_parts cv.allow_rare cv.new_share"

@@ -74,7 +74,7 @@ def test_external_images_are_packed_beside_the_cache_which_stays_as_it_is(prepar
 
 def test_their_ids_name_the_folder_and_their_pixels_are_the_files(packed):
     project, config = packed
-    store = with_extra(open_images(images_step(config)), config)
+    store = with_extra(open_images(config), config)
     assert len(store.extra) == 12
     assert store.extra_ids[:2] == ["extra/more/00.png", "extra/more/02.png"]
     assert store.extra_ids[-1] == "extra/more/deep/11.png"
@@ -82,10 +82,10 @@ def test_their_ids_name_the_folder_and_their_pixels_are_the_files(packed):
     for place, name in zip(store.extra, store.extra_ids, strict=True):
         assert np.array_equal(store.pixels[place], decode(files[name], config.data).pixels)
     mixed = np.array([store.extra[3], store.train[0], store.extra[0], store.test[5]])
-    plain = open_images(images_step(config)).pixels
+    plain = open_images(config).pixels
     assert np.array_equal(store.pixels[mixed][[1, 3]], plain[mixed[[1, 3]]])
     assert np.array_equal(store.pixels[mixed][2], store.pixels[int(mixed[2])])
-    assert with_extra(open_images(images_step(config)), read(project)).extra_ids == []
+    assert with_extra(open_images(config), read(project)).extra_ids == []
 
 
 def test_two_arrays_are_looked_at_as_one():
@@ -111,7 +111,7 @@ def test_copies_and_look_alikes_of_the_competitions_images_are_left_out_and_coun
     config = read(prepared, EXTERNAL)
     prepare(config)
     assert "12 of 16 files; 4 left out" in capsys.readouterr().out
-    names = {Path(name).name for name in with_extra(open_images(images_step(config)), config).extra_ids}
+    names = {Path(name).name for name in with_extra(open_images(config), config).extra_ids}
     assert names == {path.name for path in mine}
     # bytes alone are compared where looks are not to be
     exact = read(prepared, EXTERNAL, "data.near_duplicates=-1")

@@ -18,7 +18,6 @@ from src.data.decode import decode
 from src.data.images import open_images
 from src.data.prepare import prepare
 from src.data.tables import read_table
-from src.steps import images_step
 
 SIDE = 48
 
@@ -312,7 +311,7 @@ def test_a_disk_too_small_for_the_cache_is_said_before_the_work(project, stage_h
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     done = stage_here(project, "01_folds.py")
     assert done.returncode == 2
-    assert "free some disk or lower data.image_size" in done.stderr
+    assert "free some disk, lower data.image_size, or set data.storage to shards" in done.stderr
 
 
 def test_12_bit_images_pass_once_they_are_squeezed(project, stage_here):
@@ -336,7 +335,7 @@ def store_of(project: Path, *overrides: str):
     forget_the_listings()
     config = load_config(project / "configs" / "baseline.yaml", list(overrides))
     prepare(config)
-    return open_images(images_step(config))
+    return open_images(config)
 
 
 def test_the_cache_holds_every_row_of_both_tables_in_their_order(project):

@@ -93,13 +93,13 @@ def test_which_images_are_alike_does_not_hang_on_it(tmp_path, mine):
 
 def test_train_and_test_images_pass_through_it_and_the_folds_stay(prepared, stage_here):
     before = (prepared / "data" / "folds.csv").read_bytes()
-    plain = open_images(images_step(read(prepared)))
+    plain = open_images(read(prepared))
     done = stage_here(prepared, "01_folds.py", "data.preprocess=local_contrast")
     assert (done.returncode, done.stderr) == (0, "")
     assert "folds (2, stratified): up to date" in done.stdout
     assert (prepared / "data" / "folds.csv").read_bytes() == before
     config = read(prepared, "data.preprocess=local_contrast")
-    store, raw = open_images(images_step(config)), prepared / "data" / "raw"
+    store, raw = open_images(config), prepared / "data" / "raw"
     assert images_step(config).folder.name == "16px-stretch-local_contrast"  # the other cache stays beside it
     for role in ("train", "test"):
         ids, places = getattr(store, f"{role}_ids"), getattr(store, role)
@@ -119,7 +119,7 @@ def test_channels_that_it_adds_are_cached(project, mine, monkeypatch, tmp_path):
 
     config = read(project, "data.preprocess=mine")
     prepare(config)
-    store = open_images(images_step(config))
+    store = open_images(config)
     assert store.pixels.shape[1:] == (16, 16, 4)
     assert np.abs(store.pixels[..., 3].astype(int) - (255 - store.pixels[..., 0].astype(int))).max() <= 1
     assert len(store.mean) == 4

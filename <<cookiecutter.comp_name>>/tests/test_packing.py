@@ -18,6 +18,12 @@ N, SIDE = 60, 16
 DATA = Data(image_size=SIDE)
 
 
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Of 16 images, so that 60 are several."""
+    monkeypatch.setattr("src.data.storing.SHARD", 16)
+
+
 @pytest.fixture
 def files(tmp_path) -> list[Path]:
     (tmp_path / "raw").mkdir()
@@ -28,22 +34,30 @@ def files(tmp_path) -> list[Path]:
     return paths
 
 
-def packed(files: list[Path], folder: Path, data: Data = DATA) -> tuple[bytes, list]:
-    """The bytes of the array, and what is known of its images."""
+def path_of(folder: Path, data: Data) -> Path:
+    return folder / f"images.{data.ending}"
+
+
+def packed(files: list[Path], folder: Path, data: Data = DATA) -> tuple[dict[str, bytes], list]:
+    """The bytes of the store's files, and what is known of its images."""
     shape = (len(files), data.cached_size, data.cached_size, 3)
-    known = pack(folder / "images.npy", files, shape, data, "test", pytest.fail)
-    assert [path.name for path in folder.iterdir()] == ["images.npy"]  # nothing of the work is left
-    return (folder / "images.npy").read_bytes(), known
+    path = path_of(folder, data)
+    known = pack(path, files, shape, data, "test", pytest.fail, files[0].parent)
+    left = {path.name, path.with_suffix("").name} if data.storage == "shards" else {path.name}
+    assert {path.name for path in folder.iterdir()} == left  # nothing of the work
+    whole = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return whole, known
 
 
 def lines_of(journal: Path) -> int:
     return journal.read_text().count("\n") if journal.exists() else 0
 
 
-def killed_after(count: int, files: list[Path], folder: Path) -> None:
+def killed_after(count: int, files: list[Path], folder: Path, data: Data = DATA) -> None:
     """A build in a process of its own that ends without a word at its `count`th image, once the journal, that
     another thread writes, has come near it."""
-    journal = folder / ".images.npy.journal"
+    path = path_of(folder, data)
+    journal = path.with_name(f".{path.name}.journal")
     before = lines_of(journal)
     child = os.fork()
     if child == 0:
@@ -59,7 +73,8 @@ def killed_after(count: int, files: list[Path], folder: Path) -> None:
             return decode(path, data)
 
         packing.decode = last
-        pack(folder / "images.npy", files, (len(files), SIDE, SIDE, 3), DATA, "test", pytest.fail)
+        shape = (len(files), SIDE, SIDE, 3)
+        pack(path, files, shape, data, "test", pytest.fail, files[0].parent)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
@@ -96,6 +111,40 @@ def test_a_killed_build_goes_on_where_it_was_to_the_same_bytes(files, begun, who
 def test_a_build_may_be_killed_again_and_again(files, begun, whole):
     killed_after(3, files, begun)
     assert packed(files, begun) == whole
+
+
+@pytest.mark.parametrize("storage", ["shards", "files"])
+def test_so_may_a_build_of_every_storage(files, tmp_path, decoded, storage):
+    data = DATA.model_copy(update={"storage": storage})
+    for name in ("whole", "begun"):
+        (tmp_path / name).mkdir()
+    whole = packed(files, tmp_path / "whole", data)
+    for count in (30, 14):
+        killed_after(count, files, tmp_path / "begun", data)
+    decoded.clear()
+    assert packed(files, tmp_path / "begun", data) == whole
+    assert 10 <= len(decoded) < N - 30
+
+
+@pytest.mark.parametrize("damage", ["half", "other", "gone"])
+def test_shards_are_believed_up_to_what_was_lost(files, tmp_path, decoded, damage):
+    data = DATA.model_copy(update={"storage": "shards"})
+    for name in ("whole", "begun"):
+        (tmp_path / name).mkdir()
+    whole = packed(files, tmp_path / "whole", data)
+    killed_after(50, files, tmp_path / "begun", data)
+    shard = tmp_path / "begun" / ".images.shards.parquet.part" / "000001.tar"  # images 16 to 31
+    content = shard.read_bytes()
+    if damage == "gone":
+        shard.unlink()
+    else:
+        half = content[: len(content) // 2]
+        shard.write_bytes(half if damage == "half" else half + bytes(len(content) - len(half)))
+    decoded.clear()
+    assert packed(files, tmp_path / "begun", data) == whole
+    assert set(files[:16]).isdisjoint(decoded)
+    assert files[31] in decoded
+    assert (files[16] in decoded) == (damage == "gone")
 
 
 def test_a_file_that_changed_meanwhile_is_decoded_again(files, begun, decoded):

@@ -26,7 +26,6 @@ from src.models.scale import TargetScale
 from src.report import preview as report
 from src.report.pictures import outlined
 from src.report.preview import Shown, caption, draw_preview
-from src.steps import images_step
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +83,7 @@ def test_it_draws_a_picture_and_says_where_it_is_and_how_long_an_image_took(prep
 def test_rows_are_real_images_before_and_after_and_never_twice_the_same_draw(prepared, drawn):
     call(prepared, *MIXED)
     config = load_config(prepared / "configs" / "baseline.yaml")
-    store = open_images(images_step(config))
+    store = open_images(config)
     cached = {pixels.tobytes() for pixels in store.pixels[store.train]}
     for first, *rest in drawn["rows"]:
         assert first.image.tobytes() in cached

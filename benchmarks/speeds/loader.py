@@ -41,23 +41,26 @@ def write_images(folder: Path) -> list[Path]:
     return paths
 
 
-def ours(paths: list[Path], folder: Path, settings: dict[str, Any]) -> Any:
-    """A pass of our loader over the cache of these files, and that with images normalised on the CPU."""
+def ours(paths: list[Path], folder: Path, settings: dict[str, Any], storage: str = "packed") -> Any:
+    """A pass of our loader over the store of these files, and that with images normalised on the CPU."""
     import torch
 
     from src.config import Config
     from src.data.images import ImageStore
     from src.data.loaders import Rows, training_loader
     from src.data.packing import pack
+    from src.data.pixels import open_pixels
     from src.models.network import Normalize
 
     config = Config(
-        data={"image_size": SIZE, "cache_size": CACHED}, augment=settings, train={"batch_size": BATCH}
+        data={"image_size": SIZE, "cache_size": CACHED, "storage": storage},
+        augment=settings,
+        train={"batch_size": BATCH},
     )
-    if not (folder / "images.npy").exists():
-        pack(folder / "images.npy", paths, (len(paths), CACHED, CACHED, 3), config.data, "cache", print)
-    pixels = np.load(folder / "images.npy", mmap_mode="r")
-    n = len(paths)
+    path, raw, n = folder / f"images.{config.data.ending}", paths[0].parent, len(paths)
+    if not path.exists():
+        pack(path, paths, (n, CACHED, CACHED, 3), config.data, "cache", print, raw)
+    pixels = open_pixels(path, config.data, raw)
     store = ImageStore(pixels, np.arange(n), np.arange(0), [""] * n, [], (0.5,) * 3, (0.2,) * 3)
     rows = Rows(np.arange(n), np.zeros((n, 10), np.float32), np.ones(n, np.float32))
     loader, sampler = training_loader(rows, store, config, 0, seed=0)
@@ -180,6 +183,8 @@ def measure(rounds: int) -> dict[str, Any]:
                 "cv2 + albumentations": plain(paths, settings),
                 "ours": one_pass,
                 "ours, normalised on the CPU": lambda one_pass=one_pass: one_pass(normalised=True),
+                "ours, from shards": ours(paths, cache, settings, "shards"),
+                "ours, without a cache": ours(paths, cache, settings, "files"),
             }
             seconds = interleave(rivals, rounds)
             for rival, times in seconds.items():

@@ -32,9 +32,8 @@ def tell_apart(config) -> None:
     from src.artifacts import write_csv, write_json
     from src.data.images import open_images
     from src.report.pictures import draw_worst
-    from src.steps import images_step
 
-    store = open_images(images_step(config))
+    store = open_images(config)
     random = np.random.default_rng(config.seed)
     chosen = [sample(random, len(rows), MOST // 2) for rows in (store.train, store.test)]
     positions = np.concatenate([store.train[chosen[0]], store.test[chosen[1]]])

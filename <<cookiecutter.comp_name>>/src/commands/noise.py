@@ -187,9 +187,8 @@ def mean_of_folds(task: Task, truth: Any, said: Any, fold: np.ndarray) -> float:
 def exchangeable(config: Config) -> np.ndarray:
     """(N,) which rows could have each other's labels: all of them, or of masks those of one size."""
     from src.data.images import open_images
-    from src.steps import images_step
 
-    store = open_images(images_step(config))
+    store = open_images(config)
     if config.task.name != "segmentation":
         return np.zeros(len(store.train), np.int64)
     return pd.factorize(pd.Series([f"{h}x{w}" for h, w in store.train_sizes]))[0]

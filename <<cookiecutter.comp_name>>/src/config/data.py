@@ -44,6 +44,7 @@ class Data(Section):
     new_label: Text | None = None  # retrieval: the answer for what no training image shows, such as new_id
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at, and cached
     cache_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # larger: image_size is cropped from it
+    storage: Literal["packed", "shards", "files"] = "packed"  # shards: JPEGs in tars; files: no cache at all
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
     squeeze: Positive | None = None  # tanh(x / this) of deeper values, where none is white; null: linear
@@ -54,6 +55,11 @@ class Data(Section):
     def cached_size(self) -> int:
         """Pixels a side in the cache."""
         return self.cache_size or self.image_size
+
+    @property
+    def ending(self) -> str:
+        """Of the file that a store of images is opened by."""
+        return "npy" if self.storage == "packed" else f"{self.storage}.parquet"
 
 
 class CrossValidation(Section):

@@ -15,6 +15,13 @@ from src.config import Data, UserError
 from src.data import own
 
 THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash
+JPEG = b"\xff\xd8"  # how such a file starts
+COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+SCALES = (  # what libjpeg leaves out while it decodes, the most first
+    (8, cv2.IMREAD_REDUCED_COLOR_8),
+    (4, cv2.IMREAD_REDUCED_COLOR_4),
+    (2, cv2.IMREAD_REDUCED_COLOR_2),
+)
 CHANNELS = 10  # at most: more are a stack of slices, which wants another model
 
 
@@ -36,7 +43,8 @@ class Decoded:
 def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
     """Read an image of any usual kind as 8-bit RGB at the cached size.
 
-    `hashes` false leaves out what tells copies of an image, which a kernel has no use for.
+    `hashes` false leaves out what tells copies of an image, which is asked once alone; without a cache
+    (`data.storage=files`) a JPEG is then decoded at the smallest scale that is large enough.
 
     Grey, CMYK, RGBA, 16-bit and EXIF-rotated files come out upright in RGB; alpha is dropped. Raises
     `UserError` for a file that is empty, no image, or ends early (OpenCV would fill the rest with grey and
@@ -45,6 +53,8 @@ def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
     content = path.read_bytes()
     if not content:
         raise UserError("the file is empty (0 bytes)")
+    if not hashes and data.storage == "files" and data.preprocess is None and content[:2] == JPEG:
+        return _reduced(content, data)
     pixels, mode = READERS.get(path.suffix.lower(), _read_image)(content, data)
     brightest = float(pixels.max())
     height, width = pixels.shape[:2]
@@ -55,6 +65,20 @@ def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
     if data.preprocess is not None:  # after the hashes: which images are alike does not hang on it
         pixels = preprocessed(pixels, data)
     return Decoded(fit(pixels, data), height, width, mode, brightest, *alike)
+
+
+def _reduced(content: bytes, data: Data) -> Decoded:
+    """A JPEG whose decoder leaves out what the cached size would not show: at a half, a quarter or an eighth,
+    never below the size wanted."""
+    from PIL import Image
+
+    mode = kind_of(content)
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
+    _, _, *wanted = inside(height, width, data)
+    least = min(height // wanted[0], width // wanted[1])
+    pixels = _pixels(content, mode, next((flag for scale, flag in SCALES if scale <= least), COLOUR))
+    return Decoded(fit(pixels, data), height, width, mode, float(pixels.max()), "", 0, b"")
 
 
 def _hashes(content: bytes, pixels: np.ndarray) -> tuple[str, int, bytes]:
@@ -168,10 +192,10 @@ def _read_dicom(content: bytes, data: Data) -> tuple[np.ndarray, str]:
 READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}
 
 
-def _pixels(content: bytes, mode: str) -> np.ndarray:
-    """(H, W, 3) RGB, upright, in the file's own depth."""
+def _pixels(content: bytes, mode: str, flags: int = COLOUR) -> np.ndarray:
+    """(H, W, 3) RGB, upright, in the file's own depth, or as OpenCV's flags say."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:  # such as one of more than 2**30 pixels
         raise UserError(f"the file cannot be decoded ({error.err})") from None
     if pixels is None:

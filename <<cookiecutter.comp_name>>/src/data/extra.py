@@ -1,15 +1,14 @@
 """Unlabelled images that no table lists (`pseudo.external`): packed beside the cache, for stage 04 alone.
 
-`extra-<key>.npy` is (N, S, S, C) uint8 as images.npy is; `extra-<key>.parquet` has a row an image that may be
-asked (id, position in the array, file, size, content hash). Ids are `extra/<folder>/<path>`, which no table
-may use, and no submission holds one.
+They are kept as the others are (`extra-<key>.npy` for `images.npy`); `extra-<key>.parquet` has a row an
+image that may be asked (id, position in the store, file, size, content hash). Ids are
+`extra/<folder>/<path>`, which no table may use, and no submission holds one.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,9 @@ import pandas as pd
 from src.artifacts import Step, write_parquet
 from src.config import Config, UserError
 from src.data.folds import duplicate_groups
-from src.data.images import ImageStore
+from src.data.images import ImageStore, open_images
 from src.data.packing import pack
+from src.data.pixels import Joined, open_pixels
 from src.data.tables import IMAGE_SUFFIXES
 from src.rawfiles import external_folders
 from src.steps import extra_step, images_step
@@ -34,8 +34,9 @@ def build_extra(step: Step, config: Config) -> None:
     taken = index.loc[index["id"].str.startswith(PREFIX), "id"]
     if len(taken):
         raise UserError(f"pseudo.external: the id {taken.iloc[0]!r} starts as those of external images do")
-    shape = (len(files), *np.load(step.folder / "images.npy", mmap_mode="r").shape[1:])
-    known = pack(step.folder / step.outputs[0], list(files.values()), shape, config.data, step.title, _refuse)
+    shape = (len(files), *open_images(config).pixels.shape[1:])
+    path, paths, raw = step.folder / step.outputs[0], list(files.values()), config.root / config.data.raw
+    known = pack(path, paths, shape, config.data, step.title, _refuse, raw)
     table = pd.DataFrame({"id": list(files), "position": np.arange(len(files))})
     for name in ("height", "width", "content", "phash", "thumbnail"):
         table[name] = [getattr(one, name) for one in known]
@@ -82,30 +83,6 @@ def _refuse(broken: list[tuple[Path, str]]) -> None:
     raise UserError(f"{path}: {why}{others}; take it out of the folder of external images")
 
 
-class Joined:
-    """Two packed arrays (N1, S, S, C) and (N2, S, S, C), looked at as one (N1 + N2, S, S, C)."""
-
-    def __init__(self, first: np.ndarray, second: np.ndarray):
-        self.first, self.second = first, second
-        self.shape = (len(first) + len(second), *first.shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, positions: Any) -> np.ndarray:
-        """The images at whole numbers, one or an array (B,)."""
-        positions = np.asarray(positions)
-        if positions.ndim == 0:
-            return self[positions[None]][0]
-        late = positions >= len(self.first)
-        if not late.any():
-            return self.first[positions]
-        images = np.empty((len(positions), *self.shape[1:]), np.uint8)
-        images[~late] = self.first[positions[~late]]
-        images[late] = self.second[positions[late] - len(self.first)]
-        return images
-
-
 def with_extra(store: ImageStore, config: Config) -> ImageStore:
     """The store with the external images of this config at its end; as it is where there are none, or stage
     01 has not packed them: stage 04, which alone needs them, asks for that."""
@@ -113,9 +90,10 @@ def with_extra(store: ImageStore, config: Config) -> ImageStore:
     if step is None or not step.fresh():
         return store
     table = pd.read_parquet(step.folder / step.outputs[1])
+    packed = open_pixels(step.folder / step.outputs[0], config.data, config.root / config.data.raw)
     return replace(
         store,
-        pixels=Joined(store.pixels, np.load(step.folder / step.outputs[0], mmap_mode="r")),
+        pixels=Joined(store.pixels, packed),
         extra=len(store.pixels) + table["position"].to_numpy(),
         extra_ids=table["id"].tolist(),
         extra_sizes=list(zip(table["height"].tolist(), table["width"].tolist(), strict=True)),

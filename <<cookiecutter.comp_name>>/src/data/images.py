@@ -1,9 +1,8 @@
-"""Decode once: every image resized to the training resolution into one packed uint8 array, shared by every
-run.
+"""Decode once: every image resized to the training resolution, in a store that every run shares.
 
-`images.npy` is (N, S, S, C), RGB for pictures; `index.parquet` has a row a table row (set, id, position in
-the array, file, size, mode, content hash, perceptual hash, thumbnail); `statistics.json` has the training
-images' channel mean and std.
+The store is (N, S, S, C) uint8, RGB for pictures, in one of the forms of pixels.py; `index.parquet` has a row
+a table row (set, id, position in the store, file, size, mode, content hash, perceptual hash, thumbnail);
+`statistics.json` has the training images' channel mean and std.
 """
 
 from __future__ import annotations
@@ -20,24 +19,29 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts import Step, write_json, write_parquet
-from src.config import Data, UserError
+from src.config import Config, Data, UserError
 from src.data.decode import READERS, Decoded, decode
-from src.data.packing import pack, report_size
+from src.data.packing import pack
+from src.data.pixels import Pixels, open_pixels, views
 from src.data.tables import Tables
+from src.steps import images_step
+
+COUNTED = 10_000  # training images at most, where reading them means decoding them again
 
 
-def build_cache(step: Step, tables: Tables, data: Data) -> None:
+def build_cache(step: Step, tables: Tables, config: Config) -> None:
     """Make the three files of the images step; raises `UserError` naming the first unreadable image."""
+    data, raw = config.data, config.root / config.data.raw
     files = list(dict.fromkeys([*tables.images["train"], *tables.images["test"]]))
     position = {file: i for i, file in enumerate(files)}
     shape = (len(files), data.cached_size, data.cached_size, channels_of(files[0], data))
-    size = int(np.prod(shape))
-    report_size(step.folder / "images.npy", step.title, len(files), size)
-    known = pack(step.folder / "images.npy", files, shape, data, step.title, partial(_refuse, tables=tables))
+    path = step.folder / step.outputs[0]
+    known = pack(path, files, shape, data, step.title, partial(_refuse, tables=tables), raw)
     index = _index(tables, data.id, position, known)
     write_parquet(step.folder / "index.parquet", index)
     contents = hashlib.sha256(index[["set", "id", "content"]].to_csv(index=False).encode()).hexdigest()[:16]
-    write_json(step.folder / "statistics.json", {**_statistics(step.folder, index), "contents": contents})
+    statistics = _statistics(open_pixels(path, data, raw), index)
+    write_json(step.folder / "statistics.json", {**statistics, "contents": contents})
     step.done()
 
 
@@ -79,13 +83,14 @@ def _index(tables: Tables, id_column: str, position: dict[Path, int], known: lis
     return pd.DataFrame(rows).astype({"phash": "uint64", "position": "int64"})
 
 
-def _statistics(folder: Path, index: pd.DataFrame) -> dict[str, Any]:
-    """Channel mean and std of the training images in units of white (0 to 1), exact, from their
-    histograms."""
-    packed = np.load(folder / "images.npy", mmap_mode="r")
+def _statistics(packed: np.ndarray | Pixels, index: pd.DataFrame) -> dict[str, Any]:
+    """Channel mean and std of the training images in units of white (0 to 1), exact, from their histograms;
+    of those that are not in an array, of up to `COUNTED` drawn ones."""
     channels = packed.shape[3]
     counts = np.zeros((channels, 256), dtype=np.int64)
     positions = index.loc[index["set"] == "train", "position"].to_numpy()
+    if isinstance(packed, Pixels) and len(positions) > COUNTED:
+        positions = np.sort(np.random.default_rng(0).choice(positions, COUNTED, replace=False))
     for start in range(0, len(positions), 256):
         block = packed[positions[start : start + 256]]  # (n, S, S, C)
         counts += np.stack([np.bincount(block[..., c].ravel(), minlength=256) for c in range(channels)])
@@ -102,9 +107,9 @@ def _statistics(folder: Path, index: pd.DataFrame) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The packed images, opened without reading them, and where each row of the tables lies in them."""
+    """The images, opened without reading them, and where each row of the tables lies among them."""
 
-    pixels: np.ndarray  # (N, S, S, C) uint8, memory-mapped
+    pixels: np.ndarray | Pixels  # (N, S, S, C) uint8
     train: np.ndarray  # position of each row of train.csv
     test: np.ndarray
     train_ids: list[str]
@@ -119,9 +124,8 @@ class ImageStore:
     seen: int | None = None  # side of the centre that is looked at without augmentation; None: the whole
 
     def views(self, positions: np.ndarray) -> list[np.ndarray]:
-        """Each of the images there, (S, S, C) uint8, where it lies; only what is looked at is read."""
-        pixels = np.asarray(self.pixels)  # np.memmap itself takes ten times as long to cut
-        return [pixels[position] for position in positions.tolist()]
+        """Each of the images there, (S, S, C) uint8, where it lies, or decoded."""
+        return views(self.pixels, positions)
 
     def look(self, positions: np.ndarray) -> np.ndarray:
         """(B, S, S, C) uint8 of the images there, as they are evaluated: whole, or their centre."""
@@ -131,15 +135,16 @@ class ImageStore:
         return self.pixels[positions][:, centre, centre]
 
 
-def open_images(step: Step) -> ImageStore:
-    """Open the cache that the images step made."""
+def open_images(config: Config) -> ImageStore:
+    """Open what the images step made."""
+    step = images_step(config)
     index = pd.read_parquet(
         step.folder / "index.parquet", columns=["set", "id", "position", "height", "width"]
     )
     statistics = json.loads((step.folder / "statistics.json").read_text(encoding="utf-8"))
     train, test = (index[index["set"] == role] for role in ("train", "test"))
     return ImageStore(
-        pixels=np.load(step.folder / "images.npy", mmap_mode="r"),
+        pixels=open_pixels(step.folder / step.outputs[0], config.data, config.root / config.data.raw),
         train=train["position"].to_numpy(),
         test=test["position"].to_numpy(),
         train_ids=train["id"].tolist(),

@@ -20,7 +20,8 @@ from src.data.extra import with_extra
 from src.data.images import ImageStore, open_images
 from src.data.levels import Levels, Told
 from src.data.masks import open_masks
-from src.data.sampling import draw, row_shares
+from src.data.sampling import by_shards, draw, row_shares
+from src.data.storing import SHARD
 from src.steps import Run, images_step
 from src.tasks.base import Task, targets_in
 
@@ -71,7 +72,7 @@ class FoldData:
 def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     """Read folds.csv and the image store for fold `fold`; raises `UserError` where the two do not belong
     together."""
-    store = with_extra(open_images(images_step(config)), config)
+    store = with_extra(open_images(config), config)
     if config.data.cache_size is not None and task.kind != "maps":  # a mask is wanted of the whole image
         store = replace(store, seen=config.data.image_size)
     table = read_folds(config)
@@ -149,7 +150,8 @@ class Epochs(Sampler):
     a resumed epoch is the same one.
 
     With `labels` (N,) a batch is made of identities with `images_per_class` rows each; with `shares` (N,) an
-    epoch, as long as ever, holds each row as often as its share says. A last batch of one row is left out:
+    epoch, as long as ever, holds each row as often as its share says; with `shards` (N,) rows come shard by
+    shard, so that a disk reads them as a stream. A last batch of one row is left out:
     batch norm cannot take it. Of several processes (`part`: rank, ranks) each gets its part of every batch,
     as (seed, rows, (first, n)).
     """
@@ -163,7 +165,9 @@ class Epochs(Sampler):
         images_per_class: int = 1,
         shares: np.ndarray | None = None,
         part: tuple[int, int] = (0, 1),
+        shards: np.ndarray | None = None,
     ):
+        self.shards = shards
         self.rank, self.ranks = part  # of the processes that share every batch
         self.n_rows, self.batch_size, self.seed, self.epoch, self.first = n_rows, batch_size, seed, 0, 0
         self.labels, self.images_per_class, self.shares = labels, images_per_class, shares
@@ -173,7 +177,10 @@ class Epochs(Sampler):
         random = np.random.default_rng([self.seed, self.epoch])
         if self.labels is not None:
             return identity_batches(self.labels, self.batch_size, self.images_per_class, random)
-        order = random.permutation(self.n_rows) if self.shares is None else draw(self.shares, random)
+        if self.shards is not None:
+            order = by_shards(self.shards, random)
+        else:
+            order = random.permutation(self.n_rows) if self.shares is None else draw(self.shares, random)
         cut = [order[i : i + self.batch_size] for i in range(0, self.n_rows, self.batch_size)]
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
@@ -203,8 +210,11 @@ def create_epochs(rows: Rows, config: Config, seed: int, part: tuple[int, int] =
     if config.identities:
         labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
     shares = None if kind is None else row_shares(targets, kind, config.task.name)
+    streams = config.data.storage == "shards" and labels is None and shares is None
+    shards = rows.positions // SHARD if streams else None
+    settings = config.train
     return Epochs(
-        len(rows), config.train.batch_size, seed, labels, config.train.images_per_class, shares, part
+        len(rows), settings.batch_size, seed, labels, settings.images_per_class, shares, part, shards
     )
 
 

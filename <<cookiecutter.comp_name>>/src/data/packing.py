@@ -1,34 +1,34 @@
-"""Many image files into one array, over all cores; killed and started again, it goes on where it was.
+"""Many image files into one store, over all cores; killed and started again, it goes on where it was.
 
-Beside the array, which grows as `.<name>.part`, lies a journal: a line a finished image, with its file's size
-and time and a checksum of its pixels. What the journal says is believed only where all of that still holds.
+Beside the store, which grows as `.<name>.part`, lies a journal: a line a finished image, with its file's size
+and time and a checksum of what was written. What the journal says is believed only where all of that still
+holds.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import cv2
-import numpy as np
 
 from src.artifacts import writing
 from src.config import Data, UserError
 from src.data.decode import Decoded, decode
+from src.data.storing import Array, Nowhere, TarShards
 from src.machine import cpu_count, memory_available
 from src.owncode import preprocessing
 from src.progress import Progress
 
-FORMAT = 1  # of the journal; one of another is not gone on from
+FORMAT = 2  # of the journal; one of another is not gone on from
 SETTINGS = {"fit", "max_value", "squeeze"}  # of the data, that change pixels beside their size
+Store = Array | TarShards | Nowhere
 
 
 def pack(
@@ -38,20 +38,23 @@ def pack(
     data: Data,
     title: str,
     refuse: Callable[[list[tuple[Path, str]]], None],
+    raw: Path | None = None,
 ) -> list[Decoded]:
-    """Decode files into one array of `shape` (N, S, S, C) at `path`; gives what is known of each, without its
-    pixels. `refuse` raises a `UserError` for the files that are broken and why; what was at `path` then
-    stays."""
+    """Decode files into a store of `shape` (N, S, S, C) at `path`, of the kind that `data.storage` says;
+    gives what is known of each, without its pixels. `refuse` raises a `UserError` for the files that are
+    broken and why; what was at `path` then stays. `raw`: the folder that Kaggle's files lie in."""
     cv2.setNumThreads(0)  # parallel over images; threads inside one image only get in each other's way
-    work = Work(path, files, shape, data)
+    store = store_of(path, files, shape, data, raw)
+    report_size(path, title, len(files), store.size)
+    work = Work(path, files, shape, data, store)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        packed, known = work.begin()
+        known, notes = work.begin()
         broken: list[tuple[Path, str]] = []
 
-        def one(i: int) -> Decoded | None:
+        def one(i: int) -> tuple[Decoded, Any] | None:
             try:
-                return _decode_into(packed, i, files, data)
+                return _decode_into(store, i, files, data)
             except UserError as error:
                 broken.append((files[i], str(error)))
                 return None
@@ -61,11 +64,11 @@ def pack(
             if known:
                 progress.say(f"{title}: goes on with {len(todo):,} files; {len(known):,} were packed before")
             with open(work.journal, "a", buffering=1, encoding="utf-8") as journal:  # a kill takes no lines
-                for i, decoded in zip(todo, pool.map(one, todo), strict=True):
+                for i, done in zip(todo, pool.map(one, todo), strict=True):
                     progress.step()
-                    if decoded is not None:
-                        known[i] = decoded
-                        journal.write(json.dumps(work.line(i, decoded, packed[i])) + "\n")
+                    if done is not None:
+                        known[i], notes[i] = done[0], store.put(i, done[1])
+                        journal.write(json.dumps(work.line(i, known[i], notes[i])) + "\n")
         try:
             if broken:
                 refuse(broken)
@@ -74,34 +77,38 @@ def pack(
         except UserError:
             work.drop()
             raise
-        work.finish(packed)
+        store.finish([notes[i] for i in range(len(files))])
+        work.journal.unlink()
     return in_order
 
 
-def _decode_into(packed: np.ndarray, i: int, files: list[Path], data: Data) -> Decoded:
+def store_of(path: Path, files: list[Path], shape: tuple[int, ...], data: Data, raw: Path | None) -> Store:
+    """The store that `data.storage` names, not begun yet."""
+    if data.storage == "files":
+        return Nowhere(path, shape, files, raw)
+    return (TarShards if data.storage == "shards" else Array)(path, shape)
+
+
+def _decode_into(store: Store, i: int, files: list[Path], data: Data) -> tuple[Decoded, Any]:
     try:
         decoded = decode(files[i], data)
     except OSError as error:  # not to be taken for trouble with writing the cache
         raise UserError(f"the file cannot be read ({error.strerror or error})") from None
-    if decoded.pixels.shape[2] != packed.shape[3]:
+    if decoded.pixels.shape[2] != store.shape[3]:
         count = decoded.pixels.shape[2]
-        raise UserError(f"it has {count} channel(s), {files[0].name} has {packed.shape[3]}")
-    packed[i] = decoded.pixels
-    return Decoded(**{**vars(decoded), "pixels": None})
+        raise UserError(f"it has {count} channel(s), {files[0].name} has {store.shape[3]}")
+    return Decoded(**{**vars(decoded), "pixels": None}), store.take(i, decoded.pixels)
 
 
 @dataclass(frozen=True)
 class Work:
-    """The array as far as it is packed, and its journal."""
+    """The store as far as it is filled, and its journal."""
 
     path: Path
     files: list[Path]
     shape: tuple[int, ...]
     data: Data
-
-    @property
-    def part(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.part")
+    store: Store
 
     @property
     def journal(self) -> Path:
@@ -112,48 +119,39 @@ class Work:
         settings = self.data.model_dump(mode="json", include=SETTINGS) | {"own": preprocessing(self.data)}
         return {"format": FORMAT, "shape": list(self.shape), "settings": settings}
 
-    def begin(self) -> tuple[np.ndarray, dict[int, Decoded]]:
-        """The array (N, S, S, C) to write into, and what of it is done."""
-        known: dict[int, Decoded] = {}
-        if self.part.exists() and self.journal.exists():
-            packed = np.lib.format.open_memmap(self.part, mode="r+")
-            known = dict(self._done(packed))
-        if not known:
+    def begin(self) -> tuple[dict[int, Decoded], dict[int, dict[str, Any]]]:
+        """Open the store; what is known of the images that it has, and the store's own notes of them."""
+        done = list(self._done()) if self.journal.exists() and self.store.go_on() else []
+        if not done:
             self.journal.write_text(json.dumps(self.head()) + "\n", encoding="utf-8")
-            packed = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.uint8, shape=self.shape)
-        return packed, known
+            self.store.begin()
+        return {i: known for i, known, _ in done}, {i: note for i, _, note in done}
 
-    def _done(self, packed: np.ndarray) -> Iterator[tuple[int, Decoded]]:
+    def _done(self) -> Iterator[tuple[int, Decoded, dict[str, Any]]]:
         """Images of the journal whose file and pixels are what they were."""
         lines = self.journal.read_text(encoding="utf-8").splitlines()
-        if not lines or _parsed(lines[0]) != self.head() or packed.shape != self.shape:
+        if not lines or _parsed(lines[0]) != self.head():
             return
         place = {str(file): i for i, file in enumerate(self.files)}
         for line in map(_parsed, lines[1:]):
             i = place.get(line["file"]) if line else None
             if i is None or line["at"] != i or line["stat"] != _stat(self.files[i]):
                 continue
-            if crc32(packed[i]) == line["crc"]:  # a machine that lost its power may have lost pixels
+            if self.store.holds(i, line["note"]):
                 known = line["known"] | {"thumbnail": base64.b64decode(line["known"]["thumbnail"])}
-                yield i, Decoded(pixels=None, **known)
+                yield i, Decoded(pixels=None, **known), line["note"]
 
-    def line(self, i: int, decoded: Decoded, pixels: np.ndarray) -> dict[str, Any]:
+    def line(self, i: int, decoded: Decoded, note: dict[str, Any]) -> dict[str, Any]:
         """What the journal says of an image."""
         known = {key: value for key, value in asdict(decoded).items() if key != "pixels"}
         known["thumbnail"] = base64.b64encode(decoded.thumbnail).decode()
         file = self.files[i]
-        return {"file": str(file), "at": i, "stat": _stat(file), "crc": crc32(pixels), "known": known}
-
-    def finish(self, packed: np.ndarray) -> None:
-        """Put the whole array in its place."""
-        packed.flush()
-        os.replace(self.part, self.path)
-        self.journal.unlink()
+        return {"file": str(file), "at": i, "stat": _stat(file), "note": note, "known": known}
 
     def drop(self) -> None:
         """Leave nothing behind."""
-        for path in (self.part, self.journal):
-            path.unlink(missing_ok=True)
+        self.store.drop()
+        self.journal.unlink(missing_ok=True)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -186,21 +184,22 @@ def _check_depth(files: list[Path], known: list[Decoded], data: Data) -> None:
 
 
 def report_size(path: Path, title: str, n: int, size: int) -> None:
-    """Say before the work what an array of `size` bytes at `path` takes: disk, and memory to be read from it
+    """Say before the work what a store of `size` bytes at `path` takes: disk, and memory to be read from it
     at full speed. Raises `UserError` where the disk is too small."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     free, memory = shutil.disk_usage(path.parent).free, memory_available()
-    part = path.with_name(f".{path.name}.part")
-    there = part.stat().st_blocks * 512 if part.exists() else 0  # of a build that was killed
+    part = path.with_name(f".{path.name}.part")  # of a build that was killed
+    inside = part.iterdir() if part.is_dir() else [part] if part.exists() else []
+    there = sum(file.stat().st_blocks * 512 for file in inside)
     print(f"{title}: {n:,} files, {size / 2**20:,.0f} MiB on disk ({free / 2**20:,.0f} MiB free)")
     if size > free + there:
         raise UserError(
-            f"{path.parent}: the image cache needs {size / 2**20:,.0f} MiB; "
-            f"free some disk or lower data.image_size"
+            f"{path.parent}: the image cache needs {size / 2**20:,.0f} MiB; free some disk, lower "
+            f"data.image_size, or set data.storage to shards (a quarter of it) or files (nothing)"
         )
     if memory is not None and size > memory:
         print(
             f"{title}: that is more than the {memory / 2**20:,.0f} MiB of memory that are free, so every "
-            f"epoch will read from disk; a lower data.image_size may be faster"
+            f"epoch will read from disk; a lower data.image_size or data.storage=shards may be faster"
         )

@@ -35,9 +35,9 @@ def prepare(config: Config, force: bool = False) -> None:
     elif task.kind == "numbers" and "counts" in (description := task.describe(targets)):
         check_rare(description.get("rare", description["counts"]), config.cv, table)
     if images.begin():
-        build_cache(images, tables, config.data)
+        build_cache(images, tables, config)
         if masks is None:
-            store = open_images(images)
+            store = open_images(config)
             draw_samples(
                 images.folder / "samples.png", store.pixels, store.train, targets.iloc[:, 0], config.seed
             )
@@ -49,7 +49,7 @@ def prepare(config: Config, force: bool = False) -> None:
     masks = masks_step(config)  # only now: it depends on the contents that the cache has just recorded
     if masks is not None:
         if masks.begin():
-            store = open_images(images)
+            store = open_images(config)
             build_masks(masks.folder, tables, store.train_sizes, config.data, masks.title)
             draw_masks(images.folder / "samples.png", store, open_masks(masks.folder), config.seed)
             masks.done()

@@ -1,4 +1,5 @@
-"""Which rows an epoch shows, and how often: rare classes more, the epoch no longer."""
+"""Which rows an epoch shows, how often and in what order: rare classes more, the epoch no longer; a stream of
+shards as its disk reads it best."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+WINDOW = 16  # shards that are mixed with each other: as much is read ahead
 POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's rows, for the share of the epoch it gets
 
 
@@ -43,3 +45,15 @@ def draw(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     upto = np.cumsum(shares[order]) * n
     places = np.searchsorted(upto, rng.random() + np.arange(n), side="right")
     return rng.permutation(order[np.minimum(places, n - 1)])  # the last edge may fall short of n by a digit
+
+
+def by_shards(shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N,) every row number once: rows of `WINDOW` shards (N,) in random order, then those of the next, the
+    shards in random order too.
+
+    A shuffle buffer, as loaders of streams have, that is known before the first image is read: so an epoch
+    can be gone on with at any step.
+    """
+    _, number = np.unique(shards, return_inverse=True)
+    turn = rng.permutation(number.max(initial=-1) + 1)[number]
+    return np.lexsort((rng.random(len(shards)), turn // WINDOW))

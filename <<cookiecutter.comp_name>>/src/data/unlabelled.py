@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.config import Augment, Config, UserError
 from src.data.images import ImageStore
 from src.data.loaders import create_loader, to_tensor
+from src.data.sampling import by_shards
+from src.data.storing import SHARD
 from src.maps import UNSURE
 
 STREAM = 3  # beside the seed: draws of their own, unlike those of labelled rows
@@ -99,16 +101,24 @@ def strong_view(config: Config, channels: int) -> Augment:
 
 class Draws(Sampler):
     """A fixed number of batches an epoch as (seed, rows), from batch `first` on: one random order of all rows
-    after the other, from (seed, epoch), so that no row comes twice before all came once."""
+    after the other, from (seed, epoch), so that no row comes twice before all came once; with `shards` (N,)
+    shard by shard."""
 
-    def __init__(self, n_rows: int, batch_size: int, n_batches: int, seed: int):
+    def __init__(
+        self, n_rows: int, batch_size: int, n_batches: int, seed: int, shards: np.ndarray | None = None
+    ):
         self.n_rows, self.batch_size, self.n_batches, self.seed = n_rows, batch_size, n_batches, seed
+        self.shards = shards
         self.epoch, self.first = 0, 0
 
     def batches(self) -> np.ndarray:
         """(n_batches, batch_size) row numbers of the current epoch."""
         random, wanted = np.random.default_rng([self.seed, STREAM, self.epoch]), len(self) * self.batch_size
-        orders = [random.permutation(self.n_rows) for _ in range(-(-wanted // self.n_rows))]
+        times = range(-(-wanted // self.n_rows))
+        if self.shards is None:
+            orders = [random.permutation(self.n_rows) for _ in times]
+        else:
+            orders = [by_shards(self.shards, random) for _ in times]
         return np.concatenate(orders)[:wanted].reshape(len(self), self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -128,5 +138,6 @@ def unlabelled_loader(
     if not len(positions):
         raise UserError("consistency: there is no test image to learn from; set consistency=null")
     size = max(2, round(config.consistency.ratio * config.train.batch_size))  # batch norm cannot take one
-    sampler = Draws(len(positions), size, n_batches, seed)
+    shards = positions // SHARD if config.data.storage == "shards" else None
+    sampler = Draws(len(positions), size, n_batches, seed, shards)
     return create_loader(UnlabelledViews(positions, store, config), sampler, workers, pin_memory), sampler

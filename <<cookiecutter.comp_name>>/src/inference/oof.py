@@ -24,7 +24,7 @@ from src.models.sizes import check_sizes
 from src.optimism import caution, mark, why_optimistic
 from src.report.outputs import describe_outputs
 from src.scoring import evaluate
-from src.steps import Run, images_step, predict_step, score_step
+from src.steps import Run, predict_step, score_step
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
 from src.training.launch import side_by_side
@@ -35,7 +35,7 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
     steps = {fold: predict_step(run, fold) for fold in folds}
     todo = [fold for fold in folds if steps[fold].begin()]
     if todo:
-        store = open_images(images_step(run.config))
+        store = open_images(run.config)
         folds_of = read_folds(run.config)["fold"]
         everything = len(folds_of) if run.config.task.name == "retrieval" else None  # the whole gallery
         rows = sum(

@@ -14,7 +14,7 @@ from src.maps import resize
 from src.metrics.counts import dice
 from src.metrics.segmentation import pixel_counts
 from src.report.pictures import draw_worst
-from src.steps import Run, images_step
+from src.steps import Run
 from src.tasks.base import Task, targets_in
 
 SHOWN = 40
@@ -29,7 +29,7 @@ def show_worst(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> N
     truth, said = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
     losses = LOSSES[task.stacking](truth, said)
     order = np.argsort(-losses, kind="stable")[:SHOWN]
-    store = open_images(images_step(run.config))
+    store = open_images(run.config)
     images = [store.pixels[store.train[row]] for row in order]
     captions = [f"{oof['id'].iloc[row]}\n{caption(task, truth, said, outputs, row)}" for row in order]
     outlines = None

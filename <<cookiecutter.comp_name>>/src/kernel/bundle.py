@@ -35,7 +35,7 @@ from src.kaggle.scan import check_folder
 from src.kernel.image import versions
 from src.models.weights import load_model
 from src.rawfiles import raw_tables
-from src.steps import images_step, submission_source
+from src.steps import submission_source
 from src.submission.manifest import write_manifest
 from src.submission.table import git_commit
 from src.tasks import create_task
@@ -133,7 +133,7 @@ def save_gallery(own: Config, folder: Path, entry: dict[str, Any], half: bool) -
     """The training images' embeddings by the bundled model, in its precision."""
     if len(entry["models"]) > 1:
         raise UserError(f"{own.name}: snapshots of a retrieval cannot be bundled; set train.snapshots=null")
-    store = open_images(images_step(own))
+    store = open_images(own)
     device = devices(own)[0]
     model = load_model(folder / entry["models"][0], device)
     found = embed(model, store, store.train, own.inference, device)

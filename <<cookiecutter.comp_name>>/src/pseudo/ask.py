@@ -36,7 +36,7 @@ def ask(run: Run, folds: tuple[int, ...], rows: Rows) -> None:
     if rows == "stop":
         each = len(read_folds(run.config)) // run.config.cv.stop_parts
     else:
-        each = len(with_extra(open_images(images_step(run.config)), run.config).extra)
+        each = len(with_extra(open_images(run.config), run.config).extra)
     side_by_side(ask_fold, jobs, run.config, f"04 ask {run.name}", len(jobs) * each)
 
 
