@@ -43,6 +43,11 @@ TRAINED = {
     "early_stopping": {"enabled": False},  # a tenth of a tenth is too little to stop by
     "label_smoothing": 0.0,
 }
+FINE = {  # a pretrained network whose early stages stay as they are
+    "model": {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"},
+    "train": {**TRAINED, "lr": 1e-3, "freeze_stages": 4},
+    "inference": {"tta": ["identity"]},
+}
 SHARED = {
     "runtime": {"device": "cpu", "jobs": 1, "threads": 1},
     "tracking": {"wandb": "disabled"},
@@ -52,15 +57,20 @@ SHARED = {
 # is none of those that are reported.
 LAB: dict[str, dict[str, Any]] = {
     "trashnet": {
-        "base": {
-            "data": {"image_size": 64},
-            "model": {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"},
-            "train": {**TRAINED, "lr": 1e-3, "freeze_stages": 4},
-            "augment": {"crop_scale": [0.5, 1.0]},
-            "inference": {"tta": ["identity"]},
-        },
+        "base": {**FINE, "data": {"image_size": 64}, "augment": {"crop_scale": [0.5, 1.0]}},
         "epochs": {"few": 40, "all": 12},
         "pseudo": {"rounds": 2, "source": "ensemble", "threshold": 0.3, "epochs": 12},
+        "student": {"train": {"epochs": 5}},
+        "lesson": {"weight": 0.7, "features": 1},
+    },
+    "pcb_tiles": {
+        "base": {
+            **FINE,
+            "data": {"image_size": 64},
+            "augment": {"vflip": 0.5, "crop_scale": [0.7, 1.0]},
+        },
+        "epochs": {"few": 40, "all": 12},
+        "pseudo": {"rounds": 2, "source": "ensemble", "threshold": 0.5, "epochs": 12},
         "student": {"train": {"epochs": 5}},
         "lesson": {"weight": 0.7, "features": 1},
     },
@@ -78,6 +88,39 @@ LAB: dict[str, dict[str, Any]] = {
             "train": {"epochs": 15, "lr": 4e-3},
         },
         "lesson": {"weight": 0.5, "features": 1},
+    },
+    "pneumonia": {
+        "base": {
+            "data": {"image_size": 28},
+            "model": {"backbone": "resnet10t", "pretrained": False},
+            "train": {**TRAINED, "lr": 2e-3, "batch_size": 64},
+            "inference": {"tta": ["identity"]},
+        },
+        "epochs": {"all": 5},
+        "student": {"model": {"backbone": "test_resnet", "pretrained": False}},
+        "lesson": {"weight": 0.5},
+    },
+    "dsb_count": {
+        "base": {
+            **FINE,
+            "data": {"image_size": 96, "fit": "pad"},
+            "train": {**TRAINED, "lr": 1e-3, "batch_size": 16, "loss": "mae", "target_log": True},
+            "augment": {"vflip": 0.5, "crop_scale": [1.0, 1.0]},
+        },
+        "epochs": {"all": 14},
+        "student": {"train": {"epochs": 8}},
+        "lesson": {"weight": 0.5},
+    },
+    "dsb2018": {
+        "base": {
+            **FINE,
+            "data": {"image_size": 96},
+            "train": {**TRAINED, "lr": 1e-3, "batch_size": 16},
+            "augment": {"vflip": 0.5},
+        },
+        "epochs": {"all": 8},
+        "student": {"train": {"epochs": 4}},
+        "lesson": {"weight": 0.5},
     },
 }
 HEADING = "## A tenth of the labels"

@@ -154,16 +154,18 @@ def growth_section(found: dict[str, Any]) -> str:
     """Seconds by rows, and exponents."""
     sizes = sorted({int(n) for row in found["rows"].values() for n in row["seconds"]})
     head = " | ".join(f"{n:,}" for n in sizes)
-    table = [f"| CPU seconds for so many rows | {head} | exponent | of the last two |"]
-    table.append("|---|" + "--:|" * (len(sizes) + 2))
+    table = [f"| CPU seconds for so many rows | {head} | exponent | of the last two | memory a row |"]
+    table.append("|---|" + "--:|" * (len(sizes) + 3))
     for name, row in found["rows"].items():
         cells = " | ".join(
             f"{row['seconds'][str(n)]:.2f}" if str(n) in row["seconds"] else "-" for n in sizes
         )
-        table.append(f"| {name} | {cells} | {row['exponent']:.2f} | {row['last']:.2f} |")
+        a_row = f"{row['memory'][str(sizes[-1])] / sizes[-1] / 1000:.2f} kB"
+        table.append(f"| {name} | {cells} | {row['exponent']:.2f} | {row['last']:.2f} | {a_row} |")
     about = (
-        "Medians of three runs or more. A fixed part makes the exponent of small sizes too low, so that of "
-        "the last two sizes stands beside it."
+        f"Medians of {found['rounds']} runs; what takes longer than twenty seconds is done once. A fixed "
+        f"part makes the exponent of small sizes too low, so that of the last two stands beside it. Memory: "
+        f"the most beyond what the process held and what is mapped from files, at the largest size."
     )
     return "\n\n".join(["### Growth with the rows", about, "\n".join(table)])
 

@@ -38,7 +38,8 @@ nested CV and applies it; the last line of a size is the whole of `05_stack.py` 
 choice. Time is the processor's, over that of the plain mean, most of which is reading. All members' OOF
 predictions of a million rows are {size} GiB in float32: tables are read a run and its columns at a time, and
 beyond 1 GiB they lie in a file whose pages the system may drop; those that were touched count in the peak. A
-second level learns from at most 30 million numbers (60,000 of these rows) and is scored on all rows.
+second level learns from at most 30 million numbers (60,000 of these rows) and is scored on all rows. The two
+networks start from the same linear shares and, where no epoch gains on the watched fold, stay there.
 
 | rows | rival | time / mean | peak memory | CV |
 |--:|---|--:|--:|--:|

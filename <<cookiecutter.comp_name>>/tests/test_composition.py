@@ -97,6 +97,7 @@ SWITCHES = (
     Switch("augment.operations", (None, 3), ONE_ANSWER),
     Switch("augment.magnitude", (None, 15), ONE_ANSWER),
     Switch("augment.scales", (None, [1.0, 2.0])),
+    Switch("augment.on_device", (None, True)),
     Switch("mixing.mixup", (None, 0.2)),
     Switch("mixing.cutmix", (None, 1.0)),
     Switch("mixing.share", (1.0, 0.5)),

@@ -1,10 +1,12 @@
-"""How the seconds of what is not the network grow with the rows: fitted exponents, 1 where twice the rows
-take twice the time."""
+"""How seconds and memory grow with the rows: fitted exponents, 1 where twice the rows take twice the time."""
 
 from __future__ import annotations
 
+import multiprocessing
+import shutil
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,17 +43,45 @@ def folds(n: int) -> Callable[[], None]:
 
 
 def cache(n: int) -> Callable[[], None]:
-    """PNG files of 24 px decoded, hashed and packed at 16 px."""
+    """PNG files of 24 px decoded, hashed and packed at 16 px; of many a thousand are read again and again."""
     from src.config import Data
     from src.data.packing import pack
 
     folder = Path(tempfile.mkdtemp())
     kept.append(folder)
     random, files = np.random.default_rng(0), []
-    for i in range(n):
+    for i in range(1000):
         files.append(folder / f"{i}.png")
         cv2.imwrite(str(files[-1]), random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    files *= n // 1000
     return lambda: pack(folder / "images.npy", files, (n, 16, 16, 3), Data(image_size=16), "cache", print)
+
+
+def prediction(n: int) -> Callable[[], None]:
+    """The smallest network on images of 16 px, in a mapped file."""
+    import torch
+
+    from speeds.predict import SIZE, parts, store_of
+    from src.config import Inference
+    from src.inference.predict import predict
+
+    folder = Path(tempfile.mkdtemp())
+    kept.append(folder)
+    shape = (n, SIZE, SIZE, 3)
+    pixels = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    pixels[:] = 128
+    (model, task), store, cpu = parts("test_resnet", SIZE), store_of(pixels), torch.device("cpu")
+    return lambda: predict(model, task, store, store.test, Inference(batch_size=250), cpu)
+
+
+def stacking(n: int) -> Callable[[], None]:
+    """The whole of stage 05 with all rivals over five runs."""
+    import stacking
+
+    stacking.RUNS, stacking.BUILD = 5, Path(tempfile.mkdtemp())
+    kept.append(stacking.BUILD)
+    stacking.make(n)
+    return lambda: stacking.one(n, "all")
 
 
 def predictions(n: int) -> tuple[pd.DataFrame, list[str]]:
@@ -88,36 +118,84 @@ def tables(n: int) -> Callable[[], None]:
 
 
 kept: list[Path] = []
+ALL = (1_000, 10_000, 100_000, 1_000_000)
 SUBJECTS = {
-    "folds: near-duplicates and shares": (folds, (1_000, 10_000, 100_000, 1_000_000)),
-    "cache: decode, hash, pack": (cache, (1_000, 10_000)),
-    "selection of pseudo-labels": (selection, (1_000, 10_000, 100_000, 1_000_000)),
-    "prediction tables, written and read": (tables, (1_000, 10_000, 100_000, 1_000_000)),
+    "folds: near-duplicates and shares": folds,
+    "cache: decode, hash, pack": cache,
+    "prediction, smallest network": prediction,
+    "selection of pseudo-labels": selection,
+    "prediction tables, written and read": tables,
+    "stack of five runs, all rivals": stacking,
 }
+SLOW = 20.0  # seconds: what takes longer is done once
 
 
-def measure(rounds: int, most: int = 1_000_000) -> dict[str, Any]:
-    """CPU seconds of each subject at each size, medians, and the exponent between the ends of the sizes."""
-    import shutil
+def anonymous() -> int:
+    """Bytes of this process's memory that are no pages of a mapped file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("the system does not say how much memory a process has; Linux does")
 
-    rows = {}
-    for name, (make, sizes) in SUBJECTS.items():
-        seconds = {}
-        for n in (size for size in sizes if size <= most):
-            work, times = make(n), []
-            for _ in range(rounds if n < 100_000 else min(rounds, 3)):
-                start = time.process_time()
-                work()
-                times.append(time.process_time() - start)
-            seconds[n] = statistics.median(times)
-            print(f"{name}, {n:,}: {seconds[n]:.3f} s", flush=True)
+
+class Peak:
+    """The most memory beyond what there was, looked at fifty times a second."""
+
+    def __enter__(self) -> Peak:
+        self.before = self.most = anonymous()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self.over.wait(0.02):
+            self.most = max(self.most, anonymous())
+
+    def __exit__(self, *_: object) -> None:
+        self.most = max(self.most, anonymous())
+        self.over.set()
+        self.thread.join()
+
+
+def one(name: str, n: int, rounds: int, answers: Any) -> None:
+    """CPU seconds, the median, and bytes of memory of one subject at one size."""
+    import torch
+
+    torch.set_num_threads(1)
+    SUBJECTS[name](ALL[0])()  # imports, and whatever else is done once
+    work, times = SUBJECTS[name](n), []
+    with Peak() as peak:
+        while len(times) < rounds and (not times or times[0] < SLOW):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+    for folder in kept:
+        shutil.rmtree(folder, ignore_errors=True)
+    answers.put((statistics.median(times), peak.most - peak.before))
+
+
+def measure(rounds: int, most: int = ALL[-1]) -> dict[str, Any]:
+    """Of each subject at each size, in a process of its own, seconds and memory; and the exponents of the
+    seconds, over all sizes and over the last two."""
+    rows, context = {}, multiprocessing.get_context("spawn")
+    for name in SUBJECTS:
+        seconds, memory = {}, {}
+        for n in (size for size in ALL if size <= most):
+            answers = context.SimpleQueue()
+            process = context.Process(target=one, args=(name, n, rounds, answers))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"{name}, {n:,} rows: ended with status {process.exitcode}")
+            seconds[n], memory[n] = answers.get()
+            print(f"{name}, {n:,}: {seconds[n]:.3f} s, {memory[n] / 2**20:.0f} MiB", flush=True)
         x, y = np.log(list(seconds)), np.log(list(seconds.values()))
         last = slice(-2, None)  # a fixed part hides the growth of small sizes
         rows[name] = {
             "seconds": seconds,
+            "memory": memory,
             "exponent": float(np.polyfit(x, y, 1)[0]),
             "last": float(np.polyfit(x[last], y[last], 1)[0]),
         }
-    for folder in kept:
-        shutil.rmtree(folder, ignore_errors=True)
     return {"rows": rows}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from src.config.data import Data
-from src.config.section import Count, Index, Positive, Section, Share
+from src.config.section import Count, Index, Positive, Section, Share, Switch
 from src.config.train import Train
 
 
@@ -40,6 +40,12 @@ class Augment(Section):
     operations: Count | None = None  # of randaugment; null: 2, as in the paper
     magnitude: Annotated[int, Field(ge=0, le=30)] | None = None  # of randaugment; null: 9 of 30
     scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] | None = None  # of image_size, one a batch
+    on_device: Switch = (
+        None  # true: by the GPU, a batch at once; moves, light and cutout, where cores are few
+    )
+
+
+ONE_BY_ONE = ("hue", "saturation", "gamma", "blur", "noise", "compression", "erasing", "policy")
 
 
 class Mixing(Section):
@@ -71,6 +77,12 @@ def check_pixels(augment: Augment, mixing: Mixing, data: Data, train: Train, tas
         raise ValueError(
             "augment.operations and augment.magnitude are those of augment.policy=randaugment; "
             "the other policies draw their own"
+        )
+    slow = [name for name in ONE_BY_ONE if getattr(augment, name)]
+    if augment.on_device and slow:
+        raise ValueError(
+            f"augment.{slow[0]} is done image by image on the CPU, and augment.on_device=true moves whole "
+            f"batches on the device; leave one of them null"
         )
     if augment.scales is not None and len(set(augment.scales)) < 2:
         raise ValueError(

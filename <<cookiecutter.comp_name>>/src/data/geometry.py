@@ -110,7 +110,7 @@ class Geometry:
         """
         n, channels = len(moves.windows), images[0].shape[2]
         made = np.empty((n, self.size, self.size, channels), np.uint8)
-        matrices = None if moves.turns is None else self._matrices(moves)
+        matrices = None if moves.turns is None else self.matrices(moves)
         for i, (image, out) in enumerate(zip(images, made, strict=True)):
             for c in range(0, channels, AT_ONCE):
                 few = channels <= AT_ONCE
@@ -124,7 +124,7 @@ class Geometry:
                     out[:, :, c : c + AT_ONCE] = to
         return made
 
-    def _matrices(self, moves: Moves) -> np.ndarray:
+    def matrices(self, moves: Moves) -> np.ndarray:
         """(n, 2, 3) from a pixel of what comes out to one of the cached image."""
         n, share = len(moves.windows), moves.windows[:, :1:-1] / self.size  # (n, 2) in x and y
         transposed, upside, mirrored = moves.symmetries.T

@@ -193,6 +193,11 @@ class Epochs(Sampler):
         """This process's part of a batch of n rows: as large as the others' or one more."""
         return slice(n * self.rank // self.ranks, n * (self.rank + 1) // self.ranks)
 
+    def part_of(self, number: int) -> tuple[int, int] | None:
+        """Where this process's part of a batch of rows begins, and how many rows it has; None: it is all."""
+        n = min(self.batch_size, self.n_rows - number * self.batch_size)
+        return None if self.ranks == 1 else (self.mine(n).start, n)
+
     def seed_of(self, number: int) -> int:
         """What every draw for a batch of the current epoch comes from."""
         return int(np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)[0])
@@ -220,12 +225,12 @@ def create_epochs(rows: Rows, config: Config, seed: int, part: tuple[int, int] =
 
 class TrainingBatches(Dataset):
     """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C) or (B, C, H, W) uint8, weights
-    (B,)."""
+    (B,). `raw` ones come as they are stored, for a device to augment."""
 
-    def __init__(self, rows: Rows, store: ImageStore, config: Config):
+    def __init__(self, rows: Rows, store: ImageStore, config: Config, raw: bool = False):
         from src.data.augment import create_augmentation  # albumentations: prediction does without
 
-        self.rows, self.store = rows, store
+        self.rows, self.store, self.raw = rows, store, raw
         data, channels = config.data, store.pixels.shape[3]
         self.pipeline = create_augmentation(config.augment, data.image_size, data.cached_size, channels)
 
@@ -236,7 +241,9 @@ class TrainingBatches(Dataset):
         seed, rows, *part = item
         part = part[0] if part else None
         images, targets = self.store.views(self.rows.positions[rows]), self.rows.targets[rows]
-        if targets.ndim == 4:
+        if self.raw:
+            images = np.stack(images)
+        elif targets.ndim == 4:
             images, targets = augment_with_masks(self.pipeline, images, targets, seed, part)
         else:
             images = augment_batch(self.pipeline, images, seed, part)
@@ -259,7 +266,8 @@ def training_loader(
 ) -> tuple[DataLoader, Epochs]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
     sampler = create_epochs(rows, config, seed, part)
-    return create_loader(TrainingBatches(rows, store, config), sampler, workers, pin_memory), sampler
+    dataset = TrainingBatches(rows, store, config, raw=bool(config.augment.on_device))
+    return create_loader(dataset, sampler, workers, pin_memory), sampler
 
 
 def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:

@@ -98,6 +98,11 @@ class Trainer:
         if config.model.checkpointing:
             checkpoint_gradients(self.model.backbone, config.model.backbone)
         self.scales = create_scales(config, self.model)
+        self.augmentation = None
+        if config.augment.on_device:
+            from src.data.on_device import OnDevice  # which imports albumentations
+
+            self.augmentation = OnDevice(config, data.store.pixels.shape[3])
         check_sizes(self.model, config.inference.scales or (), "inference.scales")  # and not after the night
         self.mixing = Mixer(config.mixing, config.train.epochs)
         if world.size > 1:
@@ -212,6 +217,8 @@ class Trainer:
         batch's size, mixed."""
         images, targets, weights = (x.to(self.device, non_blocking=True) for x in batch)
         seed = self.sampler.seed_of(number)
+        if self.augmentation is not None:
+            images, targets = self.augmentation(images, targets, seed, self.sampler.part_of(number))
         images, targets = self.scales(images, as_targets(targets), seed)
         return self.mixing(images, targets, weights, epoch, seed)
 

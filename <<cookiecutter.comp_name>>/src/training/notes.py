@@ -57,6 +57,6 @@ def create_notes(
     config: Config, teacher: Speaker, batches: TrainingBatches, device: torch.device
 ) -> Notes | None:
     """Notes where the view of an image never changes: no augmentation, no mixing, one size; else None."""
-    if not batches.pipeline.fixed or config.mixing.on or config.augment.scales is not None:
+    if batches.raw or not batches.pipeline.fixed or config.mixing.on or config.augment.scales is not None:
         return None
     return Notes(teacher, batches, config.train.batch_size, device)

@@ -14,7 +14,7 @@ import torch
 
 from src.config import Augment, Config, EarlyStopping, Ema, Losses, Mixing, Train
 from src.data.levels import Levels, as_targets
-from src.data.loaders import read_folds
+from src.data.loaders import TrainingBatches, read_folds
 from src.tasks.base import targets_in
 from src.training.fit import Trainer
 
@@ -114,7 +114,8 @@ class Batch:
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         seed, self.rows = next(iter(trainer.sampler))
-        parts = (part.to(trainer.device) for part in trainer.loader.dataset[seed, self.rows])
+        self.batches = TrainingBatches(trainer.rows, trainer.data.store, trainer.config)
+        parts = (part.to(trainer.device) for part in self.batches[seed, self.rows])
         self.images, targets, self.weights = parts
         self.targets = as_targets(targets)
 

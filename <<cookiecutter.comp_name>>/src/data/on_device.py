@@ -1,0 +1,99 @@
+"""Augmentation of whole batches on the training device: loaders only read, and four slow cores can feed two
+GPUs.
+
+The draws are those of augment.py, number by number, so that a run may move from one to the other; the pixels
+are the same up to the rounding of two interpolations. What albumentations does image by image stays there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from src.config import Config
+from src.data.augment import CUTOUT, GEOMETRY, LIGHT, create_augmentation
+from src.data.geometry import Moves
+from src.maps import UNSURE
+
+
+class OnDevice:
+    """Moves, light and cutout of a batch that lies on a device."""
+
+    def __init__(self, config: Config, channels: int):
+        data, self.settings = config.data, config.augment
+        self.pipeline = create_augmentation(self.settings, data.image_size, data.cached_size, channels)
+        self.geometry = self.pipeline.geometry
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        seed: int,
+        part: tuple[int, int] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, C, H, W) uint8 to (B, C, S, S), target maps (B, K, H, W) uint8 with them; other targets
+        stay. `part` as `augment.Pipeline` says."""
+        first, whole = part or (0, len(images))
+        mine = slice(first, first + len(images))
+
+        def stream(name: int) -> np.random.Generator:
+            return np.random.default_rng([seed, name])
+
+        maps = targets.ndim == 4
+        if not self.geometry.fixed or images.shape[-1] != self.geometry.size:
+            grid = self._grid(self.geometry.draw(stream(GEOMETRY), whole)[mine], images)
+            images = warped(images, grid, "bilinear")
+            targets = warped(targets, grid, "nearest") if maps else targets
+        settings = self.settings
+        if settings.brightness or settings.contrast:
+            draws = stream(LIGHT).uniform(-1, 1, (whole, 2))[mine] * (settings.brightness, settings.contrast)
+            bright, strong = on(images, draws).T[:, :, None, None, None]  # (B, 1, 1, 1) each
+            images = rounded(images * (1 + strong) + 255 * bright)
+        if settings.cutout:
+            hole = self._holes(stream(CUTOUT).random((whole, 3))[mine], images)
+            images = images.masked_fill(hole, 0)
+            targets = targets.masked_fill(hole, UNSURE) if maps else targets
+        return images, targets
+
+    def _grid(self, moves: Moves, images: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 2) where in the image each pixel comes from, from -1 to 1 between the outermost
+        centres."""
+        if moves.turns is None:
+            n = len(moves.windows)
+            moves = Moves(moves.windows, np.broadcast_to(np.eye(3), (n, 3, 3)), moves.symmetries)
+        size, side = self.geometry.size, self.geometry.cached
+        matrices = on(images, self.geometry.matrices(moves))  # (B, 2, 3)
+        line = torch.arange(size, device=images.device, dtype=torch.float32)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        places = torch.stack([x, y, torch.ones_like(x)], -1) @ matrices[:, None].mT  # (B, S, S, 2)
+        return places * (2 / (side - 1)) - 1
+
+    def _holes(self, draws: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+        """(B, 1, S, S) bool: one square in as many as the coin says."""
+        size, side = images.shape[-1], self.pipeline.side
+        corners = (draws[:, 1:] * (size - side + 1)).astype(int)
+        corners[draws[:, 0] >= self.settings.cutout] = size  # nowhere
+        line = torch.arange(size, device=images.device)
+        y, x = (line - on(images, corner, torch.long)[:, None] for corner in corners.T)  # (B, S) each
+        inside = [(place >= 0) & (place < side) for place in (y, x)]
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+
+def warped(pixels: torch.Tensor, grid: torch.Tensor, way: str) -> torch.Tensor:
+    """(B, C, H, W) uint8 read at a grid (B, S, S, 2), mirrored beyond the edge; the same memory format."""
+    made = F.grid_sample(pixels.float(), grid, way, padding_mode="reflection", align_corners=True)
+    return rounded(made).contiguous(memory_format=torch.channels_last)
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    """Levels from 0 to 255, halves to the even one, as OpenCV rounds."""
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def on(images: torch.Tensor, values: np.ndarray, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Numbers on the images' device, sent without waiting for it."""
+    sent = torch.from_numpy(np.ascontiguousarray(values)).to(kind)
+    if images.device.type == "cuda":
+        sent = sent.pin_memory()  # from memory that may be paged out a copy waits for all before it
+    return sent.to(images.device, non_blocking=True)
