@@ -1,11 +1,11 @@
 """What is fast and what is not: ratios against rivals in interleaved rounds, written into docs/benchmarks.md.
 
     python benchmarks/speed.py                    # everything, then the page and its picture
-    python benchmarks/speed.py loader predict     # some subjects: loader, loop, predict, growth
+    python benchmarks/speed.py loader predict     # some: loader, loop, predict, growth, shares
     python benchmarks/speed.py write              # the page alone, from what was measured before
 
 Numbers are kept in measured/speed/, and a subject that is not there keeps its section of the page. Each is a
-median of five rounds or more (growth: of three), by CPU seconds of one thread.
+median of five rounds, by CPU seconds of one thread; the demo's stages (shares) by the clock, on all cores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -23,7 +24,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchmarks.md"
-SUBJECTS = ("loader", "loop", "predict", "growth")
+SUBJECTS = ("loader", "loop", "predict", "growth", "shares")
 HEADING = "## Speed"
 ABOUT = (
     "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
@@ -170,11 +171,34 @@ def growth_section(found: dict[str, Any]) -> str:
     return "\n\n".join(["### Growth with the rows", about, "\n".join(table)])
 
 
+def shares_section(found: dict[str, Any]) -> str:
+    """Seconds of each stage of the demo, and the share of other work."""
+    rounds, rows = found["stages"], []
+    for target in [*dict.fromkeys(stage["target"] for stage in rounds[0]), None]:
+        mine = [[s for s in stages if target in (None, s["target"])] for stages in rounds]
+        seconds = median(sum(s["seconds"] for s in stages) for stages in mine)
+        idle = median(
+            1 - sum(s["busy"] for s in stages) / sum(s["seconds"] for s in stages) for stages in mine
+        )
+        works = any(s["busy"] for stages in mine for s in stages)
+        first = f"{median(s['first'] for stages in mine for s in stages):.1f}" if works and target else "-"
+        rows.append(f"| {target or 'all'} | {len(mine[0])} | {seconds:.1f} | {first} | {idle:.0%} |")
+    about = (
+        f"The stages of `make demo` by the clock, on {found['cores']} cores; medians of {len(rounds)} "
+        f"rounds. First batch: seconds from the start of the process to the first training step or "
+        f"prediction. Neither: the share of the time in which no process of the stage trains or predicts, "
+        f"second levels included: imports, decoding, tables, pictures, checkpoints."
+    )
+    head = ["| stage | times | seconds | first batch after | neither |", "|---|--:|--:|--:|--:|"]
+    return "\n\n".join(["### Where the demo's seconds go", about, "\n".join([*head, *rows])])
+
+
 SECTIONS = {
     "loader": loader_section,
     "loop": loop_section,
     "predict": predict_section,
     "growth": growth_section,
+    "shares": shares_section,
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from src.decisions import fit as fit_rule
 from src.ensemble import choice, stack
 from src.ensemble.apply import apply_stack
 from src.ensemble.boosting import Stacker
-from src.ensemble.choice import against_mean, best_member, best_single_oof, choose
+from src.ensemble.choice import against_default, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
 from src.ensemble.pairs import apply_pairs
 from src.ensemble.pixels import PixelStacker
@@ -92,6 +92,26 @@ def test_the_mean_is_kept_unless_another_beats_it_by_more_than_the_error():
     )
 
 
+def test_a_mean_that_does_not_reach_the_best_single_run_is_not_what_the_others_have_to_beat():
+    """One good member among bad ones: their mean is worse, if by less than an error."""
+    _, truth, fold = members(n=400)
+    right = np.eye(3)[truth]
+
+    def correct(share: list[float]) -> np.ndarray:
+        rank = np.arange(400) // 4 / 100
+        return np.where((rank < np.array(share)[fold])[:, None], right, np.roll(right, 1, axis=1))
+
+    mean, single = correct([0.80, 0.70, 0.80, 0.70]), correct([0.90, 0.75, 0.70, 0.69])
+    hardly, surely = correct([0.91, 0.75, 0.71, 0.68]), correct([0.92, 0.77, 0.73, 0.71])
+    candidates = {"mean": mean, "best single": single}
+    base, gains = against_default(TASK, candidates, truth, fold)
+    assert (base, gains["best single"]) == ("best single", (None, None))
+    assert gains["mean"][0] == pytest.approx(-0.01)
+    for rival, kept in ((hardly, "best single"), (surely, "lightgbm"), (mean, "best single")):
+        assert choose(TASK, candidates | {"lightgbm": rival}, truth, fold)[0] == kept
+    assert choose(TASK, {"mean": single, "best single": mean}, truth, fold)[0] == "mean"
+
+
 def regression(metric: str):
     return create_task(Config(task={"name": "regression", "metric": metric}))
 
@@ -99,7 +119,8 @@ def regression(metric: str):
 def test_where_lower_is_better_the_gain_over_the_mean_is_what_the_error_lost():
     oof, targets, fold = voices("values", outputs=1)
     candidates = {"mean": oof.mean(0), "lightgbm": oof[1]}
-    gain, error = against_mean(regression("rmse"), candidates, "lightgbm", targets, fold)
+    base, gains = against_default(regression("rmse"), candidates, targets, fold)
+    gain, error = gains["lightgbm"]
     roots = [
         [np.sqrt(((c - targets)[fold == k] ** 2).mean()) for k in range(4)] for c in (oof.mean(0), oof[1])
     ]
@@ -107,7 +128,7 @@ def test_where_lower_is_better_the_gain_over_the_mean_is_what_the_error_lost():
     assert gain == pytest.approx(difference.mean())
     assert error == pytest.approx(difference.std(ddof=1) / 2)
     assert best_member(regression("rmse"), oof, targets, fold) == 1
-    assert against_mean(regression("rmse"), candidates, "mean", targets, fold) == (None, None)
+    assert (base, gains["mean"]) == ("mean", (None, None))
 
 
 def test_members_that_leave_the_metric_undefined_are_passed_over():
@@ -191,7 +212,7 @@ def scene(make):
     candidates = {
         "mean": say(1.0),
         "lightgbm": good_in(0, 1, better=1.7, worse=0.95),
-        "best single": good_in(1, 2, better=1.8, worse=0.96),
+        "hill_climbing": good_in(1, 2, better=1.8, worse=0.96),
     }
     return create_task(config), truth, other, candidates
 
@@ -565,7 +586,9 @@ def test_second_levels_beat_the_mean_of_members_of_unlike_skill(stacked):
     rows = stacked.metrics["candidates"]
     assert all(rows[name]["cv"] > rows["mean"]["cv"] for name in SECOND[stacked.task.kind])
     assert stacked.metrics["kept"] != "mean"
-    assert rows[stacked.metrics["kept"]]["gain"] > rows[stacked.metrics["kept"]]["gain_error"]
+    kept = rows[stacked.metrics["kept"]]
+    single = stacked.metrics["kept"] == "best single"  # better than the mean, so the others have to beat it
+    assert kept["gain"] is None if single else kept["gain"] > kept["gain_error"]
 
 
 def test_a_stack_is_up_to_date_when_it_was_made(stacked):

@@ -11,6 +11,7 @@ from src.decisions import Nested, assemble, mixed, nested, take
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
 
+MEAN, SINGLE = "mean", "best single"  # candidates that are always there
 # A candidate's name to that of its calibrated version and the predictions of it.
 Calibrate = Callable[[str], tuple[str, Any]]
 
@@ -48,8 +49,8 @@ def choose(
     """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
     and decided by its rule, that are best on the other folds.
 
-    The plain mean is kept unless another beats it by more than the standard error of their difference; the
-    one that is kept is calibrated where that beats it by more than theirs.
+    The default is kept unless another beats it by more than the standard error of their difference; the one
+    that is kept is calibrated where that beats it by more than theirs.
     """
     parts = []
     for k in np.unique(fold):
@@ -77,15 +78,24 @@ def _winner(
         return scores(task, take(truth, rows), take(oof, rows), fold[rows]).folds
 
     found = {name: folds(oof) for name, oof in candidates.items()}
-    best, lead = "mean", 0.0
+    best = base = default(found)
+    lead = 0.0
     for name, own in found.items():
-        if name != "mean" and better(*gain(own, found["mean"])) and gain(own, found["mean"])[0] > lead:
-            best, lead = name, gain(own, found["mean"])[0]
+        gained, error = gain(own, found[base])
+        if name != base and better(gained, error) and gained > lead:
+            best, lead = name, gained
     if calibrate is not None:
         name, oof = calibrate(best)
         if better(*gain(folds(oof), found[best])):
             return name, oof
     return best, candidates[best]
+
+
+def default(folds: dict[str, list[float]]) -> str:
+    """Who is kept unless another beats it, by the scores of each candidate's folds: the plain mean, or the
+    best single run where the mean does not even reach that, as with one good member among bad ones."""
+    gained = gain(folds[SINGLE], folds[MEAN])[0] if SINGLE in folds else None
+    return SINGLE if gained is not None and gained > 0 else MEAN
 
 
 def better(gained: float | None, error: float | None) -> bool:
@@ -100,11 +110,12 @@ def gain(own: list[float], base: list[float]) -> tuple[float | None, float | Non
     return finite(known.mean()) if len(known) else None, finite(standard_error(list(known)))
 
 
-def against_mean(
-    task: Task, candidates: dict[str, Any], name: str, truth: Any, fold: np.ndarray
-) -> tuple[float | None, float | None]:
-    """How much better than the mean, fold by fold, positive when better; and the standard error of that
-    difference. None for the mean itself."""
-    if name == "mean":
-        return None, None
-    return gain(*(scores(task, truth, candidates[n], fold).folds for n in (name, "mean")))
+def against_default(
+    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray
+) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
+    """Who the default is, and how much better than it each candidate is, fold by fold, positive when better,
+    with the standard error of that difference; None for the default itself."""
+    folds = {name: scores(task, truth, oof, fold).folds for name, oof in candidates.items()}
+    base = default(folds)
+    gains = {name: gain(own, folds[base]) for name, own in folds.items()}
+    return base, gains | {base: (None, None)}

@@ -20,7 +20,8 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Members and candidates with their CV, the gain over the mean, and which is kept and why."""
+    """Members and candidates with their CV, the gain over the default (the mean, or the best run
+    where that is better), and which is kept and why."""
     width = max(22, *map(len, metrics["candidates"])) + 2
     lines = [f"{'':{width}} CV {metrics['metric']}{caution(metrics)}"]
     lines += [f"  {name:{width - 2}} {shown(score)}" for name, score in metrics["members"].items()]

@@ -1,7 +1,8 @@
 """Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
 
-All are scored by nested CV on the same folds; the mean is kept unless another beats it by more than the
-standard error of the difference, and the kept one is calibrated where that helps by more than its own.
+All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
+kept unless another beats it by more than the standard error of the difference, and the kept one is calibrated
+where that helps by more than its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from src.artifacts import Step, write_json, write_parquet
 from src.config import Config
 from src.decisions import countable, nested
 from src.ensemble.apply import CALIBRATED
-from src.ensemble.choice import against_mean, best_member, best_single_oof, better, choose
+from src.ensemble.choice import SINGLE, against_default, best_member, best_single_oof, better, choose
 from src.ensemble.features import read_features
 from src.ensemble.levels import KINDS, Candidates, Members, level_of
 from src.ensemble.members import optimism
@@ -42,8 +43,8 @@ def build_stack(
 
     seen = [scored(one) for one in members.oof]
     single = best_member(task, seen, truth, fold)
-    oof = found.oof | {"best single": best_single_oof(task, members.oof, truth, fold)}
-    test = found.test | {"best single": members.test[single]}
+    oof = found.oof | {SINGLE: best_single_oof(task, members.oof, truth, fold)}
+    test = found.test | {SINGLE: members.test[single]}
     calibration = None
     if config.stack.calibrate and task.kind == "numbers":
         calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
@@ -145,19 +146,21 @@ class Calibrations:
 def verdicts(
     task: Task, rivals: dict[str, Any], chosen: str, truth: Any, fold: np.ndarray, cv: Any
 ) -> dict[str, dict[str, Any]]:
-    """Of each candidate its CV, its gain over the mean with the standard error, and why it is kept or not."""
+    """Of each candidate its CV, its gain over the default with the standard error, and why it is kept or
+    not."""
     found = {}
+    base, gains = against_default(task, rivals, truth, fold)
     for name, oof in rivals.items():
-        gained, error = against_mean(task, rivals, name, truth, fold)
+        gained, error = gains[name]
         if name == chosen:
             why = "kept"
-        elif name == "mean":
+        elif name == base:
             why = f"beaten by {chosen}"
         elif name.endswith(CALIBRATED):
             why = "no better than uncalibrated, by more than an error"
         elif better(gained, error):
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
-            why = "no better than the mean, by more than an error"
+            why = f"no better than the {base}, by more than an error"
         found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "verdict": why}
     return found

@@ -1,6 +1,6 @@
 """Run a stage script, and note when it trains and when it predicts: what shares.py puts before its name.
 
-    CLOCK=FILE python benchmarks/clocked.py 02_train.py --config configs/baseline.yaml
+    CLOCK=FILE python benchmarks/speeds/clocked.py 02_train.py --config configs/baseline.yaml
 
 FILE gets a line of JSON an interval: its kind, its first and its last second since 1970. Workers are forked,
 and write into the same file.

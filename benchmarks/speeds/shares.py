@@ -1,0 +1,66 @@
+"""What the demo's stages take by the clock, and how much of that is neither training nor inference."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from speeds.rounds import ROOT
+
+CLOCKED = Path(__file__).with_name("clocked.py")
+MADE = ("data/cache", "data/folds.csv", "data/folds.stamp.json", "runs", "stacks", "submissions")
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Bake the demo's project, and run its stages anew each round."""
+    sys.path.insert(0, str(ROOT / "demo"))
+    import run as demo
+
+    demo.BUILD = ROOT / "build" / "shares"
+    project = demo.BUILD / "digits-demo"
+    shutil.rmtree(demo.BUILD, ignore_errors=True)
+    demo.bake(project)
+    demo.run([sys.executable, "tests/digits.py", "data/raw", "--solution", "../solution.csv"], project)
+    found = []
+    for number in range(rounds):
+        for made in MADE:
+            path = project / made
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        stages = []
+        for target, experiment in demo.STAGES:
+            stages.append({"target": target, **clocked(project, target, experiment)})
+            print(f"stages, round {number + 1} of {rounds}: {stages[-1]}", flush=True)
+        found.append(stages)
+    return {"stages": found}
+
+
+def clocked(project: Path, target: str, experiment: str) -> dict[str, float]:
+    """Wall seconds of one stage, until its first batch, and of training or inference: of moments in which at
+    least one of its processes does either."""
+    clock = project / "clock.jsonl"
+    clock.unlink(missing_ok=True)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [
+        "make",
+        "--no-print-directory",
+        target,
+        f"EXP={experiment}",
+        f"PYTHON={sys.executable} {CLOCKED}",
+    ]
+    environment = {**os.environ, **threads, "CLOCK": str(clock), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    start = time.time()
+    subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
+    whole = time.time() - start
+    lines = [json.loads(line) for line in clock.read_text(encoding="utf-8").splitlines()]
+    work = sorted((line["first"], line["last"]) for line in lines if line["kind"] != "stage")
+    busy, upto = 0.0, 0.0
+    for first, last in work:  # the union of intervals that overlap
+        busy += max(0.0, last - max(first, upto))
+        upto = max(upto, last)
+    return {"seconds": whole, "first": work[0][0] - start if work else whole, "busy": busy}
