@@ -100,6 +100,12 @@ LAB: dict[str, dict[str, Any]] = {
         "student": {"model": {"backbone": "test_resnet", "pretrained": False}},
         "lesson": {"weight": 0.5},
     },
+    "pneumonia, pretrained": {
+        "pack": "pneumonia",
+        "base": {**FINE, "data": {"image_size": 64}, "augment": {"crop_scale": [0.7, 1.0]}},
+        "epochs": {"few": 30, "all": 6},
+        "pseudo": {"rounds": 2, "source": "ensemble", "threshold": 0.6, "epochs": 6},
+    },
     "dsb_count": {
         "base": {
             **FINE,
@@ -180,11 +186,16 @@ def baked(name: str, folder: Path, weights: Path) -> Path:
     project = HOME / name / "project"
     if not (project / "ready").exists():
         project.parent.mkdir(parents=True, exist_ok=True)
-        prepare(project, name, folder, weights)
+        prepare(project, pack_of(name), folder, weights)
         command = ["make", "--no-print-directory", "sniff", f"PYTHON={sys.executable}"]
         subprocess.run(command, cwd=project, check=True)
         (project / "ready").touch()
     return project
+
+
+def pack_of(name: str) -> str:
+    """The pack of an entry, which its name is unless it says another."""
+    return LAB[name].get("pack", name)
 
 
 def measure(name: str, seed: int, base: Path, folder: Path) -> None:
@@ -200,15 +211,16 @@ def measure(name: str, seed: int, base: Path, folder: Path) -> None:
         learn(project, "baseline")
     if "few" in projects:
         stage(projects["few"], "04_pseudo_label.py")
-    whole, lesson = projects["all"], {"distill": {"teacher": "baseline", **lab["lesson"]}}
-    for experiment, more in (("alone", {}), ("taught", lesson)):
-        page = {"base": "baseline", "seed": seed + 1000, **lab["student"], **more}
-        (whole / "configs" / f"{experiment}.yaml").write_text(json.dumps(page), encoding="utf-8")
-        learn(whole, experiment)
-    stage(whole, "05_stack.py")
-    with zipfile.ZipFile(folder / f"{name}.solution.zip") as archive:
+    if "student" in lab:
+        whole, lesson = projects["all"], {"distill": {"teacher": "baseline", **lab["lesson"]}}
+        for experiment, more in (("alone", {}), ("taught", lesson)):
+            page = {"base": "baseline", "seed": seed + 1000, **lab["student"], **more}
+            (whole / "configs" / f"{experiment}.yaml").write_text(json.dumps(page), encoding="utf-8")
+            learn(whole, experiment)
+        stage(whole, "05_stack.py")
+    with zipfile.ZipFile(folder / f"{pack_of(name)}.solution.zip") as archive:
         archive.extractall(HOME / "solutions")
-    found = scores(projects, next((HOME / "solutions").glob(f"{name}/solution.csv")))
+    found = scores(projects, next((HOME / "solutions").glob(f"{pack_of(name)}/solution.csv")))
     (FOUND / name).mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1) + "\n"
     (FOUND / name / f"seed{seed}.json").write_text(text, encoding="utf-8")
@@ -249,7 +261,7 @@ def copied(base: Path, kind: str, name: str, seed: int) -> Path:
 def page_of(name: str, kind: str, seed: int) -> dict[str, Any]:
     """The experiment that all others of a project are changes of."""
     lab = LAB[name]
-    page = {"base": "default", "task": PACKS[name]["task"], "seed": seed, **SHARED, **lab["base"]}
+    page = {"base": "default", "task": PACKS[pack_of(name)]["task"], "seed": seed, **SHARED, **lab["base"]}
     page |= {"cv": {"n_folds": 4, "allow_rare": True, "seed": seed}, "pseudo": lab.get("pseudo", {})}
     page["train"] = {**page["train"], "epochs": lab["epochs"][kind]}
     if kind == "few":
@@ -286,6 +298,8 @@ def scores(projects: dict[str, Path], solution: Path) -> dict[str, Any]:
                 folds = [pd.read_parquet(path) for path in sorted(run.glob(f"fold?/{tables[name]}.parquet"))]
                 found[name] = mean(score(fold, truth, metrics["rule"]) for fold in folds)
             runs[f"{kind} {run.name}"] = found
+    if not (whole / "stacks").exists():
+        return runs
     metrics = read(whole / "stacks/stack/metrics.json")
     best = metrics["best_single"]
     for title, folder in (("stack", whole / "stacks/stack"), ("single", whole / "runs" / best)):
@@ -300,6 +314,7 @@ def scorer(project: Path) -> tuple[Callable[[Any, Any, Any], float], int]:
     """A function of predictions, a table of truth and the rule of a decision, the metric over the rows that
     are in both; and 1 where more of it is better, or -1."""
     from src.configfile import load_config
+    from src.data.runs import decode_runs
     from src.decisions import Rule
     from src.tasks import create_task
 
@@ -311,11 +326,18 @@ def scorer(project: Path) -> tuple[Callable[[Any, Any, Any], float], int]:
     def score(said: Any, truth: Any, rule: Any) -> float:
         truth = truth[truth[data.id].isin(said["id"])].set_index(data.id)
         rows = said.set_index("id").loc[truth.index]
-        right = truth[targets]
-        if data.new_label is not None:
-            right = right.where(right.isin(outputs), data.new_label)
-        decided = Rule.from_json(rule).apply(task.read(rows, outputs))
-        return float(task.score(task.truth(right, outputs), decided))
+        predictions = task.read(rows, outputs)
+        if task.kind == "maps":  # runs of a mask, in the first column behind the id
+            texts = truth.drop(columns="Usage").iloc[:, 0]
+            right = [
+                decode_runs(text, *size)[None] for text, size in zip(texts, predictions.sizes, strict=True)
+            ]
+        else:
+            labels = truth[targets]
+            if data.new_label is not None:
+                labels = labels.where(labels.isin(outputs), data.new_label)
+            right = task.truth(labels, outputs)
+        return float(task.score(right, Rule.from_json(rule).apply(predictions)))
 
     return score, task.metric.sign
 
@@ -358,7 +380,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| pack, metric | run | CV | solution | hidden rows |", "|---|---|--:|--:|--:|"]
     verdicts = []
     for name, seeds in found.items():
-        metric = PACKS[name]["task"]["metric"]
+        metric = PACKS[pack_of(name)]["task"]["metric"]
         for run, title in RUNS.items():
             said = [seed[run] for seed in seeds if run in seed]
             if not said:
@@ -370,7 +392,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
             verdicts += [closed(name, seeds, where, run) for where in WHERE for run in rounds]
         for title, run, base, aim in AIMS:
             for where in WHERE:
-                if where in seeds[0][run]:
+                if where in seeds[0].get(run, {}):
                     gained = [seed["sign"] * (seed[run][where] - seed[base][where]) for seed in seeds]
                     verdicts.append(f"- {name}, {WHERE[where]}: {title} {around(gained, '+')}; {aim}.")
     return "\n".join([*lines, "", *verdicts, ""])
