@@ -150,6 +150,10 @@ or dsb2018 taught by its run (a pupil of few epochs has enough to do with the la
 kept the plain mean of one good run and two weak ones: dsb2018 .823 where the best run had .839 (seed 1),
 dsb_count 14.7 where it had 13.2. Now the best run stands in for such a mean.
 
+A stack that is better in CV need not be better on the solution (trashnet .786 to .760 in CV, all folds
+together .827 to .830): an OOF row is the word of one model, a test row the mean of all folds' models, which
+has taken a part of what blending would gain.
+
 What did not work either, tried once each on seeds of their own (by hand: this script does not repeat it):
 
 - `pseudo.source=fold`, the default, whose CV stays honest: a pupil learns what its own fold's model said, and
@@ -392,7 +396,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
             said = [seed[run] for seed in seeds if run in seed]
             if not said:
                 continue
-            cells = [around([one[k] for one in said]) if k in said[0] else "-" for k in ("cv", *WHERE)]
+            cells = [around([one[k] for one in said if k in one]) for k in ("cv", *WHERE)]
             lines.append(f"| {name}, {metric} | {title} | {' | '.join(cells)} |")
         if "few" in LAB[name]["epochs"]:
             rounds = sorted(run for run in seeds[0] if run.startswith("few baseline-round"))
@@ -400,7 +404,8 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
         for title, run, base, aim in AIMS:
             for where in WHERE:
                 if where in seeds[0].get(run, {}):
-                    gained = [seed["sign"] * (seed[run][where] - seed[base][where]) for seed in seeds]
+                    ran = [seed for seed in seeds if where in seed[run]]
+                    gained = [seed["sign"] * (seed[run][where] - seed[base][where]) for seed in ran]
                     verdicts.append(f"- {name}, {WHERE[where]}: {title} {around(gained, '+')}; {aim}.")
     return "\n".join([*lines, "", *verdicts, ""])
 
@@ -426,7 +431,9 @@ def closed(name: str, seeds: list[dict[str, Any]], where: str, last: str) -> str
 
 
 def around(values: list[float], sign: str = "") -> str:
-    """Mean and standard error, which one value has not."""
+    """Mean and standard error, which one value has not; of none a dash."""
+    if not values:
+        return "-"
     if len(values) == 1:
         return f"{values[0]:{sign}.4f}"
     return f"{mean(values):{sign}.4f} ± {stdev(values) / len(values) ** 0.5:.4f}"

@@ -127,6 +127,7 @@ def set_up(project: Path, folder: Path, weights: Path) -> dict[str, Any]:
     """Our project after stage 01, and fold 0 as folders of classes, which the others read."""
     import pandas as pd
 
+    HOME.mkdir(parents=True, exist_ok=True)
     prepare(project, "trashnet", folder, weights)
     for target in ("sniff", "folds"):
         if target == "folds":

@@ -27,10 +27,9 @@ KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchm
 SUBJECTS = ("loader", "loop", "predict", "growth", "shares")
 HEADING = "## Speed"
 ABOUT = (
-    "Written by `benchmarks/speed.py`, by CPU seconds of one thread on two cores that others worked on as "
-    "well (a load of 10 to 17; for the loop, on two idle ones): believe the ratios, which come from "
-    "interleaved rounds, and not the rates. Prediction and growth were taken by calling its functions one "
-    'at a time; the lines "normalised on the CPU" are older than the normalisation that the network has now.'
+    "Written by `benchmarks/speed.py`, by CPU seconds of one thread (the demo's stages by the clock), a core of "
+    "a shared Xeon each, the other at work: believe the ratios, which come from interleaved rounds, more than "
+    "the rates."
 )
 
 
