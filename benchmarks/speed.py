@@ -27,9 +27,9 @@ KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchm
 SUBJECTS = ("loader", "loop", "predict", "growth", "shares")
 HEADING = "## Speed"
 ABOUT = (
-    "Written by `benchmarks/speed.py`, by CPU seconds of one thread (the demo's stages by the clock), a core of "
-    "a shared Xeon each, the other at work: believe the ratios, which come from interleaved rounds, more than "
-    "the rates."
+    "Written by `benchmarks/speed.py`, by CPU seconds of one thread (the demo's stages by the clock), on a "
+    "core of a shared Xeon with the other one at work: believe the ratios, which come from interleaved "
+    "rounds, more than the rates."
 )
 
 
