@@ -84,8 +84,8 @@ cosine, flips and resized crops; one process, one thread, no workers, one core. 
 the process, imports and validation included, over the faster of the two others; medians of {seeds} seeds,
 least and most in brackets. Ours reads a cache that stage 01 builds once for all folds, runs and rounds;
 building it took {cache:.0f} s. timm starts a new classifier of this network with weights up to .41, whose
-first epoch costs 6.5 (cross-entropy) where ours costs 1.5: that is the difference in accuracy. fastai with
-the head started as ours, by Glorot and Bengio 2010, has none.
+first epoch costs 6.5 (cross-entropy, read from the two logs) where ours costs 1.5: that is the difference in
+accuracy. fastai with the head started as ours, by Glorot and Bengio 2010, has none.
 
 | what | wall time / the faster other | CPU s | accuracy, last epoch |
 |---|--:|--:|--:|

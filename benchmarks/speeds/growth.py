@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-import speeds.rounds  # noqa: F401  (puts the project's code in reach)
+from speeds.predict import SIZE, anonymous, parts, store_of
 
 CLASSES = 10
 
@@ -61,7 +61,6 @@ def prediction(n: int) -> Callable[[], None]:
     """The smallest network on images of 16 px, in a mapped file."""
     import torch
 
-    from speeds.predict import SIZE, parts, store_of
     from src.config import Inference
     from src.inference.predict import predict
 
@@ -128,14 +127,6 @@ SUBJECTS = {
     "stack of five runs, all rivals": stacking,
 }
 SLOW = 20.0  # seconds: what takes longer is done once
-
-
-def anonymous() -> int:
-    """Bytes of this process's memory that are no pages of a mapped file."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the system does not say how much memory a process has; Linux does")
 
 
 class Peak:
