@@ -32,7 +32,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NO_
 
 from packs import BUILD, PACKS, ROOT, prepare  # noqa: E402
 
-KEPT = 0.1  # of the labels
+KEPT = {"few": 0.1, "half": 0.5}  # of the labels; half of them in bars.py
 HOME = BUILD.parent / "learning"
 FOUND = ROOT / "benchmarks" / "measured" / "learning"
 TABLES = ("train", "test", "sample_submission")
@@ -216,26 +216,38 @@ def measure(name: str, seed: int, base: Path, folder: Path) -> None:
         sys.path.insert(0, str(base))
     lab, projects = LAB[name], {}
     for kind in lab["epochs"]:
-        project = projects[kind] = copied(base, kind, name, seed)
-        text = json.dumps(page_of(name, kind, seed))  # JSON is YAML
-        (project / "configs" / "baseline.yaml").write_text(text, encoding="utf-8")
-        stage(project, "01_folds.py")
-        learn(project, "baseline")
+        projects[kind] = begun(base, kind, name, seed)
     if "few" in projects:
         stage(projects["few"], "04_pseudo_label.py")
     if "student" in lab:
-        whole, lesson = projects["all"], {"distill": {"teacher": "baseline", **lab["lesson"]}}
-        for experiment, more in (("alone", {}), ("taught", lesson)):
-            page = {"base": "baseline", "seed": seed + 1000, **lab["student"], **more}
-            (whole / "configs" / f"{experiment}.yaml").write_text(json.dumps(page), encoding="utf-8")
-            learn(whole, experiment)
-        stage(whole, "05_stack.py")
+        students(projects["all"], name, seed)
+        stage(projects["all"], "05_stack.py")
     with zipfile.ZipFile(folder / f"{pack_of(name)}.solution.zip") as archive:
         archive.extractall(HOME / "solutions")
     found = scores(projects, next((HOME / "solutions").glob(f"{pack_of(name)}/solution.csv")))
     (FOUND / name).mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1) + "\n"
     (FOUND / name / f"seed{seed}.json").write_text(text, encoding="utf-8")
+
+
+def begun(base: Path, kind: str, name: str, seed: int) -> Path:
+    """A project with its folds and its first run."""
+    project = copied(base, kind, name, seed)
+    text = json.dumps(page_of(name, kind, seed))  # JSON is YAML
+    (project / "configs" / "baseline.yaml").write_text(text, encoding="utf-8")
+    stage(project, "01_folds.py")
+    learn(project, "baseline")
+    return project
+
+
+def students(project: Path, name: str, seed: int) -> None:
+    """Two runs more, of less training: alone, and taught by the first."""
+    lab = LAB[name]
+    lesson = {"distill": {"teacher": "baseline", **lab["lesson"]}}
+    for experiment, more in (("alone", {}), ("taught", lesson)):
+        page = {"base": "baseline", "seed": seed + 1000, **lab["student"], **more}
+        (project / "configs" / f"{experiment}.yaml").write_text(json.dumps(page), encoding="utf-8")
+        learn(project, experiment)
 
 
 def learn(project: Path, experiment: str) -> None:
@@ -245,7 +257,7 @@ def learn(project: Path, experiment: str) -> None:
 
 
 def copied(base: Path, kind: str, name: str, seed: int) -> Path:
-    """A project beside the pack's, its files linked; in `few` most training rows are test rows."""
+    """A project beside the pack's, its files linked; in `few` and `half` the other rows are test rows."""
     import pandas as pd
 
     project = base.parent / f"seed{seed}" / kind
@@ -256,8 +268,8 @@ def copied(base: Path, kind: str, name: str, seed: int) -> Path:
     raw = project / "data" / "raw"
     tables = {t: pd.read_csv(raw / f"{t}.csv", dtype=str, keep_default_na=False) for t in TABLES}
     train, test, sample = tables.values()
-    if kind == "few":
-        kept = train.sample(frac=KEPT, random_state=seed).sort_index()
+    if kind in KEPT:
+        kept = train.sample(frac=KEPT[kind], random_state=seed).sort_index()
         train, hidden = kept, train.drop(kept.index)
         blank = {c: hidden[c] if c in test.columns else sample[c].iloc[0] for c in sample.columns}
         test, sample = pd.concat([test, hidden[test.columns]]), pd.concat([sample, pd.DataFrame(blank)])
@@ -275,8 +287,8 @@ def page_of(name: str, kind: str, seed: int) -> dict[str, Any]:
     lab = LAB[name]
     page = {"base": "default", "task": PACKS[pack_of(name)]["task"], "seed": seed, **SHARED, **lab["base"]}
     page |= {"cv": {"n_folds": 4, "allow_rare": True, "seed": seed}, "pseudo": lab.get("pseudo", {})}
-    page["train"] = {**page["train"], "epochs": lab["epochs"][kind]}
-    if kind == "few":
+    page["train"] = {**page["train"], "epochs": lab["epochs"]["few" if kind == "few" else "all"]}
+    if kind in KEPT:
         page["data"] = {**page["data"], "test_images": ["test_images", "train_images"]}
     return page
 

@@ -173,20 +173,23 @@ def growth_section(found: dict[str, Any]) -> str:
 def shares_section(found: dict[str, Any]) -> str:
     """Seconds of each stage of the demo, and the share of other work."""
     rounds, rows = found["stages"], []
-    for target in [*dict.fromkeys(stage["target"] for stage in rounds[0]), None]:
-        mine = [[s for s in stages if target in (None, s["target"])] for stages in rounds]
+    for target in [*(name for name in dict.fromkeys(s["target"] for s in rounds[0]) if name != "all"), "all"]:
+        mine = [[s for s in stages if s["target"] == target] for stages in rounds]
         seconds = median(sum(s["seconds"] for s in stages) for stages in mine)
         idle = median(
             1 - sum(s["busy"] for s in stages) / sum(s["seconds"] for s in stages) for stages in mine
         )
-        works = any(s["busy"] for stages in mine for s in stages)
-        first = f"{median(s['first'] for stages in mine for s in stages):.1f}" if works and target else "-"
-        rows.append(f"| {target or 'all'} | {len(mine[0])} | {seconds:.1f} | {first} | {idle:.0%} |")
+        times = len(mine[0])
+        starts = [median(stages[n]["first"] or 0.0 for stages in mine) for n in range(times)]
+        works = any(starts) and target != "all"
+        first = ", ".join(f"{value:.1f}" for value in starts) if works else "-"
+        rows.append(f"| {target} | {times} | {seconds:.1f} | {first} | {idle:.0%} |")
     about = (
-        f"The stages of `make demo` by the clock, on {found['cores']} cores; medians of {len(rounds)} "
-        f"rounds. First batch: seconds from the start of the process to the first training step or "
-        f"prediction. Neither: the share of the time in which no process of the stage trains or predicts, "
-        f"second levels included: imports, decoding, tables, pictures, checkpoints."
+        f"The stages of `make demo`, which is one call of `make all` with three experiments, by the clock, "
+        f"on {found['cores']} cores; medians of {len(rounds)} rounds. First batch: seconds from the start of "
+        f"the stage to the first training step or prediction, each time; the first stage that needs them "
+        f"pays for the imports. Neither: the share of the time in which no process trains or predicts, "
+        f"second levels included: imports, decoding, tables, pictures, checkpoints. All: the whole command."
     )
     head = ["| stage | times | seconds | first batch after | neither |", "|---|--:|--:|--:|--:|"]
     return "\n\n".join(["### Where the demo's seconds go", about, "\n".join([*head, *rows])])

@@ -33,14 +33,7 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 fold=0")
     arguments = parser.parse_intermixed_args()
     with plain_errors():
-        config = load_config(arguments.config, arguments.overrides)
-        if look_first and "data" not in config.model_fields_set and not arguments.show:
-            from src.data.sniff.report import sniff
-
-            print("the config says nothing of the data yet: looking at the raw files first")
-            sniff(Path(arguments.config), arguments.overrides)
-            config = load_config(arguments.config, arguments.overrides)
-        check_names(config)
+        config = configured(arguments.config, arguments.overrides, look_first and not arguments.show)
         if arguments.show:
             import yaml
 
@@ -48,6 +41,19 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
             return
         limit_threads(config)
         stage(config, arguments.force)
+
+
+def configured(path: str, overrides: list[str], look_first: bool = False) -> Config:
+    """The config of a file with its changes, checked; `look_first` as for `main`."""
+    config = load_config(path, overrides)
+    if look_first and "data" not in config.model_fields_set:
+        from src.data.sniff.report import sniff
+
+        print("the config says nothing of the data yet: looking at the raw files first")
+        sniff(Path(path), overrides)
+        config = load_config(path, overrides)
+    check_names(config)
+    return config
 
 
 @contextlib.contextmanager

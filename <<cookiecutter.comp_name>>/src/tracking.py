@@ -3,6 +3,7 @@ always written."""
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 from typing import Any
@@ -64,6 +65,13 @@ def create_tracker(config: Config, name: str, fold: int) -> NoTracker:
     except Exception as error:  # not installed, no disk, no network: train on
         _say(error)
         return NoTracker()
+
+
+def prepare(config: Config) -> None:
+    """Import what the start of a wandb run imports, before workers are forked that would each pay for it."""
+    if tracking_mode(config) != "disabled":
+        with contextlib.suppress(Exception):  # whatever is wrong is said when a run starts
+            import wandb.sdk.launch.inputs.internal  # noqa: F401 - a second of pydantic
 
 
 def tracking_mode(config: Config) -> str:

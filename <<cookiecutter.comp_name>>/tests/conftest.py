@@ -23,6 +23,7 @@ import importlib.util  # noqa: E402
 import io  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from unittest import mock  # noqa: E402
 
 import pytest  # noqa: E402
@@ -135,9 +136,22 @@ def call_command(
     """Run a module that has a `run(config, force)`, such as those of src/commands, within this process."""
     from src.cli import main
 
+    argv = [module.__name__, "--config", f"configs/{config}.yaml", *args]
+    return called(lambda: main(module.run, module.__doc__), project, argv)
+
+
+def call_all(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """All stages within this process, of the experiments that are named, with the changes that are."""
+    from src.commands import all
+
+    configs = [part for name in args if "=" not in name for part in ("--config", f"configs/{name}.yaml")]
+    return called(all.main, project, ["all", *configs, *(change for change in args if "=" in change)])
+
+
+def called(main: Callable[[], None], project: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """What a command's `main` said and ended with, called in a project with these arguments."""
     forget_the_listings()
-    argv, code = [module.__name__, "--config", f"configs/{config}.yaml", *args], 0
-    out, err = io.StringIO(), io.StringIO()
+    code, out, err = 0, io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(project),
         mock.patch.object(sys, "argv", argv),
@@ -145,7 +159,7 @@ def call_command(
         contextlib.redirect_stderr(err),
     ):
         try:
-            main(module.run, module.__doc__)
+            main()
         except SystemExit as stop:
             code = 0 if stop.code is None else stop.code
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

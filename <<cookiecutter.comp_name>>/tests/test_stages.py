@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, write_config
+from conftest import ROOT, call_all, write_config
 
 STAGES = [path.name for path in sorted(ROOT.glob("0?_*.py"))]
 EASY = ("pseudo.threshold=0.104", "train.ema.enabled=false")  # a model of one epoch is sure of little
@@ -107,6 +107,19 @@ def test_the_submission_has_the_samples_rows_and_columns_and_says_where_it_came_
     origin = json.loads((finished / "submissions/stack.json").read_text())
     stack = json.loads((finished / "stacks/stack/metrics.json").read_text())
     assert (origin["cv"], origin["source"]) == (stack["cv"], "stacks/stack")
+
+
+def test_one_process_for_all_stages_writes_the_same_bytes_as_six(finished, prepared, snapshot):
+    done = call_all(prepared, "baseline", *EASY)
+    assert done.returncode == 0, done.stderr
+    kinds = (".safetensors", ".parquet", "metrics.json", "stacker.json", "stack.csv")
+    for folder in ("runs", "stacks", "submissions"):
+        alone, together = (
+            {path: found for path, found in snapshot(project / folder).items() if path.endswith(kinds)}
+            for project in (finished, prepared)
+        )
+        assert alone
+        assert together == alone
 
 
 @pytest.mark.parametrize("script", STAGES)

@@ -1,6 +1,7 @@
-"""Run a stage script, and note when it trains and when it predicts: what shares.py puts before its name.
+"""Run the stages, and note when each of them runs, when it trains and when it predicts: what shares.py puts
+in the place of Python.
 
-    CLOCK=FILE python benchmarks/speeds/clocked.py 02_train.py --config configs/baseline.yaml
+    CLOCK=FILE python benchmarks/speeds/clocked.py -m src.commands.all --config configs/baseline.yaml
 
 FILE gets a line of JSON an interval: its kind, its first and its last second since 1970. Workers are forked,
 and write into the same file.
@@ -18,7 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-CLOCKED = {  # what is training and what is inference, by module
+STAGE = "src.commands.stages"
+CLOCKED = {  # what is a stage, what is training and what is inference, by module
+    STAGE: {None: ("attempt",)},
     "src.training.fit": {"Trainer": ("train_epoch", "look", "final_state", "measure")},
     "src.inference.predict": {None: ("predict", "predict_maps", "embed")},
     "src.ensemble.rivals.base": {None: ("nested_oof", "learn", "predict")},
@@ -41,7 +44,7 @@ def clocked(function: Callable, kind: str) -> Callable:
         try:
             return function(*arguments, **named)
         finally:
-            note(kind, first)
+            note(arguments[0].stem if kind == STAGE else kind, first)
 
     return timed
 
@@ -68,11 +71,8 @@ class Clocks:
 
 
 if __name__ == "__main__":
-    begun = time.time()
     sys.meta_path.insert(0, Clocks())
-    sys.argv = sys.argv[1:]
-    sys.path[0] = os.getcwd()  # as if the script had been started itself
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        note("stage", begun)
+    _, _, module, *rest = sys.argv
+    sys.argv = [module, *rest]
+    sys.path[0] = os.getcwd()  # as if the module had been started itself
+    runpy.run_module(module, run_name="__main__")

@@ -32,35 +32,35 @@ def measure(rounds: int) -> dict[str, Any]:
         for made in MADE:
             path = project / made
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        stages = []
-        for target, experiment in demo.STAGES:
-            stages.append({"target": target, **clocked(project, target, experiment)})
-            print(f"stages, round {number + 1} of {rounds}: {stages[-1]}", flush=True)
-        found.append(stages)
+        found.append(clocked(project, demo))
+        print(f"stages, round {number + 1} of {rounds}: {found[-1]}", flush=True)
     return {"stages": found}
 
 
-def clocked(project: Path, target: str, experiment: str) -> dict[str, float]:
-    """Wall seconds of one stage, until its first batch, and of training or inference: of moments in which at
-    least one of its processes does either."""
+def clocked(project: Path, demo: Any) -> list[dict[str, Any]]:
+    """Wall seconds of each stage, until its first batch, and of training or inference: of moments in which at
+    least one of its processes does either. The first entry is the whole command, its start-up included."""
     clock = project / "clock.jsonl"
     clock.unlink(missing_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [
-        "make",
-        "--no-print-directory",
-        target,
-        f"EXP={experiment}",
-        f"PYTHON={sys.executable} {CLOCKED}",
-    ]
     environment = {**os.environ, **threads, "CLOCK": str(clock), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    command = demo.command(f"{sys.executable} {CLOCKED}")
     start = time.time()
     subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
-    whole = time.time() - start
+    whole = {"kind": "all", "first": start, "last": time.time()}
     lines = [json.loads(line) for line in clock.read_text(encoding="utf-8").splitlines()]
-    work = sorted((line["first"], line["last"]) for line in lines if line["kind"] != "stage")
-    busy, upto = 0.0, 0.0
-    for first, last in work:  # the union of intervals that overlap
+    work = sorted((line["first"], line["last"]) for line in lines if line["kind"].startswith("src."))
+    stages = [line for line in lines if not line["kind"].startswith("src.")]
+    return [measured(stage, work) for stage in (whole, *stages)]
+
+
+def measured(stage: dict[str, Any], work: list[tuple[float, float]]) -> dict[str, Any]:
+    """One stage, by the intervals of work that lie in it."""
+    begun, ended = stage["first"], stage["last"]
+    busy, upto = 0.0, begun
+    inside = [(first, last) for first, last in work if begun <= first < ended]
+    for first, last in inside:  # the union of intervals that overlap
         busy += max(0.0, last - max(first, upto))
         upto = max(upto, last)
-    return {"seconds": whole, "first": work[0][0] - start if work else whole, "busy": busy}
+    first = inside[0][0] - begun if inside else None
+    return {"target": stage["kind"], "seconds": ended - begun, "first": first, "busy": busy}

@@ -7,15 +7,14 @@ Writes  nothing
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from pathlib import Path
 
 from src.cli import main
+from src.commands.stages import scripts, stage
 from src.config import UserError
 
-PROJECT = Path(__file__).resolve().parents[2]
 EPOCHS, FOLDS = 2, 2
 OPTIONAL = ("04",)  # a competition can be played without it, and some configs are not made for it
 SURE = {"multiclass": 0.01, "retrieval": 0.01}  # so that stage 04 has rows to learn from; else one half
@@ -28,7 +27,7 @@ def run(config, force):
         rows = copy_sample(config, Path(folder))
         print("smoke: all six stages on a few rows, whose scores mean nothing")
         small = shrunk(config, Path(folder))
-        for script in sorted(PROJECT.glob("0?_*.py")):
+        for script in scripts():
             began = time.monotonic()
             print(f"smoke: {script.name}")
             try:
@@ -40,14 +39,6 @@ def run(config, force):
             print(f"smoke: {script.name} took {time.monotonic() - began:.1f} s")
         for line in measure(config, small, rows):
             print(f"smoke: {line}")
-
-
-def stage(script: Path):
-    """The `run` of a stage script."""
-    spec = importlib.util.spec_from_file_location(f"stage_{script.stem}", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.run
 
 
 def shrunk(config, root: Path):

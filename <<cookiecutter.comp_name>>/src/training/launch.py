@@ -20,6 +20,7 @@ from src.data.loaders import create_epochs, load_fold, training_rows
 from src.progress import Progress
 from src.steps import Run, train_step
 from src.tasks import create_task
+from src.tracking import prepare
 from src.training.devices import devices
 from src.training.fold import train_fold
 from src.training.world import is_one_of_several, join
@@ -47,6 +48,7 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
             print(f"{steps[fold].title}: {'; '.join(steps[fold].why())}")
     todo = [fold for fold in todo if steps[fold].begin()]  # the earlier settings may have been set aside
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
+    prepare(run.config)
     jobs = [(run, fold, steps[fold]) for fold in todo]
     side_by_side(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
     draw_run(run)
