@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                    # everything, then the page and its picture
     python benchmarks/speed.py loader predict     # some: loader, loop, predict, growth, shares
+    python benchmarks/speed.py gpu                # the loop on a CUDA device
     python benchmarks/speed.py write              # the page alone, from what was measured before
 
 Numbers are kept in measured/speed/, and a subject that is not there keeps its section of the page. Each is a
@@ -25,6 +26,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchmarks.md"
 SUBJECTS = ("loader", "loop", "predict", "growth", "shares")
+ASKED = ("gpu",)  # by name alone: it needs a CUDA device
 HEADING = "## Speed"
 ABOUT = (
     "Written by `benchmarks/speed.py`, by CPU seconds of one thread (the demo's stages by the clock), on a "
@@ -38,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("subjects", nargs="*", choices=[*SUBJECTS, "write", []])
+    parser.add_argument("subjects", nargs="*", choices=[*SUBJECTS, *ASKED, "write", []])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -64,12 +66,12 @@ def write() -> None:
     before, _, after = PAGE.read_text(encoding="utf-8").partition(HEADING + "\n")
     old, after = (after + "\n## ").split("\n## ", 1)
     sections = {part.splitlines()[0]: "### " + part.strip() for part in old.split("\n### ")[1:]}
-    for name in SUBJECTS:
+    for name in (*SUBJECTS, *ASKED):
         path = KEPT / f"{name}.json"
         if path.exists():
             section = SECTIONS[name](json.loads(path.read_text(encoding="utf-8")))
             sections[section.splitlines()[0].removeprefix("### ")] = section
-        else:
+        elif name in SUBJECTS:
             print(f"{name} was not measured: its section stays as it is", file=sys.stderr)
     after = after.removesuffix("\n## ")
     text = "\n\n".join([before.rstrip(), HEADING, ABOUT, *sections.values()]) + "\n"
@@ -136,6 +138,24 @@ def loop_section(found: dict[str, Any]) -> str:
     )
 
 
+def gpu_section(found: dict[str, Any]) -> str:
+    """The loop on a GPU."""
+    lines = [
+        f"| {backbone} | {a:.3f} ({b:.3f} to {c:.3f}) | {row['idle']:.0%} |"
+        for backbone, row in found["rows"].items()
+        for a, b, c in [row["loop"]]
+    ]
+    return "\n\n".join(
+        [
+            "### The loop on a GPU",
+            f"Wall time of an epoch of JPEGs from the cache, standard pipeline, over the bare steps on "
+            f"tensors that are on the device; {found['note']}. Idle: the share of an epoch in which no "
+            f"kernel runs.",
+            "\n".join(["| network | times the bare steps | idle |", "|---|--:|--:|", *lines]),
+        ]
+    )
+
+
 def predict_section(found: dict[str, Any]) -> str:
     """Views and memory."""
     a, b, c = found["views"]
@@ -198,6 +218,7 @@ def shares_section(found: dict[str, Any]) -> str:
 SECTIONS = {
     "loader": loader_section,
     "loop": loop_section,
+    "gpu": gpu_section,
     "predict": predict_section,
     "growth": growth_section,
     "shares": shares_section,

@@ -13,8 +13,17 @@ from speeds.rounds import interleave, ratio
 BACKBONE, SIZE, BATCH, STEPS, CLASSES = "resnet18", 96, 32, 6, 10
 
 
-def trainer_of(**train: Any) -> Any:
-    """A trainer of synthetic images, without stopping rows: nothing but steps is in an epoch."""
+def cpu_trainer(**train: Any) -> Any:
+    """A trainer of noise on one core."""
+    n = STEPS * BATCH
+    pixels = np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+    settings = {"data": {"image_size": SIZE}, "model": {"backbone": BACKBONE, "pretrained": False}}
+    return trainer_of(pixels, settings | {"train": {"batch_size": BATCH, **train}}, "cpu")
+
+
+def trainer_of(pixels: Any, settings: dict[str, Any], device: str) -> Any:
+    """A trainer of these images and random classes, without stopping rows: nothing but steps is in an
+    epoch."""
     import torch
 
     from src.config import Config
@@ -23,13 +32,9 @@ def trainer_of(**train: Any) -> Any:
     from src.tasks import create_task
     from src.training.fit import Trainer
 
-    config = Config(
-        data={"image_size": SIZE},
-        model={"backbone": BACKBONE, "pretrained": False},
-        train={"batch_size": BATCH, "epochs": 1000, "early_stopping": {"enabled": False}, **train},
-    )
-    n, random = STEPS * BATCH, np.random.default_rng(0)
-    pixels = random.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+    endless = {"epochs": 1000, "early_stopping": {"enabled": False}}
+    config = Config(**{**settings, "train": endless | settings["train"]})
+    n, random = len(pixels), np.random.default_rng(0)
     ids = [str(i) for i in range(n)]
     store = ImageStore(pixels, np.arange(n), np.arange(0), ids, [], (0.5,) * 3, (0.2,) * 3)
     targets = np.eye(CLASSES, dtype=np.float32)[random.integers(0, CLASSES, n)]
@@ -37,23 +42,29 @@ def trainer_of(**train: Any) -> Any:
     none = Rows(np.arange(0), targets[:0], np.ones(0, np.float32))
     index, names = np.arange(0), [f"class {c}" for c in range(CLASSES)]
     data = FoldData(store, names, rows, none, none, np.arange(n), index, index, index, index)
-    return Trainer(config, create_task(config), data, rows, 0, torch.device("cpu"))
+    return Trainer(config, create_task(config), data, rows, 0, torch.device(device))
 
 
 def bare_of(trainer: Any) -> Any:
-    """As many steps of a copy of the network, on the batches of the trainer's first epoch."""
+    """As many steps of a copy of the network, in the same precision, on the batches of the trainer's first
+    epoch, which lie on the device."""
     import torch.nn.functional as F
 
+    from src.training.devices import Precision
     from src.training.optim import create_optimizer
 
     model = copy.deepcopy(trainer.model).train()
     optimizer = create_optimizer(model, trainer.config.train)
-    batches = [(images, targets) for images, targets, _ in trainer.loader]
+    device, precision = trainer.device, Precision(trainer.config.train.amp, trainer.device)
+    batches = [(images.to(device), targets.to(device)) for images, targets, _ in trainer.loader]
 
     def steps() -> None:
         for images, targets in batches:
-            F.cross_entropy(model(images).logits, targets).backward()
-            optimizer.step()
+            with precision.autocast():
+                loss = F.cross_entropy(model(images).logits, targets)
+            precision.backward(loss)
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
             optimizer.zero_grad(set_to_none=True)
 
     return steps
@@ -62,8 +73,8 @@ def bare_of(trainer: Any) -> Any:
 def measure(rounds: int) -> dict[str, Any]:
     """How many times as long as the bare steps: the loop as it is by default, without its EMA, and compiled
     (once, in the round that is not counted)."""
-    trainers = {"default": trainer_of(), "without EMA": trainer_of(ema={"enabled": False})}
-    trainers["compiled"] = trainer_of(compile=True)
+    trainers = {"default": cpu_trainer(), "without EMA": cpu_trainer(ema={"enabled": False})}
+    trainers["compiled"] = cpu_trainer(compile=True)
     rivals = {"bare": bare_of(trainers["default"])}
     for name, trainer in trainers.items():
         rivals[name] = lambda trainer=trainer: trainer.train_epoch(trainer.epoch, lambda *_, **__: None)

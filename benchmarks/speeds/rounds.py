@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,3 +35,12 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> tuple[float,
     """The median over the rounds of how many times as long `slow` takes, the least and the most."""
     found = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
     return statistics.median(found), min(found), max(found)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, upto = 0.0, float("-inf")
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, upto))
+        upto = max(upto, last)
+    return total

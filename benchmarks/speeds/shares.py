@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from speeds.rounds import ROOT
+from speeds.rounds import ROOT, covered
 
 CLOCKED = Path(__file__).with_name("clocked.py")
 MADE = ("data/cache", "data/folds.csv", "data/folds.stamp.json", "runs", "stacks", "submissions")
@@ -57,10 +57,6 @@ def clocked(project: Path, demo: Any) -> list[dict[str, Any]]:
 def measured(stage: dict[str, Any], work: list[tuple[float, float]]) -> dict[str, Any]:
     """One stage, by the intervals of work that lie in it."""
     begun, ended = stage["first"], stage["last"]
-    busy, upto = 0.0, begun
     inside = [(first, last) for first, last in work if begun <= first < ended]
-    for first, last in inside:  # the union of intervals that overlap
-        busy += max(0.0, last - max(first, upto))
-        upto = max(upto, last)
     first = inside[0][0] - begun if inside else None
-    return {"target": stage["kind"], "seconds": ended - begun, "first": first, "busy": busy}
+    return {"target": stage["kind"], "seconds": ended - begun, "first": first, "busy": covered(inside)}
