@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.decisions import Nested, assemble, mixed, nested, take
+from src.ensemble.attenuation import Averaged
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
 
@@ -44,21 +45,27 @@ def best_single_oof(task: Task, oof: list[Any], truth: Any, fold: np.ndarray) ->
 
 
 def choose(
-    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, calibrate: Calibrate | None = None
+    task: Task,
+    candidates: dict[str, Any],
+    truth: Any,
+    fold: np.ndarray,
+    calibrate: Calibrate | None = None,
+    averaged: Averaged | None = None,
 ) -> tuple[str, float]:
     """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
     and decided by its rule, that are best on the other folds.
 
-    The default is kept unless another beats it by more than the standard error of their difference; the one
-    that is kept is calibrated where that beats it by more than theirs.
+    The default is kept unless another beats it by more than the standard error of their difference, and is
+    better too once the folds are averaged, where that is known; the one that is kept is calibrated where
+    that beats it by more than their error.
     """
     parts = []
     for k in np.unique(fold):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        _, oof = _winner(task, candidates, truth, fold, calibrate, others)
+        _, oof = _winner(task, candidates, truth, fold, calibrate, averaged, others)
         rules = nested(task.metric, truth, oof, fold).rules
         parts.append((own, take(oof, own), rules[int(k)]))
-    name, _ = _winner(task, candidates, truth, fold, calibrate)
+    name, _ = _winner(task, candidates, truth, fold, calibrate, averaged)
     return name, mixed(task.metric, truth, parts)
 
 
@@ -68,6 +75,7 @@ def _winner(
     truth: Any,
     fold: np.ndarray,
     calibrate: Calibrate | None,
+    averaged: Averaged | None,
     rows: np.ndarray | None = None,
 ) -> tuple[str, Any]:
     """The candidate to keep by some rows, and its predictions of all."""
@@ -78,11 +86,12 @@ def _winner(
         return scores(task, take(truth, rows), take(oof, rows), fold[rows]).folds
 
     found = {name: folds(oof) for name, oof in candidates.items()}
-    best = base = default(found)
+    worth = {} if averaged is None else {name: averaged(name, rows) for name in candidates}
+    best = base = default(found, worth)
     lead = 0.0
     for name, own in found.items():
         gained, error = gain(own, found[base])
-        if name != base and better(gained, error) and gained > lead:
+        if name != base and better(gained, error) and gained > lead and lasting(worth, name, base):
             best, lead = name, gained
     if calibrate is not None:
         name, oof = calibrate(best)
@@ -91,11 +100,20 @@ def _winner(
     return best, candidates[best]
 
 
-def default(folds: dict[str, list[float]]) -> str:
-    """Who is kept unless another beats it, by the scores of each candidate's folds: the plain mean, or the
-    best single run where the mean does not even reach that, as with one good member among bad ones."""
-    gained = gain(folds[SINGLE], folds[MEAN])[0] if SINGLE in folds else None
-    return SINGLE if gained is not None and gained > 0 else MEAN
+def default(folds: dict[str, list[float]], worth: dict[str, float | None]) -> str:
+    """Who is kept unless another beats it, by the scores of each candidate's folds and by what it is worth
+    once they are averaged: the plain mean, or the best single run where the mean does not even reach that
+    by both, as with one good member among bad ones."""
+    if SINGLE not in folds:
+        return MEAN
+    gained = gain(folds[SINGLE], folds[MEAN])[0]
+    return SINGLE if (gained is not None and gained > 0) or not lasting(worth, MEAN, SINGLE) else MEAN
+
+
+def lasting(worth: dict[str, float | None], name: str, base: str) -> bool:
+    """Whether a candidate is better than another once the folds are averaged, or that is not known."""
+    own, other = worth.get(name), worth.get(base)
+    return own is None or other is None or own > other
 
 
 def better(gained: float | None, error: float | None) -> bool:
@@ -111,11 +129,11 @@ def gain(own: list[float], base: list[float]) -> tuple[float | None, float | Non
 
 
 def against_default(
-    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray
+    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: Averaged | None = None
 ) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
     """Who the default is, and how much better than it each candidate is, fold by fold, positive when better,
     with the standard error of that difference; None for the default itself."""
     folds = {name: scores(task, truth, oof, fold).folds for name, oof in candidates.items()}
-    base = default(folds)
+    base = default(folds, {} if averaged is None else {name: averaged(name) for name in (MEAN, SINGLE)})
     gains = {name: gain(own, folds[base]) for name, own in folds.items()}
     return base, gains | {base: (None, None)}

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.config import Stack
 from src.decisions import assemble, take
+from src.ensemble.attenuation import between
 from src.ensemble.features import Features
 from src.ensemble.rivals import fitter
 from src.ensemble.rivals.base import Level, learn, nested_oof, predict
@@ -37,6 +38,7 @@ class Members:
     fold: np.ndarray
     features: Features | None = None
     extra: tuple[np.ndarray, np.ndarray] | None = None  # (N, F) and (T, F), of the features
+    of_folds: list[np.ndarray] = field(default_factory=list)  # see tables.read_folds
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Candidates:
     stored: dict[str, Any]  # JSON from which the fitted ones can be applied again
     shown: dict[str, Any] = field(default_factory=dict)  # for metrics.json
     left_out: dict[str, str] = field(default_factory=dict)  # rivals that mean nothing here, with the reason
+    noise: dict[str, np.ndarray] = field(default_factory=dict)  # (C,) of each, see attenuation.py
 
 
 def numbers(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
@@ -60,11 +63,15 @@ def numbers(task: Task, members: Members, settings: Stack, seed: int) -> Candida
         library()  # before an hour of the others
     level = level_of(task, members, settings, seed)
     asked = level.but(oof=members.test, extra=None if members.extra is None else members.extra[1])
-    oof, test, fitted = {}, {}, {}
+    oof, test, fitted, noise = {}, {}, {}, {}
+    parts = [asked.but(oof=part, extra=_first(asked.extra, part.shape[1])) for part in members.of_folds]
     for name in ("mean", *(name for name in settings.rivals if name not in left_out)):
         oof[name] = nested_oof(fitter(name), level)
         fitted[name] = learn(fitter(name), level, np.arange(len(level.fold)))
         test[name] = predict(fitted[name], asked, np.arange(members.test.shape[1]))
+        if parts:
+            rows = np.arange(parts[0].oof.shape[1])
+            noise[name] = between([predict(fitted[name], part, rows) for part in parts])
     shown: dict[str, Any] = {}
     if "hill_climbing" in fitted:
         weights = fitted["hill_climbing"].weights.round(4).tolist()
@@ -79,7 +86,11 @@ def numbers(task: Task, members: Members, settings: Stack, seed: int) -> Candida
         "rivals": {name: one.as_json() for name, one in fitted.items()},
         "features": None if members.features is None else members.features.as_json(),
     }
-    return Candidates(oof, test, stored, shown, left_out)
+    return Candidates(oof, test, stored, shown, left_out, noise)
+
+
+def _first(extra: np.ndarray | None, rows: int) -> np.ndarray | None:
+    return None if extra is None else extra[:rows]
 
 
 def level_of(task: Task, members: Members, settings: Stack, seed: int) -> Level:

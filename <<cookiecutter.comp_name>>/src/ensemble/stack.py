@@ -17,13 +17,14 @@ from src.artifacts import Step, write_json, write_parquet
 from src.config import Config
 from src.decisions import countable, nested
 from src.ensemble.apply import CALIBRATED
-from src.ensemble.choice import SINGLE, against_default, best_member, best_single_oof, better, choose
+from src.ensemble.attenuation import Averaged, between
+from src.ensemble.choice import SINGLE, against_default, best_member, best_single_oof, better, choose, lasting
 from src.ensemble.features import read_features
 from src.ensemble.levels import KINDS, Candidates, Members, level_of
 from src.ensemble.members import optimism
 from src.ensemble.rivals import fitter
 from src.ensemble.rivals.base import Level, learn, nested_oof
-from src.ensemble.tables import check_tables, read_predictions
+from src.ensemble.tables import check_tables, read_folds, read_predictions
 from src.scoring import evaluate, finite
 from src.tasks.base import Task, as_targets, targets_in
 
@@ -49,7 +50,11 @@ def build_stack(
     if config.stack.calibrate and task.kind == "numbers":
         calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
     rivals = {name: scored(one) for name, one in oof.items()}
-    chosen, honest = choose(task, rivals, truth, fold, calibration)
+    averaged = None
+    if members.of_folds:
+        noise = found.noise | {SINGLE: between([part[single] for part in members.of_folds])}
+        averaged = Averaged(oof, members.targets, noise, len(members.of_folds))
+    chosen, honest = choose(task, rivals, truth, fold, calibration, averaged)
     if calibration is not None:
         plain = chosen.removesuffix(CALIBRATED)
         title, said = calibration(plain)
@@ -66,7 +71,7 @@ def build_stack(
         **optimism(folders),
         "kept": chosen,
         "cv_of_the_choice": finite(honest),
-        "candidates": verdicts(task, rivals, chosen, truth, fold, cv),
+        "candidates": verdicts(task, rivals, chosen, truth, fold, cv, averaged),
         "left_out": found.left_out,
         "members": {name: cv(one) for name, one in zip(names, seen, strict=True)},
         "best_single": names[single],
@@ -114,6 +119,7 @@ def read_members(
         truth=task.truth(labels, outputs),
         targets=task.encode(labels, outputs) if task.kind == "numbers" else None,
         fold=rows["fold"].to_numpy(),
+        of_folds=read_folds(folders, np.unique(rows["fold"]), task, outputs),
         features=features,
         extra=None if extra is None else tuple(extra),
     )
@@ -144,12 +150,19 @@ class Calibrations:
 
 
 def verdicts(
-    task: Task, rivals: dict[str, Any], chosen: str, truth: Any, fold: np.ndarray, cv: Any
+    task: Task,
+    rivals: dict[str, Any],
+    chosen: str,
+    truth: Any,
+    fold: np.ndarray,
+    cv: Any,
+    averaged: Averaged | None,
 ) -> dict[str, dict[str, Any]]:
-    """Of each candidate its CV, its gain over the default with the standard error, and why it is kept or
-    not."""
+    """Of each candidate its CV, its gain over the default with the standard error, its correlation with the
+    truth once the folds are averaged, and why it is kept or not."""
     found = {}
-    base, gains = against_default(task, rivals, truth, fold)
+    base, gains = against_default(task, rivals, truth, fold, averaged)
+    worth = {} if averaged is None else {name: averaged(name) for name in rivals}
     for name, oof in rivals.items():
         gained, error = gains[name]
         if name == chosen:
@@ -158,9 +171,12 @@ def verdicts(
             why = f"beaten by {chosen}"
         elif name.endswith(CALIBRATED):
             why = "no better than uncalibrated, by more than an error"
+        elif better(gained, error) and not lasting(worth, name, base):
+            why = f"no better than the {base} once the folds are averaged"
         elif better(gained, error):
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
             why = f"no better than the {base}, by more than an error"
-        found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "verdict": why}
+        found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "averaged": worth.get(name)}
+        found[name]["verdict"] = why
     return found

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from src.artifacts import writing
 from src.config import UserError
+from src.ensemble import attenuation
 from src.tasks.base import PREFIX, Task
 
 IN_MEMORY = 2**30  # bytes of all members' predictions, beyond which they lie on disk
@@ -50,6 +51,24 @@ def read_predictions(folders: list[Path], table: str, task: Task, outputs: list[
             found = _array((len(folders), *one.shape), scratch)
         found[member] = one
     return found
+
+
+def read_folds(folders: list[Path], folds: np.ndarray, task: Task, outputs: list[str]) -> list[np.ndarray]:
+    """Of each fold what the members' models of that fold alone say of the first test rows, (M, T, C); nothing
+    where there are few rows, or such tables are not there."""
+    paths = [[folder / f"fold{fold}" / "test.parquet" for folder in folders] for fold in folds]
+    if task.kind != "numbers" or not all(path.exists() for of_fold in paths for path in of_fold):
+        return []
+    columns = list(task.columns(outputs))
+
+    def first(path: Path) -> np.ndarray:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(attenuation.ROWS, columns=columns))
+        return task.read(batch.to_pandas(), outputs)
+
+    if pq.read_metadata(paths[0][0]).num_rows < attenuation.FEWEST:
+        return []
+    return [np.stack([first(path) for path in of_fold]) for of_fold in paths]
 
 
 def _array(shape: tuple[int, ...], scratch: Path) -> np.ndarray:

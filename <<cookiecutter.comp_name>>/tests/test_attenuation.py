@@ -1,0 +1,149 @@
+"""What a stack is worth once each run's folds are averaged, which OOF rows do not show: against simulations
+in which all is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.config import Config
+from src.ensemble.attenuation import FEWEST, ROWS, Averaged, between, correlation
+from src.ensemble.choice import against_default, choose
+from src.ensemble.tables import read_folds
+from src.tasks import create_task
+
+FOLDS = 4
+
+
+def run_of(rng, signal: np.ndarray, noise: float, bias: float, models: int) -> np.ndarray:
+    """(models, N): what each model says. The run's own mistake they share, the noise is each one's own."""
+    shared = signal + bias * rng.normal(size=len(signal))
+    return shared + noise * rng.normal(size=(models, len(signal)))
+
+
+def test_the_correlation_of_a_mean_is_told_from_one_model_a_row():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=40_000)
+    models = run_of(rng, truth, noise=1.5, bias=0.7, models=FOLDS)
+    alone, mean = models[0], models.mean(0)
+    told = correlation(alone, truth, between([m[:, None] for m in models])[0], FOLDS)
+    assert told == pytest.approx(np.corrcoef(mean, truth)[0, 1], abs=0.01)
+    assert told > np.corrcoef(alone, truth)[0, 1] + 0.15
+    # in closed form: signal 1, the run's mistake .49, noise 2.25 / 4
+    assert told == pytest.approx(1 / np.sqrt(1 + 0.49 + 2.25 / 4), abs=0.01)
+
+
+def test_without_noise_it_is_the_plain_correlation_of_what_is_known():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=200)
+    said = truth + rng.normal(size=200)
+    assert correlation(said, truth, 0.0, FOLDS) == pytest.approx(np.corrcoef(said, truth)[0, 1])
+    known = truth.copy()
+    known[::3] = np.nan
+    rest = np.isfinite(known)
+    assert correlation(said, known, 0.0, FOLDS) == pytest.approx(np.corrcoef(said[rest], truth[rest])[0, 1])
+    assert correlation(np.ones(200), truth, 0.0, FOLDS) is None
+    assert correlation(said, np.ones(200), 0.0, FOLDS) is None
+
+
+def test_more_noise_than_there_is_to_see_leaves_the_share_of_a_mean():
+    """Test rows may be noisier than OOF rows; no correlation is divided by nothing."""
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=500)
+    said = truth + rng.normal(size=500)
+    noise = 3 * said.var()
+    plain = np.corrcoef(said, truth)[0, 1]
+    assert correlation(said, truth, noise, FOLDS) == pytest.approx(plain * np.sqrt(FOLDS / 3))
+
+
+def test_between_is_the_unbiased_variance_of_the_folds_at_the_mean_of_the_rows():
+    rng = np.random.default_rng(3)
+    parts = list(rng.normal(size=(FOLDS, 30, 2)).astype(np.float32))
+    by_hand = [[np.var([part[row, c] for part in parts], ddof=1) for row in range(30)] for c in range(2)]
+    np.testing.assert_allclose(between(parts), np.mean(by_hand, axis=1), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A run whose models are noisy but share few mistakes, and one of less noise and more mistakes: a blend
+    of them is better a model at a time, and worse once each run's folds are averaged."""
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=4000)
+    noisy, steady = run_of(rng, truth, 1.0, 0.3, FOLDS), run_of(rng, truth, 0.4, 1.3, FOLDS)
+    weights = {"best single": 1.0, "mean": 0.5, "linear": 0.6}
+    test = {name: share * noisy + (1 - share) * steady for name, share in weights.items()}
+    oof = {name: models[0][:, None] for name, models in test.items()}
+    noise = {name: between([m[:, None] for m in models]) for name, models in test.items()}
+    averaged = Averaged(oof, truth[:, None], noise, FOLDS)
+    return truth[:, None], np.arange(4000) % FOLDS, oof, test, averaged
+
+
+TASK = create_task(Config(task={"name": "regression", "metric": "spearman"}))
+
+
+def test_a_gain_that_averaging_the_folds_brings_anyway_is_none(scene):
+    truth, fold, oof, test, averaged = scene
+
+    def score(said: np.ndarray) -> float:
+        return float(np.corrcoef(said, truth[:, 0])[0, 1])
+
+    one = {name: score(said[:, 0]) for name, said in oof.items()}
+    all_folds = {name: score(models.mean(0)) for name, models in test.items()}
+    assert one["linear"] > one["mean"] > one["best single"] + 0.01  # what CV sees
+    assert all_folds["best single"] > all_folds["linear"] + 0.01 > all_folds["mean"] + 0.01  # what is sent
+    for name, value in all_folds.items():
+        assert averaged(name) == pytest.approx(value, abs=0.01)
+    assert choose(TASK, oof, truth, fold)[0] == "linear"
+    assert choose(TASK, oof, truth, fold, averaged=averaged)[0] == "best single"
+    assert against_default(TASK, oof, truth, fold)[0] == "mean"
+    assert against_default(TASK, oof, truth, fold, averaged)[0] == "best single"
+
+
+def test_what_is_better_by_both_is_kept(scene):
+    truth, fold, oof, *_ = scene
+    both = Averaged(oof, truth, dict.fromkeys(oof, np.zeros(1)), FOLDS)  # folds that say the same
+    assert choose(TASK, oof, truth, fold, averaged=both)[0] == "linear"
+    unknown = Averaged(oof, truth, {}, FOLDS)
+    assert unknown("linear") is None
+    assert choose(TASK, oof, truth, fold, averaged=unknown) == choose(TASK, oof, truth, fold)
+
+
+def test_of_other_rows_nothing_is_told(scene):
+    """The choice of a fold goes by the others alone: labels of its own rows change nothing."""
+    truth, fold, oof, _, averaged = scene
+    others, other = np.flatnonzero(fold != 0), truth.copy()
+    other[fold == 0] = 99.0
+    changed = Averaged(oof, other, averaged.noise, FOLDS)
+    assert changed("linear", others) == averaged("linear", others)
+    assert changed("linear") != averaged("linear")
+
+
+def tables(folder, members=2, folds=FOLDS, rows=FEWEST, seed=0):
+    """Runs with a test table a fold; gives their folders and what they say (K, M, T, C)."""
+    rng, task = np.random.default_rng(seed), create_task(Config())
+    said = rng.dirichlet(np.ones(3), size=(folds, members, rows)).astype(np.float32)
+    paths = [folder / f"run{m}" for m in range(members)]
+    for m, path in enumerate(paths):
+        for k in range(folds):
+            (path / f"fold{k}").mkdir(parents=True)
+            ids = pd.DataFrame({"id": [str(i) for i in range(rows)]})
+            table = ids.join(task.write(said[k, m], list("abc")))
+            table.to_parquet(path / f"fold{k}" / "test.parquet")
+    return paths, said
+
+
+def test_the_first_test_rows_of_every_fold_are_read(tmp_path):
+    paths, said = tables(tmp_path, rows=ROWS + 7)
+    found = read_folds(paths, np.arange(FOLDS), create_task(Config()), list("abc"))
+    assert len(found) == FOLDS
+    for mine, theirs in zip(found, said, strict=True):
+        np.testing.assert_array_equal(mine, theirs[:, :ROWS])
+
+
+def test_too_few_rows_and_a_table_that_is_not_there_tell_nothing(tmp_path):
+    few, _ = tables(tmp_path / "few", rows=FEWEST - 1)
+    assert read_folds(few, np.arange(FOLDS), create_task(Config()), list("abc")) == []
+    lost, _ = tables(tmp_path / "lost")
+    (lost[1] / "fold2" / "test.parquet").unlink()
+    assert read_folds(lost, np.arange(FOLDS), create_task(Config()), list("abc")) == []
