@@ -109,6 +109,13 @@ def test_what_is_better_by_both_is_kept(scene):
     assert choose(TASK, oof, truth, fold, averaged=unknown) == choose(TASK, oof, truth, fold)
 
 
+def test_of_one_run_its_mean_is_kept(scene):
+    truth, fold, oof, *_ = scene
+    same = {"mean": oof["linear"], "best single": oof["linear"]}
+    known = Averaged(same, truth, dict.fromkeys(same, np.full(1, 0.1)), FOLDS)
+    assert choose(TASK, same, truth, fold, averaged=known)[0] == "mean"
+
+
 def test_of_other_rows_nothing_is_told(scene):
     """The choice of a fold goes by the others alone: labels of its own rows change nothing."""
     truth, fold, oof, _, averaged = scene

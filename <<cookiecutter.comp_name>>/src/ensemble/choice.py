@@ -111,9 +111,9 @@ def default(folds: dict[str, list[float]], worth: dict[str, float | None]) -> st
 
 
 def lasting(worth: dict[str, float | None], name: str, base: str) -> bool:
-    """Whether a candidate is better than another once the folds are averaged, or that is not known."""
+    """Whether a candidate is no worse than another once the folds are averaged, or that is not known."""
     own, other = worth.get(name), worth.get(base)
-    return own is None or other is None or own > other
+    return own is None or other is None or own >= other
 
 
 def better(gained: float | None, error: float | None) -> bool:

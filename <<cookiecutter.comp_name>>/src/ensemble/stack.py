@@ -1,8 +1,8 @@
 """Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
 
 All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
-kept unless another beats it by more than the standard error of the difference, and the kept one is calibrated
-where that helps by more than its own.
+kept unless another beats it by more than the standard error of the difference, and once the folds are averaged
+too (see attenuation.py), and the kept one is calibrated where that helps by more than its own.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def verdicts(
         elif name.endswith(CALIBRATED):
             why = "no better than uncalibrated, by more than an error"
         elif better(gained, error) and not lasting(worth, name, base):
-            why = f"no better than the {base} once the folds are averaged"
+            why = f"worse than the {base} once the folds are averaged"
         elif better(gained, error):
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
