@@ -1,8 +1,8 @@
 """Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
 
 All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
-kept unless another beats it by more than the standard error of the difference, and once the folds are averaged
-too (see attenuation.py), and the kept one is calibrated where that helps by more than its own.
+kept unless another beats it by more than the standard error of the difference, and is no worse once the folds
+are averaged (see attenuation.py). The kept one is calibrated where that helps by more than its own error.
 """
 
 from __future__ import annotations
