@@ -23,8 +23,11 @@ from typing import Any
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before numpy: with two threads on busy cores nothing can be compared
 
+from speeds import pictures  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PAGE = ROOT / "benchmarks" / "measured" / "speed", ROOT / "docs" / "benchmarks.md"
+IMAGES = PAGE.parent / "images"
 SUBJECTS = ("loader", "loop", "predict", "growth", "shares")
 ASKED = ("gpu",)  # by name alone: it needs a CUDA device
 HEADING = "## Speed"
@@ -94,34 +97,8 @@ def loader_section(found: dict[str, Any]) -> str:
         middle, least, most = row["times_timm"]
         cell = "1" if loader == "timm" else f"{middle:.1f} ({least:.1f} to {most:.1f})"
         table.append(f"| {pipeline} | {loader} | {row['images_per_second']:,.0f} | {cell} |")
-    draw(found["rows"])
+    pictures.loaders(found["rows"], IMAGES)
     return "\n\n".join([*lines, "\n".join(table), "![images a second by loader](images/loaders.png)"])
-
-
-def draw(rows: dict[str, Any]) -> None:
-    """A bar a loader, a panel a pipeline."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    pipelines = list(dict.fromkeys(key.split(": ")[0] for key in rows))
-    figure, panels = plt.subplots(1, len(pipelines), figsize=(10, 2.6), constrained_layout=True)
-    for panel, pipeline in zip(panels, pipelines, strict=True):
-        mine = {key.split(": ", 1)[1]: row for key, row in rows.items() if key.startswith(pipeline + ": ")}
-        speeds = [row["images_per_second"] for row in mine.values()]
-        colours = ["#1f6f8b" if name.startswith("ours") else "#b8b8b8" for name in mine]
-        panel.barh(list(mine), speeds, color=colours)
-        for place, speed in enumerate(speeds):
-            panel.text(speed, place, f" {speed:,.0f}", va="center", fontsize=8)
-        panel.invert_yaxis()
-        panel.set_title(pipeline, fontsize=9)
-        panel.set_xlim(0, max(speeds) * 1.2)
-        panel.tick_params(labelsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("images a second and core", fontsize=8)
-    (PAGE.parent / "images").mkdir(exist_ok=True)
-    figure.savefig(PAGE.parent / "images" / "loaders.png", dpi=110)
 
 
 def loop_section(found: dict[str, Any]) -> str:
@@ -187,7 +164,9 @@ def growth_section(found: dict[str, Any]) -> str:
         f"part makes the exponent of small sizes too low, so that of the last two stands beside it. Memory: "
         f"the most beyond what the process held and what is mapped from files, at the largest size."
     )
-    return "\n\n".join(["### Growth with the rows", about, "\n".join(table)])
+    pictures.growth(found["rows"], IMAGES)
+    picture = "![CPU seconds by rows](images/growth.png)"
+    return "\n\n".join(["### Growth with the rows", about, "\n".join(table), picture])
 
 
 def shares_section(found: dict[str, Any]) -> str:
@@ -212,7 +191,9 @@ def shares_section(found: dict[str, Any]) -> str:
         f"second levels included: imports, decoding, tables, pictures, checkpoints. All: the whole command."
     )
     head = ["| stage | times | seconds | first batch after | neither |", "|---|--:|--:|--:|--:|"]
-    return "\n\n".join(["### Where the demo's seconds go", about, "\n".join([*head, *rows])])
+    pictures.shares(rounds[-1], IMAGES)
+    picture = "![the demo's stages, work and the rest](images/shares.png)"
+    return "\n\n".join(["### Where the demo's seconds go", about, "\n".join([*head, *rows]), picture])
 
 
 SECTIONS = {
