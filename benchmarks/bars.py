@@ -38,8 +38,8 @@ run, a test row the mean of four, so that CV promises of the unequal ones what i
 One error: a rival beats the mean, or the best run where that is better by CV, by more than the standard error
 of the difference. Luck of the best: by more than the best of all rivals reaches by luck as rarely as one
 alone reaches one error (Šidák 1967, Student's t). Folds averaged: by one error, and its correlation with the
-truth is higher too once the noise is taken off that averaging the folds takes off (Spearman 1904;
-`ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive where better.
+truth is not lower by more than an error once the noise is taken off that averaging the folds takes off (Spearman
+1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive where better.
 
 """
 
@@ -85,7 +85,6 @@ def measure(name: str, seed: int, base: Path) -> None:
 def candidates(project: Path, runs: tuple[str, ...]) -> dict[str, Any]:
     """Of every candidate of a stack the scores of its folds, its correlation with the truth once they are
     averaged and, decided by a rule of all OOF rows, its score on the hidden rows."""
-    import numpy as np
     import pandas as pd
 
     from src.configfile import load_config
@@ -109,7 +108,7 @@ def candidates(project: Path, runs: tuple[str, ...]) -> dict[str, Any]:
     oof = made.oof | {SINGLE: best_single_oof(task, members.oof, members.truth, members.fold)}
     test = made.test | {SINGLE: members.test[single]}
     noise = made.noise | {SINGLE: between([part[single] for part in members.of_folds])}
-    averaged = Averaged(oof, members.targets, noise, len(np.unique(members.fold)))
+    averaged = Averaged(oof, members.targets, members.fold, noise)
     score, sign = scorer(project)
     hidden = pd.read_csv(project / "hidden.csv", dtype=str, keep_default_na=False)
     found = {}
@@ -141,15 +140,18 @@ def kept(candidates: dict[str, Any], bar: str) -> str:
         return "mean" if bar == "the mean" else "best single"
     bar, averaged = bar.partition(",")[::2]
     folds = {name: np.array(one["folds"]) for name, one in candidates.items()}
-    worth = {name: one["averaged"] if averaged else 0.0 for name, one in candidates.items()}
+
+    def lasts(name: str, base: str) -> bool:
+        gained = np.subtract(candidates[name]["averaged"], candidates[base]["averaged"])
+        return not averaged or gained.mean() >= -gained.std(ddof=1) / len(gained) ** 0.5
+
     gained = (folds["best single"] - folds["mean"]).mean()
-    base = "best single" if gained > 0 or worth["best single"] > worth["mean"] else "mean"
+    base = "best single" if gained > 0 or not lasts("mean", "best single") else "mean"
     best, lead = base, 0.0
     for name, own in folds.items():
         gained = own - folds[base]
         least = errors(len(folds) - 1, len(own), bar) * gained.std(ddof=1) / len(own) ** 0.5
-        lasts = not averaged or worth[name] > worth[base]
-        if name != base and lasts and gained.mean() > max(least, lead):
+        if name != base and lasts(name, base) and gained.mean() > max(least, lead):
             best, lead = name, gained.mean()
     return best
 

@@ -9,7 +9,7 @@ import pytest
 
 from src.config import Config
 from src.ensemble.attenuation import FEWEST, ROWS, Averaged, between, correlation
-from src.ensemble.choice import against_default, choose
+from src.ensemble.choice import against_default, choose, lasting
 from src.ensemble.tables import read_folds
 from src.tasks import create_task
 
@@ -75,8 +75,8 @@ def scene():
     test = {name: share * noisy + (1 - share) * steady for name, share in weights.items()}
     oof = {name: models[0][:, None] for name, models in test.items()}
     noise = {name: between([m[:, None] for m in models]) for name, models in test.items()}
-    averaged = Averaged(oof, truth[:, None], noise, FOLDS)
-    return truth[:, None], np.arange(4000) % FOLDS, oof, test, averaged
+    fold = np.arange(4000) % FOLDS
+    return truth[:, None], fold, oof, test, Averaged(oof, truth[:, None], fold, noise)
 
 
 TASK = create_task(Config(task={"name": "regression", "metric": "spearman"}))
@@ -93,7 +93,7 @@ def test_a_gain_that_averaging_the_folds_brings_anyway_is_none(scene):
     assert one["linear"] > one["mean"] > one["best single"] + 0.01  # what CV sees
     assert all_folds["best single"] > all_folds["linear"] + 0.01 > all_folds["mean"] + 0.01  # what is sent
     for name, value in all_folds.items():
-        assert averaged(name) == pytest.approx(value, abs=0.01)
+        assert np.mean(averaged(name)) == pytest.approx(value, abs=0.01)
     assert choose(TASK, oof, truth, fold)[0] == "linear"
     assert choose(TASK, oof, truth, fold, averaged=averaged)[0] == "best single"
     assert against_default(TASK, oof, truth, fold)[0] == "mean"
@@ -102,18 +102,28 @@ def test_a_gain_that_averaging_the_folds_brings_anyway_is_none(scene):
 
 def test_what_is_better_by_both_is_kept(scene):
     truth, fold, oof, *_ = scene
-    both = Averaged(oof, truth, dict.fromkeys(oof, np.zeros(1)), FOLDS)  # folds that say the same
+    both = Averaged(oof, truth, fold, dict.fromkeys(oof, np.zeros(1)))  # folds that say the same
     assert choose(TASK, oof, truth, fold, averaged=both)[0] == "linear"
-    unknown = Averaged(oof, truth, {}, FOLDS)
-    assert unknown("linear") is None
+    unknown = Averaged(oof, truth, fold, {})
+    assert unknown("linear") == []
     assert choose(TASK, oof, truth, fold, averaged=unknown) == choose(TASK, oof, truth, fold)
 
 
 def test_of_one_run_its_mean_is_kept(scene):
     truth, fold, oof, *_ = scene
     same = {"mean": oof["linear"], "best single": oof["linear"]}
-    known = Averaged(same, truth, dict.fromkeys(same, np.full(1, 0.1)), FOLDS)
+    known = Averaged(same, truth, fold, dict.fromkeys(same, np.full(1, 0.1)))
     assert choose(TASK, same, truth, fold, averaged=known)[0] == "mean"
+
+
+def test_what_is_worse_by_less_than_an_error_is_not_refused():
+    base = [0.50, 0.60, 0.55, 0.65]
+    little, much = np.array([0.04, -0.03, 0.02, 0.0]), np.array([0.02, 0.01, 0.02, 0.01])
+    assert little.mean() < little.std(ddof=1) / 2
+    assert much.mean() > much.std(ddof=1) / 2
+    assert lasting({"base": base, "rival": list(base - little)}, "rival", "base")
+    assert not lasting({"base": base, "rival": list(base - much)}, "rival", "base")
+    assert lasting({"base": base}, "rival", "base")  # not known of the rival
 
 
 def test_of_other_rows_nothing_is_told(scene):
@@ -121,7 +131,7 @@ def test_of_other_rows_nothing_is_told(scene):
     truth, fold, oof, _, averaged = scene
     others, other = np.flatnonzero(fold != 0), truth.copy()
     other[fold == 0] = 99.0
-    changed = Averaged(oof, other, averaged.noise, FOLDS)
+    changed = Averaged(oof, other, fold, averaged.noise)
     assert changed("linear", others) == averaged("linear", others)
     assert changed("linear") != averaged("linear")
 

@@ -20,36 +20,37 @@ FEWEST = 50  # on fewer it cannot be told
 @dataclass(frozen=True)
 class Averaged:
     """Of candidates with OOF predictions (N, C), targets (N, C) and `noise` (C,), see `between`: the expected
-    correlation with the targets of the mean of `folds` models, at the mean of the outputs."""
+    correlation with the targets once the folds' models are averaged, at the mean of the outputs."""
 
     oof: dict[str, np.ndarray]
     targets: np.ndarray
+    fold: np.ndarray  # (N,)
     noise: dict[str, np.ndarray]
-    folds: int
 
-    def __call__(self, name: str, rows: np.ndarray | None = None) -> float | None:
-        """That of a candidate, by some rows; None where it is not known."""
+    def __call__(self, name: str, rows: np.ndarray | None = None) -> list[float]:
+        """That of a candidate by the rows of each fold, or of each that is among some rows; NaN where it is
+        not defined, and nothing where it is not known."""
         if name not in self.noise:
-            return None
-        rows = np.arange(len(self.targets)) if rows is None else rows
-        found = [
-            correlation(said, true, noise, self.folds)
-            for said, true, noise in zip(
-                self.oof[name][rows].T, self.targets[rows].T, self.noise[name], strict=True
-            )
-        ]
+            return []
+        models = len(np.unique(self.fold))
+        rows = np.arange(len(self.fold)) if rows is None else rows
+        return [self._of(name, rows[self.fold[rows] == k], models) for k in np.unique(self.fold[rows])]
+
+    def _of(self, name: str, rows: np.ndarray, models: int) -> float:
+        said, true = self.oof[name][rows].T, self.targets[rows].T
+        found = [correlation(*of, models) for of in zip(said, true, self.noise[name], strict=True)]
         known = [one for one in found if one is not None]
-        return float(np.mean(known)) if known else None
+        return float(np.mean(known)) if known else float("nan")
 
 
-def correlation(said: np.ndarray, true: np.ndarray, noise: float, folds: int) -> float | None:
+def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -> float | None:
     """Of predictions (N,) whose variance holds `noise` the correlation with the truth (N,) that the mean of
-    so many like them has; None where either is constant. Unknown truths are NaN."""
+    so many models like theirs has; None where either is constant. Unknown truths are NaN."""
     known = np.isfinite(true)
     x, y = said[known].astype(np.float64), true[known].astype(np.float64)
     if len(y) < 2 or x.std() == 0 or y.std() == 0:
         return None
-    left = max(x.var() - (1 - 1 / folds) * noise, noise / folds)
+    left = max(x.var() - (1 - 1 / models) * noise, noise / models)
     return float(np.mean((x - x.mean()) * (y - y.mean())) / np.sqrt(left * y.var()))
 
 

@@ -56,8 +56,8 @@ def choose(
     and decided by its rule, that are best on the other folds.
 
     The default is kept unless another beats it by more than the standard error of their difference, and is
-    better too once the folds are averaged, where that is known; the one that is kept is calibrated where
-    that beats it by more than their error.
+    not worse by more than one once the folds are averaged, where that is known; the one that is kept is
+    calibrated where that beats it by more than their error.
     """
     parts = []
     for k in np.unique(fold):
@@ -100,20 +100,23 @@ def _winner(
     return best, candidates[best]
 
 
-def default(folds: dict[str, list[float]], worth: dict[str, float | None]) -> str:
+def default(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str:
     """Who is kept unless another beats it, by the scores of each candidate's folds and by what it is worth
-    once they are averaged: the plain mean, or the best single run where the mean does not even reach that
-    by both, as with one good member among bad ones."""
+    once they are averaged: the plain mean, or the best single run where the mean has less CV, or is worse by
+    more than an error when averaged, as with one good member among bad ones."""
     if SINGLE not in folds:
         return MEAN
     gained = gain(folds[SINGLE], folds[MEAN])[0]
     return SINGLE if (gained is not None and gained > 0) or not lasting(worth, MEAN, SINGLE) else MEAN
 
 
-def lasting(worth: dict[str, float | None], name: str, base: str) -> bool:
-    """Whether a candidate is no worse than another once the folds are averaged, or that is not known."""
-    own, other = worth.get(name), worth.get(base)
-    return own is None or other is None or own >= other
+def lasting(worth: dict[str, list[float]], name: str, base: str) -> bool:
+    """Whether a candidate is not worse than another by more than the standard error of their difference once
+    the folds are averaged, or that is not known."""
+    if not worth.get(name) or not worth.get(base):
+        return True
+    gained, error = gain(worth[name], worth[base])
+    return gained is None or gained >= -(error or 0.0)
 
 
 def better(gained: float | None, error: float | None) -> bool:

@@ -1,8 +1,8 @@
 """Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
 
 All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
-kept unless another beats it by more than the standard error of the difference, and is no worse once the folds
-are averaged (see attenuation.py). The kept one is calibrated where that helps by more than its own error.
+kept unless another beats it by more than the standard error of the difference, and is not worse by more than
+that once the folds are averaged (see attenuation.py). The kept one is calibrated where that helps by more than its own error.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def build_stack(
     averaged = None
     if members.of_folds:
         noise = found.noise | {SINGLE: between([part[single] for part in members.of_folds])}
-        averaged = Averaged(oof, members.targets, noise, len(members.of_folds))
+        averaged = Averaged(oof, members.targets, fold, noise)
     chosen, honest = choose(task, rivals, truth, fold, calibration, averaged)
     if calibration is not None:
         plain = chosen.removesuffix(CALIBRATED)
@@ -177,6 +177,16 @@ def verdicts(
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
             why = f"no better than the {base}, by more than an error"
-        found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "averaged": worth.get(name)}
+        found[name] = {
+            "cv": cv(oof),
+            "gain": gained,
+            "gain_error": error,
+            "averaged": average(worth.get(name)),
+        }
         found[name]["verdict"] = why
     return found
+
+
+def average(values: list[float] | None) -> float | None:
+    """The mean for JSON, where there is one."""
+    return finite(float(np.mean(values))) if values else None
