@@ -38,8 +38,9 @@ run, a test row the mean of four, so that CV promises of the unequal ones what i
 One error: a rival beats the mean, or the best run where that is better by CV, by more than the standard error
 of the difference. Luck of the best: by more than the best of all rivals reaches by luck as rarely as one
 alone reaches one error (Šidák 1967, Student's t). Folds averaged: by one error, and its correlation with the
-truth is not lower by more than an error once the noise is taken off that averaging the folds takes off (Spearman
-1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive where better.
+truth is not lower by more than an error once the noise is taken off that averaging the folds takes off
+(Spearman 1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive
+where better.
 
 """
 

@@ -2,7 +2,8 @@
 
 All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
 kept unless another beats it by more than the standard error of the difference, and is not worse by more than
-that once the folds are averaged (see attenuation.py). The kept one is calibrated where that helps by more than its own error.
+that once the folds are averaged (see attenuation.py). The kept one is calibrated where that helps by more
+than its own error.
 """
 
 from __future__ import annotations
