@@ -180,7 +180,8 @@ def write(page: Path) -> None:
     """The section, in the place of the one before."""
     found = {name: [read(path) for path in sorted((FOUND / name).glob("seed*.json"))] for name in STACKED}
     found = {name: seeds for name, seeds in found.items() if len(seeds) > 1}
-    text = HEADING + ABOUT.format(seeds=min(map(len, found.values()))) + table(found)
+    seeds = " or ".join(map(str, sorted({len(seeds) for seeds in found.values()})))
+    text = HEADING + ABOUT.format(seeds=seeds) + table(found)
     before, _, after = page.read_text(encoding="utf-8").partition(HEADING)
     rest = after.partition("\n## ")[2]
     page.write_text(before.rstrip() + "\n\n" + text + (f"\n## {rest}" if rest else ""), encoding="utf-8")
