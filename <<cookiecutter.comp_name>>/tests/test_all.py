@@ -4,9 +4,10 @@ results are those of six processes is tested in test_stages.py."""
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
-from conftest import call_all, write_config
+from conftest import ROOT, call_all, write_config
 
 SHORT = ("pseudo.rounds=1", "pseudo.threshold=0.104", "train.ema.enabled=false")
 
@@ -81,3 +82,18 @@ def test_two_experiments_of_one_name_are_refused(prepared):
     done = call_all(prepared, "baseline", "twin")
     assert done.returncode == 2
     assert "configs/baseline.yaml, configs/twin.yaml have the same name" in done.stderr
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "PYTHON=python", "EXP=a b", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_make_hands_all_experiments_to_all_and_says_where_only_one_can_go():
+    done = make("all", "ARGS=seed=7")
+    expected = "python -m src.commands.all --config configs/a.yaml --config configs/b.yaml seed=7"
+    assert done.stdout.strip() == expected
+    for words in (("train",), ("train", "GPUS=2"), ("oof",), ("ablate",)):
+        done = make(*words)
+        assert done.returncode == 2
+        assert 'EXP="a b": one experiment goes here; `make all` takes several' in done.stderr
