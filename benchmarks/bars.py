@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from learning import ROOT, around, baked, begun, learn, read, scorer, students
+from learning import ROOT, around, baked, begun, learn, put, read, scorer, students
 
 FOUND = ROOT / "benchmarks" / "measured" / "bars"
 EQUALS = {"second": {}, "third": {"augment": {"crop_scale": [0.35, 1.0]}, "model": {"pooling": "gem"}}}
@@ -177,14 +177,11 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def write(page: Path) -> None:
-    """The section, in the place of the one before."""
+    """The section of what there is."""
     found = {name: [read(path) for path in sorted((FOUND / name).glob("seed*.json"))] for name in STACKED}
     found = {name: seeds for name, seeds in found.items() if len(seeds) > 1}
     seeds = " or ".join(map(str, sorted({len(seeds) for seeds in found.values()})))
-    text = HEADING + ABOUT.format(seeds=seeds) + table(found)
-    before, _, after = page.read_text(encoding="utf-8").partition(HEADING)
-    rest = after.partition("\n## ")[2]
-    page.write_text(before.rstrip() + "\n\n" + text + (f"\n## {rest}" if rest else ""), encoding="utf-8")
+    put(page, HEADING, ABOUT.format(seeds=seeds) + table(found))
 
 
 if __name__ == "__main__":

@@ -371,14 +371,19 @@ def read(path: Path) -> Any:
 
 
 def write(page: Path) -> None:
-    """The section, in the place of the one before."""
+    """The section of what there is."""
     found = {name: [read(path) for path in sorted((FOUND / name).glob("seed*.json"))] for name in LAB}
     found = {name: seeds for name, seeds in found.items() if seeds}
     seeds = sorted({len(seeds) for seeds in found.values()})
-    text = HEADING + ABOUT.format(seeds=" or ".join(map(str, seeds))) + report(found)
-    before, _, after = page.read_text(encoding="utf-8").partition(HEADING)
+    put(page, HEADING, ABOUT.format(seeds=" or ".join(map(str, seeds))) + report(found))
+
+
+def put(page: Path, heading: str, text: str) -> None:
+    """The text of a section, in the place of the one before."""
+    before, _, after = page.read_text(encoding="utf-8").partition(heading)
     rest = after.partition("\n## ")[2]
-    page.write_text(before.rstrip() + "\n\n" + text + (f"\n## {rest}" if rest else ""), encoding="utf-8")
+    whole = f"{before.rstrip()}\n\n{heading}{text}" + (f"\n## {rest}" if rest else "")
+    page.write_text(whole, encoding="utf-8")
 
 
 RUNS = {
