@@ -6,11 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from test_stack import write_runs
 
 from src.config import Config
 from src.ensemble.attenuation import FEWEST, ROWS, Averaged, between, correlation
 from src.ensemble.choice import against_default, choose, lasting
+from src.ensemble.members import find_members
+from src.ensemble.stack import build_stack
 from src.ensemble.tables import read_folds
+from src.steps import stack_step
 from src.tasks import create_task
 
 FOLDS = 4
@@ -123,7 +127,7 @@ def test_what_is_worse_by_less_than_an_error_is_not_refused():
     assert much.mean() > much.std(ddof=1) / 2
     assert lasting({"base": base, "rival": list(base - little)}, "rival", "base")
     assert not lasting({"base": base, "rival": list(base - much)}, "rival", "base")
-    assert lasting({"base": base}, "rival", "base")  # not known of the rival
+    assert lasting({"base": base, "rival": []}, "rival", "base")  # not known of the rival
 
 
 def test_of_other_rows_nothing_is_told(scene):
@@ -164,3 +168,42 @@ def test_too_few_rows_and_a_table_that_is_not_there_tell_nothing(tmp_path):
     lost, _ = tables(tmp_path / "lost")
     (lost[1] / "fold2" / "test.parquet").unlink()
     assert read_folds(lost, np.arange(FOLDS), create_task(Config()), list("abc")) == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["fold tables", "no fold tables"])
+def test_a_stack_of_runs_reads_the_noise_off_their_fold_tables(tmp_path, told):
+    """From the files of stage 03 to metrics.json; without the tables CV alone is asked."""
+    rng = np.random.default_rng(5)
+    signal = rng.normal(size=800)
+    runs = [run_of(rng, signal, noise, bias, FOLDS) for noise, bias in ((1.0, 0.3), (0.4, 1.3))]
+    fold, seen, unseen = np.arange(400) % FOLDS, slice(400), slice(400, 800)
+    config = Config(
+        root=tmp_path,
+        task={"name": "regression", "metric": "spearman"},
+        stack={"rivals": ("linear",), "calibrate": False},
+    )
+    task, labels = create_task(config), pd.DataFrame({"target": signal[seen].astype(str)})
+    oof = [np.choose(fold, run[:, seen])[:, None] for run in runs]  # each row by its own fold's model
+    test = [run[:, unseen].mean(0)[:, None] for run in runs]
+    write_runs(tmp_path, task, ["y"], labels, fold, oof, test)
+    for run, name in zip(runs, "ab" if told else "", strict=False):
+        for k in range(FOLDS):
+            folder = tmp_path / "runs" / name / f"fold{k}"
+            folder.mkdir()
+            ids = pd.DataFrame({"id": [f"t{i}" for i in range(400)]})
+            ids.join(task.write(run[k, unseen][:, None], ["y"])).to_parquet(folder / "test.parquet")
+    folders, _ = find_members(config)
+    metrics = build_stack(stack_step(config, folders), config, task, folders, ["y"])
+    rows = metrics["candidates"]
+    assert rows["linear"]["cv"] > rows["best single"]["cv"] + 0.02
+    assert metrics["kept"] == ("best single" if told else "linear")
+    if not told:
+        assert {row["averaged"] for row in rows.values()} == {None}
+        return
+    assert rows["linear"]["verdict"] == "worse than the best single once the folds are averaged"
+    blends = {"best single": oof[0], "mean": (oof[0] + oof[1]) / 2}
+    noises = {"best single": runs[0], "mean": (runs[0] + runs[1]) / 2}
+    noise = {name: between([one[unseen][:, None] for one in run]) for name, run in noises.items()}
+    by_hand = Averaged(blends, signal[seen][:, None], fold, noise)
+    for name in blends:
+        assert rows[name]["averaged"] == pytest.approx(np.mean(by_hand(name)), abs=1e-4)

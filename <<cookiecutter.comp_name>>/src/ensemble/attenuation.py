@@ -43,6 +43,9 @@ class Averaged:
         return float(np.mean(known)) if known else float("nan")
 
 
+UNKNOWN = Averaged({}, np.empty(0), np.empty(0), {})  # of no candidate
+
+
 def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -> float | None:
     """Of predictions (N,) whose variance holds `noise` the correlation with the truth (N,) that the mean of
     so many models like theirs has; None where either is constant. Unknown truths are NaN."""

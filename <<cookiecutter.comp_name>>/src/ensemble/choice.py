@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.decisions import Nested, assemble, mixed, nested, take
-from src.ensemble.attenuation import Averaged
+from src.ensemble.attenuation import UNKNOWN, Averaged
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
 
@@ -50,7 +50,7 @@ def choose(
     truth: Any,
     fold: np.ndarray,
     calibrate: Calibrate | None = None,
-    averaged: Averaged | None = None,
+    averaged: Averaged = UNKNOWN,
 ) -> tuple[str, float]:
     """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
     and decided by its rule, that are best on the other folds.
@@ -75,7 +75,7 @@ def _winner(
     truth: Any,
     fold: np.ndarray,
     calibrate: Calibrate | None,
-    averaged: Averaged | None,
+    averaged: Averaged,
     rows: np.ndarray | None = None,
 ) -> tuple[str, Any]:
     """The candidate to keep by some rows, and its predictions of all."""
@@ -86,7 +86,7 @@ def _winner(
         return scores(task, take(truth, rows), take(oof, rows), fold[rows]).folds
 
     found = {name: folds(oof) for name, oof in candidates.items()}
-    worth = {} if averaged is None else {name: averaged(name, rows) for name in candidates}
+    worth = {name: averaged(name, rows) for name in candidates}
     best = base = default(found, worth)
     lead = 0.0
     for name, own in found.items():
@@ -113,7 +113,7 @@ def default(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str
 def lasting(worth: dict[str, list[float]], name: str, base: str) -> bool:
     """Whether a candidate is not worse than another by more than the standard error of their difference once
     the folds are averaged, or that is not known."""
-    if not worth.get(name) or not worth.get(base):
+    if not worth[name] or not worth[base]:
         return True
     gained, error = gain(worth[name], worth[base])
     return gained is None or gained >= -(error or 0.0)
@@ -132,11 +132,11 @@ def gain(own: list[float], base: list[float]) -> tuple[float | None, float | Non
 
 
 def against_default(
-    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: Averaged | None = None
+    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: Averaged = UNKNOWN
 ) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
     """Who the default is, and how much better than it each candidate is, fold by fold, positive when better,
     with the standard error of that difference; None for the default itself."""
     folds = {name: scores(task, truth, oof, fold).folds for name, oof in candidates.items()}
-    base = default(folds, {} if averaged is None else {name: averaged(name) for name in (MEAN, SINGLE)})
+    base = default(folds, {name: averaged(name) for name in (MEAN, SINGLE)})
     gains = {name: gain(own, folds[base]) for name, own in folds.items()}
     return base, gains | {base: (None, None)}

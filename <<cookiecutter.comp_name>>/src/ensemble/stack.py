@@ -18,7 +18,7 @@ from src.artifacts import Step, write_json, write_parquet
 from src.config import Config
 from src.decisions import countable, nested
 from src.ensemble.apply import CALIBRATED
-from src.ensemble.attenuation import Averaged, between
+from src.ensemble.attenuation import UNKNOWN, Averaged, between
 from src.ensemble.choice import SINGLE, against_default, best_member, best_single_oof, better, choose, lasting
 from src.ensemble.features import read_features
 from src.ensemble.levels import KINDS, Candidates, Members, level_of
@@ -51,7 +51,7 @@ def build_stack(
     if config.stack.calibrate and task.kind == "numbers":
         calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
     rivals = {name: scored(one) for name, one in oof.items()}
-    averaged = None
+    averaged = UNKNOWN
     if members.of_folds:
         noise = found.noise | {SINGLE: between([part[single] for part in members.of_folds])}
         averaged = Averaged(oof, members.targets, fold, noise)
@@ -157,13 +157,13 @@ def verdicts(
     truth: Any,
     fold: np.ndarray,
     cv: Any,
-    averaged: Averaged | None,
+    averaged: Averaged,
 ) -> dict[str, dict[str, Any]]:
     """Of each candidate its CV, its gain over the default with the standard error, its correlation with the
     truth once the folds are averaged, and why it is kept or not."""
     found = {}
     base, gains = against_default(task, rivals, truth, fold, averaged)
-    worth = {} if averaged is None else {name: averaged(name) for name in rivals}
+    worth = {name: averaged(name) for name in rivals}
     for name, oof in rivals.items():
         gained, error = gains[name]
         if name == chosen:
@@ -178,16 +178,6 @@ def verdicts(
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
             why = f"no better than the {base}, by more than an error"
-        found[name] = {
-            "cv": cv(oof),
-            "gain": gained,
-            "gain_error": error,
-            "averaged": average(worth.get(name)),
-        }
-        found[name]["verdict"] = why
+        mean = finite(float(np.mean(worth[name]))) if worth[name] else None
+        found[name] = {"cv": cv(oof), "gain": gained, "gain_error": error, "averaged": mean, "verdict": why}
     return found
-
-
-def average(values: list[float] | None) -> float | None:
-    """The mean for JSON, where there is one."""
-    return finite(float(np.mean(values))) if values else None

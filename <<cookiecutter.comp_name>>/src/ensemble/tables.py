@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from src.artifacts import writing
 from src.config import UserError
-from src.ensemble import attenuation
+from src.ensemble.attenuation import FEWEST, ROWS
 from src.tasks.base import PREFIX, Task
 
 IN_MEMORY = 2**30  # bytes of all members' predictions, beyond which they lie on disk
@@ -63,10 +63,10 @@ def read_folds(folders: list[Path], folds: np.ndarray, task: Task, outputs: list
 
     def first(path: Path) -> np.ndarray:
         with pq.ParquetFile(path) as file:
-            batch = next(file.iter_batches(attenuation.ROWS, columns=columns))
+            batch = next(file.iter_batches(ROWS, columns=columns))
         return task.read(batch.to_pandas(), outputs)
 
-    if pq.read_metadata(paths[0][0]).num_rows < attenuation.FEWEST:
+    if pq.read_metadata(paths[0][0]).num_rows < FEWEST:
         return []
     return [np.stack([first(path) for path in of_fold]) for of_fold in paths]
 
