@@ -12,6 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = "<<cookiecutter.comp_name>>"
 
+# What was fetched once is not fetched again for the other home folder below.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("UV_CACHE_DIR", str(CACHE / "uv"))
+
 # Set before cookiecutter is imported, which looks the home folder up once: no test reads the developer's
 # settings, and none leaves a replay file or a clone there.
 HOME = tempfile.TemporaryDirectory(prefix="nntricks-home-")

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,10 +36,24 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write at `path` into a `UserError` that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _WHY:
-            raise UserError(f"{path}: cannot be written, {_WHY[error.errno]}") from error
+    except UserError:
         raise
+    except Exception as error:
+        if why := _WHY.get(_number(error)):
+            raise UserError(f"{path}: cannot be written, {why}") from error
+        raise
+
+
+def _number(error: BaseException | None) -> int | None:
+    """The system's number for an error: torch raises a `RuntimeError` with the system's own behind it,
+    safetensors an error that ends in "(os error 28)"."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(said[1])
+        error = error.__context__
+    return None
 
 
 @contextlib.contextmanager
@@ -66,6 +81,7 @@ _WHY = {
     errno.EROFS: "the disk is read-only; work in a folder that can be written",
     errno.ENOSPC: "the disk is full; free some space (`make clean` drops caches) and run the command again",
     errno.EDQUOT: "your quota is used up; free some space (`make clean` drops caches) and run it again",
+    errno.EFBIG: "the disk takes no file so large (FAT ends at 4 GB; see `ulimit -f`); work on another one",
     errno.EEXIST: "a file stands where its folder should be; move that file away",
     errno.ENOTDIR: "a file stands where its folder should be; move that file away",
 }

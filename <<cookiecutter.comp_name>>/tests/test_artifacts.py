@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from src import artifacts
 from src.artifacts import Step, atomic, digest, read_json, sha256, write_json, write_text, write_yaml
 from src.config import UserError
+from src.models.architecture import Architecture
+from src.models.weights import save_model
+from src.training import checkpoint
 
 
 def make(step: Step, text: str = "result") -> None:
@@ -102,6 +107,37 @@ def test_a_disk_that_refuses_is_one_sentence_with_the_file_and_what_to_do(
         write_text(path, "new")
     assert str(caught.value).startswith(f"{path}: cannot be written, ")
     assert words in str(caught.value)
+    assert path.read_text() == "old"
+
+
+def save_checkpoint(path):
+    checkpoint.save(path, "", {}, {"steps": torch.zeros(10**5)}, torch.device("cpu"))
+
+
+def save_weights(path):
+    architecture = Architecture("test_resnet", 2, 16, (0.5,), (0.5,))
+    save_model(path, architecture, {"weight": torch.zeros(10**5)})
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond a kilobyte: what a disk without large files, or `ulimit -f`, does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [save_checkpoint, save_weights, lambda path: write_text(path, "new" * 1000)],
+    ids=["torch", "safetensors", "text"],
+)
+def test_a_disk_that_refuses_is_one_sentence_whichever_library_writes(tmp_path, small_files, write):
+    path = tmp_path / "artefact"
+    write_text(path, "old")
+    with pytest.raises(UserError, match="artefact: cannot be written, the disk takes no file so large"):
+        write(path)
     assert path.read_text() == "old"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -59,8 +60,8 @@ def killed_after(count: int, files: list[Path], folder: Path, data: Data = DATA)
     path = path_of(folder, data)
     journal = path.with_name(f".{path.name}.journal")
     before = lines_of(journal)
-    child = os.fork()
-    if child == 0:
+
+    def build() -> None:
         seen, decode = [], packing.decode
 
         def last(path, data):
@@ -75,8 +76,11 @@ def killed_after(count: int, files: list[Path], folder: Path, data: Data = DATA)
         packing.decode = last
         shape = (len(files), SIDE, SIDE, 3)
         pack(path, files, shape, data, "test", pytest.fail, files[0].parent)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    child = multiprocessing.get_context("fork").Process(target=build)
+    child.start()
+    child.join()
+    assert child.exitcode == 9
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 SETTINGS = ("train.epochs=3", "runtime.jobs=2", "model.drop_rate=0.2")  # dropout: the random state matters
+ALL = "train.early_stopping.patience=null"
 TABLES = ("oof.parquet", "test.parquet")
 
 
@@ -135,6 +136,24 @@ def test_a_killed_stage_leaves_no_worker_behind(prepared):
     assert left() == []
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # a notebook's stop; a terminal's Ctrl-C
+def test_an_interrupted_stage_ends_at_once_and_says_how_it_goes_on(prepared, send):
+    command = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "train.epochs=100000", ALL]
+    stage = subprocess.Popen(
+        command, cwd=prepared, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(prepared.glob("runs/baseline/fold?/checkpoint.pt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    send(stage.pid, signal.SIGINT)
+    said = stage.communicate(timeout=60)[1].decode()
+    assert stage.returncode == 130
+    assert said.endswith("interrupted; the same command goes on from where it stopped\n")
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(stage.pid, 0)  # nobody of it is left
+
+
 def test_one_job_and_two_jobs_give_the_same_weights(undisturbed, prepared):
     command = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "runtime.jobs=1"]
     assert subprocess.run(command, cwd=prepared, capture_output=True).returncode == 0
@@ -196,7 +215,6 @@ def test_the_fold_of_a_killed_worker_is_run_again_to_the_same_bytes(
 
 # --- every trick that has a state, within one process -------------------------------------------------------
 
-ALL = "train.early_stopping.patience=null"
 LIVE = "train.ema.enabled=false"
 TRICKS = {
     "constant": ["train.schedule=constant"],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-import traceback
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -66,20 +67,23 @@ def trained(project: Path, overrides: tuple[str, ...], size: int, folder: Path) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                torch.save(one_rank(project, overrides, rank, size, port), folder / f"{size}-{rank}.pt")
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * size
+
+    def work(rank: int) -> None:
+        torch.save(one_rank(project, overrides, rank, size, port), folder / f"{size}-{rank}.pt")
+
+    children = [
+        multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(size)
+    ]
+    for child in children:
+        child.start()
+    left = {child.sentinel: child for child in children}
+    while left and not any(child.exitcode for child in children):
+        for sentinel in wait(left):
+            left.pop(sentinel).join()
+    for child in left.values():  # one has failed, and they would wait for it for half an hour
+        child.kill()
+        child.join()
+    assert [child.exitcode for child in children] == [0] * size
     return [torch.load(folder / f"{size}-{rank}.pt", weights_only=True) for rank in range(size)]
 
 

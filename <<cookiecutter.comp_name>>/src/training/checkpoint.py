@@ -48,8 +48,8 @@ def save(
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # by its path, torch hides why it cannot
+        torch.save(state, file)
 
 
 def resume(

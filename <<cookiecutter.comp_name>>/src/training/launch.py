@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -29,6 +29,7 @@ Job = Callable[..., None]  # job(*arguments, device, report), with report as `fi
 
 _queue: Any = None  # in a worker: where its reports go
 _device: torch.device | None = None  # in a worker: the device it was given
+_thread: ThreadPoolExecutor | None = None  # in a worker: where it works
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
@@ -151,6 +152,7 @@ def _one_pool(
     queue, given = context.SimpleQueue(), context.SimpleQueue()
     for place in places:
         given.put(str(place))
+    others = set(multiprocessing.active_children())
     sys.stdout.flush()
     drain = threading.Thread(target=_drain, args=(queue, show), daemon=True)
     with ProcessPoolExecutor(
@@ -167,6 +169,10 @@ def _one_pool(
                         killed = True
                     elif error is not None:
                         raise error
+        except KeyboardInterrupt:  # it may have come to this process alone
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
         finally:
             for future in futures:
                 future.cancel()
@@ -186,9 +192,11 @@ def _drain(queue: Any, show: Callable) -> None:
 
 
 def _begin_worker(queue: Any, given: Any, config: Config, jobs: int, parent: int) -> None:
-    global _queue, _device
+    global _queue, _device, _thread
     _queue, _device = queue, torch.device(given.get())
-    _limit_torch(config, jobs)
+    # A forked process has its parent's pool of OpenMP threads without the threads, and GCC's OpenMP waits for
+    # them for ever. The pool is the main thread's; another thread gets one of its own.
+    _thread = ThreadPoolExecutor(1, initializer=_limit_torch, initargs=(config, jobs))
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
@@ -200,7 +208,13 @@ def _die_with(parent: int) -> None:
 
 
 def _work(job: Job, arguments: tuple) -> None:
-    job(*arguments, _device, lambda steps=0, **what: _queue.put({"steps": steps, **what}))
+    def report(steps=0, **what) -> None:
+        _queue.put({"steps": steps, **what})
+
+    try:
+        _thread.submit(job, *arguments, _device, report).result()
+    except KeyboardInterrupt:  # it comes to this thread, and the other would work on
+        os._exit(130)
 
 
 def _limit_torch(config: Config, jobs: int) -> None:
