@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
+import threading
 from typing import Any
 
 from src.config import Config
+
+PATIENCE = 300  # seconds for wandb to send what a fold's run holds
 
 
 class NoTracker:
@@ -42,7 +45,17 @@ class WandbTracker(NoTracker):
         self._safely(lambda: self.run.log(row, step=row["epoch"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        self._safely(lambda: (self.run.summary.update(summary), self.run.finish()))
+        """Wait for what is left to be sent, `PATIENCE` seconds at most: without a network wandb would go on
+        trying, and the next fold with it."""
+        ended = threading.Thread(
+            target=self._safely,
+            args=(lambda: (self.run.summary.update(summary), self.run.finish()),),
+            daemon=True,
+        )
+        ended.start()
+        ended.join(PATIENCE)
+        if ended.is_alive():
+            _say(f"not all was sent after {PATIENCE} s; `wandb sync` sends it later")
 
     def _safely(self, action) -> None:
         if self.run is None:
@@ -91,6 +104,6 @@ def has_key() -> bool:
         return False
 
 
-def _say(error: Exception) -> None:
+def _say(error: Exception | str) -> None:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     print(f"wandb is off for this fold ({first}); history.csv is written all the same")

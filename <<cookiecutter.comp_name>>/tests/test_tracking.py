@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
+from src import tracking
 from src.configfile import load_config
 from src.tracking import NoTracker, create_tracker, tracking_mode
 
@@ -69,6 +71,8 @@ class FakeRun:
 
     def finish(self):
         self.fail("finish")
+        while self.breaks == "the network":
+            time.sleep(0.01)
         self.finished = True
 
 
@@ -124,6 +128,16 @@ def test_after_the_first_failure_wandb_is_left_alone(project, fake):
     asked = fake("log")
     train(read(project))
     assert not asked.run.finished
+
+
+def test_a_run_that_cannot_be_sent_does_not_keep_the_next_fold(project, fake, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    asked = fake("the network")
+    train(read(project))
+    why = "not all was sent after 0.2 s; `wandb sync` sends it later"
+    assert capsys.readouterr().out == f"wandb is off for this fold ({why}); {SORRY}\n"
+    assert len(asked.run.logged) == 3
+    asked.run.breaks = None  # so that its thread ends
 
 
 def test_without_wandb_installed_training_goes_on(project, monkeypatch, capsys):
