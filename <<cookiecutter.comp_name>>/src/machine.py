@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 from src.config import Config
@@ -37,3 +39,16 @@ def memory_available() -> int | None:
         return None
     said = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines)}
     return int(said["MemAvailable"]) * 1024 if "MemAvailable" in said else None
+
+
+def live_with(parent: int, *_: object) -> None:
+    """End this process as soon as `parent`, the process that forked it, is gone: a killed stage must leave
+    nobody behind who writes on, or keeps a pipe open that somebody reads to its end. torch's own watch over
+    its loaders takes whoever is there when it begins for the parent, and so outlives one that was quicker."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -563,10 +563,10 @@ def test_make_hands_the_words_on_as_they_are(tmp_path, target, words, expected):
 @pytest.mark.parametrize(("count", "pooled"), [(1, False), (2, True)])
 def test_one_fold_beside_several_gpus_has_a_process_of_its_own(monkeypatch, count, pooled):
     """In this process it would start CUDA, and no later fork could use it."""
-    from src.training import launch
+    from src.training import pool
 
     places, calls = [torch.device("cuda", i) for i in range(count)], []
-    monkeypatch.setattr(launch, "devices", lambda config: places)
-    monkeypatch.setattr(launch, "_pooled", lambda job, jobs, config, places, show: calls.append(places))
-    launch.side_by_side(lambda device, report: calls.append(device), [()], Config(), "title", 1)
+    monkeypatch.setattr(pool, "devices", lambda config: places)
+    monkeypatch.setattr(pool, "_pooled", lambda job, jobs, config, places, show: calls.append(places))
+    pool.side_by_side(lambda device, report: calls.append(device), [()], Config(), "title", 1)
     assert calls == ([places[:1]] if pooled else [places[0]])

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
 from torch import nn
 from trainers import CPU, make_trainer, read, silent
 
@@ -118,33 +113,3 @@ def test_without_a_compiler_nothing_is_compiled_on_a_cpu(prepared, monkeypatch):
     monkeypatch.setenv("PATH", str(prepared))
     with pytest.raises(UserError, match=r"train\.compile=true .* install g\+\+ or clang\+\+"):
         make_trainer(prepared, "train.compile=true")
-
-
-TWO_THREADS_EACH = """
-import torch
-from src.configfile import load_config
-from src.training.launch import side_by_side
-
-def job(device, report):
-    torch.rand(10**6).exp().sum()
-    report(line=f"{torch.get_num_threads()} threads", last=True)
-
-torch.set_num_threads(2)
-torch.rand(10**6).exp().sum()  # OpenMP starts its threads, which a fork does not take along
-config = load_config("configs/baseline.yaml", ["runtime.jobs=2", "runtime.threads=2"])
-side_by_side(job, [(), ()], config, "test", 2)
-"""
-
-
-def test_jobs_may_use_threads_after_their_parent_has(project):
-    """GCC's OpenMP waits for ever, in a forked process, for the threads of its parent."""
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_THREADS_EACH],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("2 threads") == 2

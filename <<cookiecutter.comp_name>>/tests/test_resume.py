@@ -146,7 +146,11 @@ def test_an_interrupted_stage_ends_at_once_and_says_how_it_goes_on(prepared, sen
     while len(list(prepared.glob("runs/baseline/fold?/checkpoint.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     send(stage.pid, signal.SIGINT)
-    said = stage.communicate(timeout=60)[1].decode()
+    try:
+        said = stage.communicate(timeout=60)[1].decode()
+    except subprocess.TimeoutExpired:
+        os.killpg(stage.pid, signal.SIGKILL)
+        raise
     assert stage.returncode == 130
     assert said.endswith("interrupted; the same command goes on from where it stopped\n")
     assert "Traceback" not in said
@@ -160,25 +164,6 @@ def test_one_job_and_two_jobs_give_the_same_weights(undisturbed, prepared):
     for k in range(2):
         name = f"runs/baseline/fold{k}/model.safetensors"
         assert (prepared / name).read_bytes() == (undisturbed / name).read_bytes()
-
-
-def die_at_one(number, device, report):
-    """A job that its worker does not survive."""
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("retries", [0, 1])
-def test_a_worker_that_dies_too_often_is_said_in_a_sentence(prepared, retries):
-    from src.config import UserError
-    from src.configfile import load_config
-    from src.training import launch
-
-    overrides = ["runtime.jobs=2", f"runtime.retries={retries}"]
-    config = load_config(prepared / "configs/baseline.yaml", overrides)
-
-    with pytest.raises(UserError, match="a worker was killed"):
-        launch.side_by_side(die_at_one, [(0,), (1,)], config, "test", 2)
 
 
 def train_and_die_once(run, fold, step, device, report):
@@ -207,7 +192,7 @@ def test_the_fold_of_a_killed_worker_is_run_again_to_the_same_bytes(
     config = load_config(prepared / "configs/baseline.yaml", list(SETTINGS))
     launch.train_run(run_of(config), (0, 1))
     assert (prepared / "died").exists()
-    assert "a worker was killed" in "".join(capsys.readouterr())
+    assert "a process was killed" in "".join(capsys.readouterr())
     for k in range(2):
         name = f"runs/baseline/fold{k}/model.safetensors"
         assert (prepared / name).read_bytes() == (undisturbed / name).read_bytes()

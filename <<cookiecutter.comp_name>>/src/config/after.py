@@ -197,4 +197,4 @@ class Runtime(Section):
     threads: Count | None = None  # a process; null: cores / jobs
     workers: Index | None = None  # loader processes a job; null: none on CPU, up to 4 on a GPU
     save_minutes: Annotated[float, Field(ge=0)] | None = 10  # between checkpoints; null: at ends of epochs
-    retries: Index = 2  # of folds whose worker was killed; more would only meet the same lack of memory
+    retries: Index = 2  # where a process of a fold was killed; more would only meet the same lack of memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from src.data.levels import Levels, Told
 from src.data.masks import open_masks
 from src.data.sampling import by_shards, draw, row_shares
 from src.data.storing import SHARD
+from src.data.workers import create_loader
 from src.steps import Run, images_step
 from src.tasks.base import Task, targets_in
 
@@ -268,21 +268,6 @@ def training_loader(
     sampler = create_epochs(rows, config, seed, part)
     dataset = TrainingBatches(rows, store, config, raw=bool(config.augment.on_device))
     return create_loader(dataset, sampler, workers, pin_memory), sampler
-
-
-def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
-    """A loader of the whole batches that the sampler names and the data set makes."""
-    context = ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn") if workers else None
-    return DataLoader(
-        dataset,
-        sampler=sampler,
-        batch_size=None,  # a sampler of whole batches: one fetch, one buffer
-        num_workers=workers,
-        multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again: 15 s
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: the global one must not move where an epoch is gone on with
-    )
 
 
 def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:

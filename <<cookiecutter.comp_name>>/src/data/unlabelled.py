@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.config import Augment, Config, UserError
 from src.data.images import ImageStore
-from src.data.loaders import create_loader, to_tensor
+from src.data.loaders import to_tensor
 from src.data.sampling import by_shards
 from src.data.storing import SHARD
+from src.data.workers import create_loader
 from src.maps import UNSURE
 
 STREAM = 3  # beside the seed: draws of their own, unlike those of labelled rows

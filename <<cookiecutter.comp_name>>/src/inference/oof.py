@@ -27,7 +27,7 @@ from src.scoring import evaluate
 from src.steps import Run, predict_step, score_step
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
-from src.training.launch import side_by_side
+from src.training.pool import side_by_side
 
 
 def predict_run(run: Run, folds: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from src.pseudo.steps import external_step, stop_step
 from src.steps import Run, images_step
 from src.tasks import create_task
 from src.tasks.base import as_targets, targets_in
-from src.training.launch import side_by_side
+from src.training.pool import side_by_side
 
 Rows = Literal["stop", "extra"]
 
