@@ -25,6 +25,7 @@ FLOORS = [
         "metrics",
         "artifacts",
         "configfile",
+        "entry",
         "rawfiles",
         "owncode",
         "optimism",

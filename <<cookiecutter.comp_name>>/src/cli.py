@@ -1,22 +1,18 @@
-"""What the six stage scripts share: read the config, apply `key=value`, say errors in one plain sentence.
-
-Exit status: 0 done or up to date, 1 a bug of ours or a worker that died, 2 something for the competitor to
-mend, 130 interrupted.
-"""
+"""What the six stage scripts share: read the config, apply `key=value`, say errors in one plain sentence."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from src.config import Config, UserError
+from src.config import Config
 from src.configfile import load_config
+from src.entry import plain_errors
 from src.machine import limit_threads
 
 
+@plain_errors()
 def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = False) -> None:
     """Run one stage: `stage(config, force)`. `doc` is the script's docstring, shown by --help. With
     `look_first` a config that says nothing of the data is filled in from the raw folder before."""
@@ -32,15 +28,14 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 fold=0")
     arguments = parser.parse_intermixed_args()
-    with plain_errors():
-        config = configured(arguments.config, arguments.overrides, look_first and not arguments.show)
-        if arguments.show:
-            import yaml
+    config = configured(arguments.config, arguments.overrides, look_first and not arguments.show)
+    if arguments.show:
+        import yaml
 
-            print(yaml.safe_dump(config.settings(), sort_keys=False, allow_unicode=True), end="")
-            return
-        limit_threads(config)
-        stage(config, arguments.force)
+        print(yaml.safe_dump(config.settings(), sort_keys=False, allow_unicode=True), end="")
+        return
+    limit_threads(config)
+    stage(config, arguments.force)
 
 
 def configured(path: str, overrides: list[str], look_first: bool = False) -> Config:
@@ -54,24 +49,6 @@ def configured(path: str, overrides: list[str], look_first: bool = False) -> Con
         config = load_config(path, overrides)
     check_names(config)
     return config
-
-
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """End the process with one sentence, and no traceback, where the competitor can mend what happened."""
-    try:
-        yield
-    except UserError as error:
-        sys.exit(fail(str(error)))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from where it stopped", file=sys.stderr)
-        sys.exit(130)
-
-
-def fail(message: str) -> int:
-    """Print one sentence for the competitor and give the exit status that goes with it."""
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def check_names(config: Config) -> None:

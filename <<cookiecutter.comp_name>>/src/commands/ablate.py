@@ -16,26 +16,27 @@ import re
 from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
-from src.cli import check_names, plain_errors
+from src.cli import check_names
 from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
 from src.config import UserError
+from src.entry import plain_errors
 from src.machine import limit_threads
 
 LIST = "configs/ablate.yaml"
 
 
+@plain_errors()
 def main() -> None:
     parser = command("ablate", __doc__)
     parser.add_argument("--try", dest="tricks", default="", help="the tricks; default: those of " + LIST)
-    with plain_errors():
-        arguments = parser.parse_intermixed_args()
-        trials = Trials(arguments.config, arguments.overrides, "ablate")
-        changes = read_changes(arguments.tricks, trials.root / LIST)
-        check_names(trials.config)
-        trials.check(changes)
-        limit_threads(trials.config)
-        ablate(trials, changes, arguments.minutes, arguments.name or trials.config.name)
+    arguments = parser.parse_intermixed_args()
+    trials = Trials(arguments.config, arguments.overrides, "ablate")
+    changes = read_changes(arguments.tricks, trials.root / LIST)
+    check_names(trials.config)
+    trials.check(changes)
+    limit_threads(trials.config)
+    ablate(trials, changes, arguments.minutes, arguments.name or trials.config.name)
 
 
 def read_changes(tricks: str, path: Path) -> list[Change]:

@@ -14,14 +14,16 @@ import sys
 import time
 from collections import defaultdict
 
-from src.cli import configured, plain_errors
+from src.cli import configured
 from src.commands.stages import attempt, scripts
 from src.config import Config, UserError
+from src.entry import plain_errors
 from src.machine import limit_threads
 
 EACH = ("01", "02", "03")  # the stages that every experiment has; the others are the first one's
 
 
+@plain_errors()
 def main() -> None:
     """Check the configs, run the stages, say how long each took."""
     parser = argparse.ArgumentParser(
@@ -33,13 +35,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="make everything again")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of all of them")
     arguments = parser.parse_intermixed_args()
-    with plain_errors():
-        paths = arguments.config or ["configs/baseline.yaml"]
-        configs = [configured(path, arguments.overrides, look_first=True) for path in paths]
-        if len({config.name for config in configs}) < len(configs):
-            raise UserError(f"two of {', '.join(paths)} have the same name and would be one run")
-        limit_threads(configs[0])
-        status = play(configs, arguments.force)
+    paths = arguments.config or ["configs/baseline.yaml"]
+    configs = [configured(path, arguments.overrides, look_first=True) for path in paths]
+    if len({config.name for config in configs}) < len(configs):
+        raise UserError(f"two of {', '.join(paths)} have the same name and would be one run")
+    limit_threads(configs[0])
+    status = play(configs, arguments.force)
     sys.exit(status)
 
 

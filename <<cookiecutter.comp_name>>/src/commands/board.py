@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from src.artifacts import read_json
-from src.cli import plain_errors
 from src.config import UserError
 from src.configfile import load_config
+from src.entry import plain_errors
 from src.submission.log import LogRow, log_path, note, read_log
 
 ENOUGH = 5  # submissions with both numbers: of fewer a correlation says nothing
 
 
+@plain_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -29,18 +30,15 @@ def main() -> None:
     parser.add_argument("--public", type=float, help="what the public leaderboard said of it")
     parser.add_argument("--private", type=float, help="the private one, after the end")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    with plain_errors():
-        arguments = parser.parse_intermixed_args()
-        config = load_config(arguments.config, arguments.overrides)
-        if arguments.name is not None:
-            by_hand(config.root, arguments.name, arguments.public, arguments.private)
-        elif arguments.public is not None or arguments.private is not None:
-            raise UserError(
-                "PUBLIC and PRIVATE are scores of a submission: say which with NAME, such as stack"
-            )
-        sign = sign_of(config)
-        for line in board(config.root, sign):
-            print(line)
+    arguments = parser.parse_intermixed_args()
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.name is not None:
+        by_hand(config.root, arguments.name, arguments.public, arguments.private)
+    elif arguments.public is not None or arguments.private is not None:
+        raise UserError("PUBLIC and PRIVATE are scores of a submission: say which with NAME, such as stack")
+    sign = sign_of(config)
+    for line in board(config.root, sign):
+        print(line)
 
 
 def sign_of(config: Any) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import traceback
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from src.cli import fail
 from src.config import Config, UserError
+from src.entry import fail, lost_output, report
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,8 @@ def attempt(script: Path, config: Config, force: bool) -> int:
         stage(script)(config, force)
     except UserError as error:
         return fail(str(error))
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        if status := lost_output(error):  # nothing that follows could be read either
+            sys.exit(status)
+        return report(error)
     return 0

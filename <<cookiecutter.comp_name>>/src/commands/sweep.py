@@ -21,11 +21,12 @@ from math import isfinite
 from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
-from src.cli import check_names, plain_errors
+from src.cli import check_names
 from src.commands.compare import Row, Scores, compare, flattery, how_scored, lines, write_tables
 from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
 from src.config import UserError
+from src.entry import plain_errors
 from src.machine import limit_threads
 
 
@@ -37,17 +38,17 @@ class Key:
     values: tuple[str, ...]
 
 
+@plain_errors()
 def main() -> None:
     parser = command("sweep", __doc__)
     parser.add_argument("--keys", required=True, help="key=value,value,... several keys with spaces between")
-    with plain_errors():
-        arguments = parser.parse_intermixed_args()
-        trials = Trials(arguments.config, arguments.overrides, "sweep")
-        keys = read_keys(arguments.keys)
-        check_names(trials.config)
-        points = points_of(trials, keys)
-        limit_threads(trials.config)
-        sweep(trials, keys, points, arguments.minutes, arguments.name or trials.config.name)
+    arguments = parser.parse_intermixed_args()
+    trials = Trials(arguments.config, arguments.overrides, "sweep")
+    keys = read_keys(arguments.keys)
+    check_names(trials.config)
+    points = points_of(trials, keys)
+    limit_threads(trials.config)
+    sweep(trials, keys, points, arguments.minutes, arguments.name or trials.config.name)
 
 
 def read_keys(text: str) -> list[Key]:

@@ -91,15 +91,16 @@ def _pooled(
         given.put(str(place))
     others = set(multiprocessing.active_children())
     sys.stdout.flush()
-    drain = threading.Thread(target=_drain, args=(queue, show), daemon=True)
+    shown: Future = Future()  # ends only where a report cannot be shown, on a closed pipe or a full disk
+    drain = threading.Thread(target=_drain, args=(queue, show, shown), daemon=True)
     with ProcessPoolExecutor(
         len(places), context, _begin_worker, (queue, given, config, len(places), os.getpid())
     ) as pool:
         futures = [pool.submit(_work, job, arguments) for arguments in jobs]
         drain.start()  # after the fork: a thread in the parent would not be there in the child
         try:
-            waiting, killed = set(futures), False
-            while waiting and not killed:
+            waiting, killed = {*futures, shown}, False
+            while waiting != {shown} and not killed:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for error in filter(None, (future.exception() for future in done)):
                     if not _was_killed(error):
@@ -131,9 +132,15 @@ def _finished(future: Future) -> bool:
     return not future.cancelled() and future.exception() is None
 
 
-def _drain(queue: Any, show: Callable) -> None:
+def _drain(queue: Any, show: Callable, shown: Future) -> None:
+    """Show what the workers report; when that fails they are still listened to, or the pipe would fill up and
+    hold them."""
     while (message := queue.get()) is not None:
-        show(**message)
+        if not shown.done():
+            try:
+                show(**message)
+            except Exception as error:
+                shown.set_exception(error)
 
 
 def _begin_worker(queue: Any, given: Any, config: Config, jobs: int, parent: int) -> None:
@@ -153,3 +160,17 @@ def _work(job: Job, arguments: tuple) -> None:
         _thread.submit(job, *arguments, _device, report).result()
     except KeyboardInterrupt:  # it comes to this thread, and the other would work on
         os._exit(130)
+    except Exception as error:
+        if _is_portable(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_portable(error: Exception) -> bool:
+    """Whether the parent can build the error from its arguments; where it cannot, it would take the pool for
+    broken and begin the job again."""
+    try:
+        type(error)(*error.args)
+    except Exception:
+        return False
+    return True

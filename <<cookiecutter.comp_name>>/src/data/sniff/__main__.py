@@ -10,12 +10,12 @@ marked in the file, and listed last.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from src.config import UserError
+from src.entry import plain_errors
 
 
+@plain_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m src.data.sniff",
@@ -31,15 +31,9 @@ def main() -> None:
         "overrides", nargs="*", metavar="key=value", help="what you know: data.train_csv=labels.csv"
     )
     arguments = parser.parse_intermixed_args()
-    try:
-        from src.data.sniff.report import sniff
+    from src.data.sniff.report import sniff
 
-        sniff(Path(arguments.config), arguments.overrides, arguments.force, arguments.dry)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sniff(Path(arguments.config), arguments.overrides, arguments.force, arguments.dry)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""The one way into every command: what goes wrong ends in one sentence and an exit status.
+
+Exit status: 0 done or up to date, 1 an error of the program itself, 2 something for the competitor to mend,
+130 interrupted, 141 nobody reads the output any more. The traceback of an error of ours goes to
+`logs/error-<time>-<process>.txt`, or with TRACEBACK=1 in the environment to the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import select
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+from src.config import UserError
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHOW = "TRACEBACK"
+PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # whose versions a report names
+MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's own, and torch's for a GPU
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOST = 141  # as a shell has it for a process that wrote to a closed pipe
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Run a command: whatever it raises ends the process with one sentence and its exit status, and all that
+    was printed is written before."""
+    use_utf8()
+    prepare_streams()
+    status: int | str | None = 0
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code or not (status := lost_output()):
+            raise
+    except UserError as error:
+        status = fail(str(error))
+    except KeyboardInterrupt:
+        say("\ninterrupted; the same command goes on from where it stopped")
+        status = 130
+    except Exception as error:
+        status = lost_output(error) or report(error)
+    if status := status or lost_output():
+        sys.exit(status)
+
+
+def fail(message: str) -> int:
+    """Print one sentence for the competitor and give the exit status that goes with it."""
+    say(f"error: {message}")
+    return 2
+
+
+def say(line: str) -> None:
+    """Print to stderr; where that is closed or full there is nobody left to tell."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def report(error: BaseException) -> int:
+    """Say an unforeseen error in one sentence, write its traceback to a file, and give the exit status."""
+    what = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    if type(error).__name__ in MEMORY:
+        return fail(
+            f"memory ran out ({what}); lower train.batch_size, data.image_size, runtime.jobs or "
+            f"runtime.workers and run the same command again"
+        )
+    if isinstance(error, OSError) and error.errno in FULL:
+        return fail(
+            f"{error.filename or 'the output'}: cannot be written ({error.strerror}); free some space and "
+            f"run the same command again"
+        )
+    if os.environ.get(SHOW):
+        say("".join(traceback.format_exception(error)))
+        where = "its traceback is above"
+    else:
+        where = _write_report(error)
+    say(f"error: `{_command()}` met an error of the program itself: {what}; {where}")
+    return 1
+
+
+def _write_report(error: BaseException) -> str:
+    """Write what a maintainer needs; gives the words that say where it is."""
+    now = datetime.now()
+    lines = [f"{now:%Y-%m-%d %H:%M:%S} in {os.getcwd()}", _command(), f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            lines.append(f"{name} {metadata.version(name)}")
+    lines += [platform.platform(), "", *traceback.format_exception(error)]
+    path = PROJECT / "logs" / f"error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")
+    except OSError as trouble:
+        say("\n".join(lines))
+        return f"the report is above ({path} cannot be written: {trouble.strerror})"
+    return f"the full report is in {path}"
+
+
+def _command() -> str:
+    return shlex.join(sys.orig_argv[1:] if _is_this_process() else sys.argv)
+
+
+def lost_output(error: Exception | None = None) -> int:
+    """The exit status where standard output cannot be written any more, or 0: `make config | head -1`, or a
+    log on a full disk. With `error`, whether that is all that it says."""
+    try:
+        sys.stdout.flush()
+        if not (isinstance(error, BrokenPipeError) and _reader_gone()):  # `python -u` keeps nothing back
+            return 0
+        status = LOST
+    except BrokenPipeError:
+        status = LOST
+    except OSError as trouble:
+        status = LOST if trouble.errno == errno.EIO else 2  # the terminal is gone
+        say(f"error: the output cannot be written ({trouble.strerror}); send it elsewhere and run it again")
+    with contextlib.suppress(OSError):  # Python would try again at its end, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _reader_gone() -> bool:
+    with contextlib.suppress(OSError, AttributeError):
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in output.poll(0))
+    return False
+
+
+def prepare_streams() -> None:
+    """Show what a terminal or log cannot show as \\u escapes; take a closed stream for one that drops all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def use_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding: names of files and texts are
+    UTF-8 whatever a terminal shows."""
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    if _is_this_process():
+        os.environ["PYTHONUTF8"] = "1"
+        if sys.stdout is not None:
+            os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def _is_this_process() -> bool:
+    """Whether Python was started for this command; in a test it runs within another."""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    return started is not None and os.path.realpath(started) == os.path.realpath(sys.argv[0])
