@@ -21,6 +21,9 @@ export MKL_NUM_THREADS := 1
 # albumentations asks the network for a newer release on import unless told not to.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
+# Under `make -j8` too: each of these takes all cores.
+.NOTPARALLEL:
+
 .PHONY: help setup demo test lint lock clean
 
 help:

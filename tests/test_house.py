@@ -29,6 +29,7 @@ FLOORS = [
         "rawfiles",
         "owncode",
         "optimism",
+        "locks",
         "machine",
         "tracking",
         "progress",

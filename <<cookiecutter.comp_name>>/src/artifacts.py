@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +28,7 @@ from src.config import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+LEFT_OVER = 3600  # seconds; nobody pauses so long within one file
 HASH_UP_TO = (
     256 * 2**20
 )  # bytes; a larger file (an image cache) is known by its size and time, its index by content
@@ -60,12 +63,14 @@ def _number(error: BaseException | None) -> int | None:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes the place of `path` in one step.
 
-    Raises `UserError` where the place cannot be written or the disk is full; `path` is then what it was.
+    Raises `UserError` where the place cannot be written or the disk is full; `path` is then what it was. Of
+    two processes that write the same the last one wins.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_left_over(path)
             yield temporary
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -73,6 +78,14 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _drop_left_over(path: Path) -> None:
+    """Remove the temporaries of `path` that killed processes have left: those untouched for an hour."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > LEFT_OVER:
+                old.unlink()
 
 
 _WHY = {

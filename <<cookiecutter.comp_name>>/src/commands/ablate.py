@@ -21,6 +21,7 @@ from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
 from src.config import UserError
 from src.entry import plain_errors
+from src.locks import alone
 from src.machine import limit_threads
 
 LIST = "configs/ablate.yaml"
@@ -36,7 +37,9 @@ def main() -> None:
     check_names(trials.config)
     trials.check(changes)
     limit_threads(trials.config)
-    ablate(trials, changes, arguments.minutes, arguments.name or trials.config.name)
+    name = arguments.name or trials.config.name
+    with alone(trials.root / "ablations" / name):
+        ablate(trials, changes, arguments.minutes, name)
 
 
 def read_changes(tricks: str, path: Path) -> list[Change]:

@@ -7,6 +7,7 @@ Writes  kaggle/bundle/ (see src/kernel/bundle.py), kaggle/infer.ipynb
 from pathlib import Path
 
 from src.cli import main
+from src.locks import alone
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -17,8 +18,9 @@ def run(config, force):
 
     competition(config)  # says what is missing
     folder = bundle_folder(config)
-    manifest = build_bundle(config, folder)
-    write_notebook(PROJECT / "kernel" / "infer.py", folder.parent / "infer.ipynb")
+    with alone(folder):
+        manifest = build_bundle(config, folder)
+        write_notebook(PROJECT / "kernel" / "infer.py", folder.parent / "infer.ipynb")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
     print(
         f"{folder}: {manifest['source']}, {len(manifest['sha256'])} files, {size:,.1f} MiB, "

@@ -5,12 +5,14 @@ Writes  data/raw/, data/download/<slug>.json (what came); --force looks for newe
 """
 
 from src.cli import main
+from src.locks import alone
 
 
 def run(config, force):
     from src.kaggle.download import download
 
-    download(config, force)
+    with alone(config.root / "data" / "raw"):
+        download(config, force)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from src.cli import main
+from src.locks import alone
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +17,8 @@ def run(config, force):
     from src.kaggle.receipts import read_receipt
     from src.kernel.rehearse import rehearse
 
-    cases = rehearse(config, PROJECT)
+    with alone(config.root / "kaggle" / "bundle"):
+        cases = rehearse(config, PROJECT)
     if not read_receipt(config, "rehearsal")["passed"]:
         bad = [case.name for case in cases if case.wrong is not None] or ["it does not fit into the limits"]
         print(f"error: the rehearsal did not pass: {', '.join(bad)}; nothing may be pushed", file=sys.stderr)

@@ -27,6 +27,7 @@ from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
 from src.config import UserError
 from src.entry import plain_errors
+from src.locks import alone
 from src.machine import limit_threads
 
 
@@ -48,7 +49,9 @@ def main() -> None:
     check_names(trials.config)
     points = points_of(trials, keys)
     limit_threads(trials.config)
-    sweep(trials, keys, points, arguments.minutes, arguments.name or trials.config.name)
+    name = arguments.name or trials.config.name
+    with alone(trials.root / "sweeps" / name):
+        sweep(trials, keys, points, arguments.minutes, name)
 
 
 def read_keys(text: str) -> list[Key]:

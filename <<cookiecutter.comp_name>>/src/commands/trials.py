@@ -20,6 +20,7 @@ from src.artifacts import Step, write_json
 from src.cli import check_names
 from src.config import Config, UserError
 from src.configfile import load_config
+from src.locks import alone
 from src.steps import Run, images_step, predict_step, run_of, score_step, train_step
 
 NEXT_KEY = r"(?=[A-Za-z_][\w.]*=)"
@@ -158,7 +159,8 @@ class Trials:
                 write_json(run.folder / MARKER, say)
                 print(f"{change.name}, seed {seed}: {run.name}")
                 for fold in folds:
-                    self.take_over(run, fold)
+                    with alone(run.fold_folder(fold)):
+                        self.take_over(run, fold)
                 train_run(run, folds)
                 predict_run(run, folds)
         except UserError as error:

@@ -3,7 +3,9 @@ has changed."""
 
 from __future__ import annotations
 
+from src.artifacts import Step
 from src.config import Config
+from src.locks import alone
 from src.rawfiles import raw_tables
 from src.steps import extra_step, folds_step, images_step, masks_step
 
@@ -20,6 +22,11 @@ def prepare(config: Config, force: bool = False) -> None:
         for step in steps:
             print(step.up_to_date_line())
         return
+    with alone(config.root / "data" / "folds.csv"):
+        _prepare(config, images, masks)
+
+
+def _prepare(config: Config, images: Step, masks: Step | None) -> None:
     from src.data.folds import build_folds, check_rare
     from src.data.identities import check_identities
     from src.data.images import build_cache, open_images

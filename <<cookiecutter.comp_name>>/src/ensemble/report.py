@@ -8,6 +8,7 @@ from typing import Any
 from src.artifacts import Step, read_json
 from src.config import Config
 from src.ensemble.stack import build_stack
+from src.locks import alone
 from src.optimism import caution
 from src.tasks import create_task
 
@@ -15,7 +16,11 @@ from src.tasks import create_task
 def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
     """Stack the member runs and print the table of candidates."""
     outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
-    metrics = build_stack(step, config, create_task(config), folders, outputs)
+    with alone(step.folder) as waited:
+        if waited and step.fresh():
+            metrics = read_json(step.folder / "metrics.json")
+        else:
+            metrics = build_stack(step, config, create_task(config), folders, outputs)
     print(table(metrics))
 
 

@@ -20,6 +20,7 @@ from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
 from src.inference.snapshots import load_models, mean_tables, model_files
 from src.inference.worst import show_worst
+from src.locks import alone
 from src.models.sizes import check_sizes
 from src.optimism import caution, mark, why_optimistic
 from src.report.outputs import describe_outputs
@@ -33,7 +34,28 @@ from src.training.pool import side_by_side
 def predict_run(run: Run, folds: tuple[int, ...]) -> None:
     """Bring the given folds' predictions up to date; with all folds there, the run's tables and CV too."""
     steps = {fold: predict_step(run, fold) for fold in folds}
-    todo = [fold for fold in folds if steps[fold].begin()]
+    stale = [step.folder for step in steps.values() if not step.fresh()]
+    with alone(*stale):
+        predict_folds(run, steps)
+    if set(folds) != set(range(run.config.cv.n_folds)):
+        for fold in folds:
+            table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
+            task, outputs = create_task(run.config), read_outputs(run)
+            score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
+            marked = caution(mark(why_optimistic(run.config, run.labels_from, fold)))
+            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows{marked}")
+        return
+    with alone(run.folder):
+        step = score_step(run)
+        if step.begin():
+            score_run(run, step)
+    metrics = read_json(run.folder / "metrics.json")
+    print(describe(run.name, metrics))
+
+
+def predict_folds(run: Run, steps: dict[int, Step]) -> None:
+    """Predict what is missing or stale of these folds, side by side."""
+    todo = [fold for fold, step in steps.items() if step.begin()]
     if todo:
         store = open_images(run.config)
         folds_of = read_folds(run.config)["fold"]
@@ -45,19 +67,6 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
         )
         jobs = [(run, fold, steps[fold]) for fold in todo]
         side_by_side(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
-    if set(folds) != set(range(run.config.cv.n_folds)):
-        for fold in folds:
-            table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
-            task, outputs = create_task(run.config), read_outputs(run)
-            score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
-            marked = caution(mark(why_optimistic(run.config, run.labels_from, fold)))
-            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows{marked}")
-        return
-    step = score_step(run)
-    if step.begin():
-        score_run(run, step)
-    metrics = read_json(run.folder / "metrics.json")
-    print(describe(run.name, metrics))
 
 
 def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:

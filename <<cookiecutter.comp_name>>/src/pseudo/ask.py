@@ -17,6 +17,7 @@ from src.data.masks import true_masks
 from src.inference.answers import Asked, identities
 from src.inference.predict import embed, predict, predict_maps
 from src.inference.snapshots import load_models, mean_tables
+from src.locks import alone
 from src.pseudo.steps import external_step, stop_step
 from src.steps import Run, images_step
 from src.tasks import create_task
@@ -30,7 +31,12 @@ def ask(run: Run, folds: tuple[int, ...], rows: Rows) -> None:
     """Bring each fold's `stop.parquet` (id, fold, target, predictions) or `extra.parquet` (id, predictions)
     up to date; both are seen as test rows are."""
     steps = {fold: (stop_step if rows == "stop" else external_step)(run, fold) for fold in folds}
-    jobs = [(run, fold, rows, steps[fold]) for fold in folds if steps[fold].begin()]
+    with alone(*(step.folder for step in steps.values() if not step.fresh())):
+        _ask(run, rows, steps)
+
+
+def _ask(run: Run, rows: Rows, steps: dict[int, Step]) -> None:
+    jobs = [(run, fold, rows, step) for fold, step in steps.items() if step.begin()]
     if not jobs:
         return
     if rows == "stop":

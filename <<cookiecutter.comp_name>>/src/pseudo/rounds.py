@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.artifacts import read_json, write_json
+from src.artifacts import Step, read_json, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
+from src.locks import alone
 from src.pseudo.ask import ask
 from src.pseudo.labels import label_round
 from src.pseudo.precision import estimated_precision
@@ -33,7 +34,16 @@ from src.training.launch import train_run
 def label_recursively(config: Config) -> None:
     """Run the rounds, each skipped where it is up to date, and write which were kept to
     `runs/<name>/pseudo.json`."""
-    step, task = pseudo_step(config), create_task(config)
+    step = pseudo_step(config)
+    with alone(step.folder / "pseudo.json") as waited:
+        if waited and step.fresh():
+            print(step.up_to_date_line())
+        else:
+            _label_recursively(config, step)
+
+
+def _label_recursively(config: Config, step: Step) -> None:
+    task = create_task(config)
     best = read_json(run_of(config).folder / "metrics.json")
     report = [{"round": 0, "run": config.name, **_cv(best), "kept": True}]
     for number in range(1, config.pseudo.rounds + 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from src.artifacts import write_text
 from src.config import UserError
+from src.locks import alone
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ def note(root: Path, row: LogRow) -> None:
     def same(old: dict[str, str]) -> bool:
         return old["ref"] == ref and (row.ref is not None or old["name"] == row.name)
 
-    rows = [old for old in read_log(root) if not same(old)]
-    rows.append({name: "" if value is None else str(value) for name, value in asdict(row).items()})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(log_path(root), text.getvalue())
+    with alone(log_path(root)):
+        rows = [old for old in read_log(root) if not same(old)]
+        rows.append({name: "" if value is None else str(value) for name, value in asdict(row).items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(log_path(root), text.getvalue())

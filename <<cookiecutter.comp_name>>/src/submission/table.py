@@ -15,6 +15,7 @@ from src.config import Config, UserError
 from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
 from src.decisions import Rule
+from src.locks import alone
 from src.optimism import caution
 from src.rawfiles import raw_tables
 from src.submission.forms import check_cells, check_runs, fill
@@ -25,6 +26,14 @@ from src.tasks.base import Task
 def write_submission(step: Step, config: Config, source: Path) -> None:
     """Write the CSV in the sample's row and column order, and beside it a JSON that says where it came
     from."""
+    with alone(step.folder / step.outputs[0]) as waited:
+        if waited and step.fresh():
+            print(step.up_to_date_line())
+        else:
+            _write_submission(step, config, source)
+
+
+def _write_submission(step: Step, config: Config, source: Path) -> None:
     task = create_task(config)
     dataset = read_json(config.root / "data" / "dataset.json")
     metrics = read_json(source / "metrics.json")

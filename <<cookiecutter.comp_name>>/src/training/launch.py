@@ -4,16 +4,20 @@ all of its processes."""
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
-from src.artifacts import write_yaml
+import torch
+
+from src.artifacts import Step, write_yaml
 from src.data.loaders import create_epochs, load_fold, training_rows
+from src.locks import alone
 from src.progress import Progress
 from src.steps import Run, train_step
 from src.tasks import create_task
 from src.tracking import prepare
 from src.training.fold import train_fold
 from src.training.pool import limit_torch, side_by_side
-from src.training.world import is_one_of_several, join
+from src.training.world import World, is_one_of_several, join
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
@@ -28,10 +32,17 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
         print(steps[fold].up_to_date_line())
     if not todo:
         return
-    for fold in todo:
-        if steps[fold].why():
-            print(f"{steps[fold].title}: {'; '.join(steps[fold].why())}")
-    todo = [fold for fold in todo if steps[fold].begin()]  # the earlier settings may have been set aside
+    with alone(*(steps[fold].folder for fold in todo)):
+        _train_side_by_side(run, {fold: steps[fold] for fold in todo})
+
+
+def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
+    for step in steps.values():
+        if step.why():
+            print(f"{step.title}: {'; '.join(step.why())}")
+    todo = [fold for fold, step in steps.items() if step.begin()]  # not one of earlier settings set aside
+    if not todo:  # nor one that another process has trained meanwhile
+        return
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     prepare(run.config)
     jobs = [(run, fold, steps[fold]) for fold in todo]
@@ -42,9 +53,16 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
 def _train_together(run: Run, folds: tuple[int, ...]) -> None:
     world, device = join(run.config)
     steps = {fold: train_step(run, fold) for fold in folds}
+    # the others cannot wait for long: the first one's silence ends them
+    held = alone(*(step.folder for step in steps.values()), wait=False) if world.first else nullcontext()
+    with held:
+        _train_by_all(run, steps, world, device)
+
+
+def _train_by_all(run: Run, steps: dict[int, Step], world: World, device: torch.device) -> None:
     todo: list[int] = []
     if world.first:
-        todo = [fold for fold in folds if steps[fold].begin()]
+        todo = [fold for fold, step in steps.items() if step.begin()]
         write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     todo = world.gather(todo)[0]
     limit_torch(run.config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
