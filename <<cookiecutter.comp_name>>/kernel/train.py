@@ -51,12 +51,11 @@ def main() -> None:
 
 def check_machine(gpus: int) -> None:
     """End at once on another machine than was asked for: Kaggle gives one in silence."""
-    listed = (
-        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-        if shutil.which("nvidia-smi")
-        else None
-    )
-    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")] if listed else []
+    try:
+        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120).stdout
+    except (OSError, subprocess.TimeoutExpired):  # it is not there, or its driver does not answer
+        said = ""
+    found = [line for line in said.splitlines() if line.startswith("GPU ")]
     print("\n".join(found) or "no GPU", flush=True)
     if len(found) < gpus:
         sys.exit(f"this machine has {len(found)} GPU(s), {gpus} were asked for: see kaggle.machine_shape")

@@ -1,7 +1,7 @@
 """One process at a time works on an artefact.
 
-The locks are advisory and the operating system's own (flock): one ends with the process that holds it, however
-that ends. What a process has locked, its forked workers have too.
+The locks are advisory and the operating system's own (flock): one ends with the process that holds it,
+however that ends. What a process has locked, its forked workers have too.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -538,12 +539,14 @@ def test_weights_that_cannot_be_fetched_are_one_plain_sentence(monkeypatch, erro
 
     def without_network(name, pretrained=False, **options):
         if pretrained:
+            assert socket.getdefaulttimeout() is not None  # a server that says nothing is not waited for
             raise error
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", without_network)
     with pytest.raises(UserError) as caught:
         create_model(architecture(), pretrained=True)
+    assert socket.getdefaulttimeout() is None
     assert str(caught.value) == (
         f"model.pretrained: the weights of test_resnet could not be fetched ({error}); "
         f"connect, give a file as model.weights, or set model.pretrained=false"

@@ -130,3 +130,17 @@ def test_what_looks_at_a_whole_batch_is_refused(prepared, override):
 def test_torch_compile_is_refused_and_not_left_out_in_silence(prepared):
     with pytest.raises(UserError, match=r"train\.compile is for one device"):
         check_world(read(prepared, "train.compile=true"))
+
+
+def test_others_that_do_not_come_are_said_in_a_sentence(prepared, monkeypatch):
+    def wait(*_, timeout):
+        assert timeout.total_seconds() > 0
+        raise torch.distributed.DistStoreError(
+            "Timed out after 1801 seconds waiting for clients. 1/2 joined."
+        )
+
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    with pytest.raises(UserError, match=r"process 1 of 2: .*Timed out"):
+        join(read(prepared))

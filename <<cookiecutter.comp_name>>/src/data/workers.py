@@ -1,18 +1,26 @@
-"""Processes that load batches: they end with the process they load for, and one that is killed is told from
-one that fails."""
+"""Processes that load batches: they end with the process they load for; one that is killed is told from one
+that fails, and none is waited for that does nothing."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from src.config import UserError
+from src.data.transfer import AHEAD, SHARED, came_by_value, lose_nothing, received, send
 from src.machine import live_with
+
+CHECK = 5.0  # seconds between two looks at what the processes do
+PATIENCE = 600.0  # seconds in which none of them reads or computes, and no batch comes
+BUSY = 0.05  # of a core: less is their watch over their parent
 
 
 class LoaderKilled(RuntimeError):
@@ -30,7 +38,8 @@ class Loader(DataLoader):
 def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
     """A loader of the whole batches that the sampler names and the data set makes.
 
-    Raises `LoaderKilled`, while it is read, where one of its processes was killed.
+    While it is read it raises `LoaderKilled` where one of its processes was killed, and `UserError` where
+    none of them does anything for ten minutes while a batch is waited for.
     """
     context = ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn") if workers else None
     return Loader(
@@ -38,21 +47,97 @@ def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: 
         sampler=sampler,
         batch_size=None,  # a sampler of whole batches: one fetch, one buffer
         num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        collate_fn=send,
         multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again: 15 s
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=functools.partial(live_with, os.getpid()) if workers else None,
+        worker_init_fn=functools.partial(_begin, os.getpid()) if workers else None,
         generator=torch.Generator(),  # its own: the global one must not move where an epoch is gone on with
     )
 
 
+def _begin(parent: int, _: int) -> None:
+    live_with(parent)
+    lose_nothing()
+
+
 def _watched(batches: Iterator[Any]) -> Iterator[Any]:
+    workers = getattr(batches, "_workers", ())
+    watch = Watchdog(workers)
     try:
-        yield from batches
+        for batch in watch.over(batches):
+            if came_by_value(batch):
+                _say_by_value(len(workers))
+            yield received(batch)
     except (RuntimeError, OSError, EOFError) as error:
-        workers = getattr(batches, "_workers", ())
         for worker in workers:
             worker.join(timeout=0.1)  # it may be dying
+        if watch.barked:
+            raise UserError(
+                f"the processes that load images did nothing for {PATIENCE / 60:g} minutes, and were ended: "
+                f"see whether the disk answers; runtime.workers=0 does without them. The same command goes on"
+            ) from error
         if any((worker.exitcode or 0) < 0 for worker in workers):
             raise LoaderKilled("a process that loads images was killed") from error
         raise
+
+
+@functools.cache  # once
+def _say_by_value(workers: int) -> None:
+    print(
+        f"{SHARED} is too small for the batches of {workers} loader process(es): they come through pipes, "
+        f"which is slower (docker run --shm-size=2g gives more of it)",
+        flush=True,
+    )
+
+
+class Watchdog:
+    """Ends the workers of a loader when none has done anything for `PATIENCE` seconds while a batch is waited
+    for; the loader then raises. A slow disk is no silence: what reads or computes is let alone."""
+
+    def __init__(self, workers: Sequence[Any]):
+        self.workers = workers
+        self.waiting, self.barked, self.ended = False, False, threading.Event()
+
+    def over(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, watched."""
+        if self.workers:
+            threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            while True:
+                self.waiting = True
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                self.waiting = False
+                yield batch
+        finally:
+            self.ended.set()
+
+    def _watch(self) -> None:
+        silent, before = 0.0, self._done()  # counted in looks: a process that was paused has missed none
+        while not self.ended.wait(CHECK):
+            now = self._done()
+            idle = now[0] - before[0] < BUSY * CHECK and now[1] == before[1]
+            silent, before = (silent + CHECK if self.waiting and idle else 0.0), now
+            if silent >= PATIENCE:
+                self.barked = True
+                for worker in self.workers:
+                    worker.kill()
+                return
+
+    def _done(self) -> tuple[float, int]:
+        """Seconds of a core and bytes read so far by all workers; where the system does not say, none."""
+        seconds, read = 0.0, 0
+        for worker in self.workers:
+            try:
+                process = Path("/proc", str(worker.pid))
+                times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                lines = (process / "io").read_text().splitlines()
+            except (OSError, ValueError):
+                continue
+            seconds += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+            read += sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "read_bytes")))
+        return seconds, read

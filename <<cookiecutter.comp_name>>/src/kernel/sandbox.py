@@ -70,8 +70,11 @@ def namespaces() -> bool:
     """Whether this machine lets us make some."""
     if shutil.which(ENTER[0]) is None:
         return False
-    done = subprocess.run([*ENTER, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
-    return done.returncode == 0
+    try:
+        command = [*ENTER, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def run_kernel(

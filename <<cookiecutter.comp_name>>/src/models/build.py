@@ -3,6 +3,7 @@ after."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from src.models.network import ImageNetwork, Network, PixelNetwork
 from src.models.parts import check_rows
 from src.models.segmentation import Levels
 
+NO_ANSWER = 60.0  # seconds until a server that says nothing counts as gone; torch.hub sets no limit
+
 __all__ = ["Architecture", "Network", "create_model", "embedding_length"]
 
 
@@ -32,7 +35,9 @@ def create_model(
     backbone, or the backbone does not suit what the architecture asks of it.
     """
     download = pretrained and state is None
+    limit = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(NO_ANSWER)
         backbone = create_backbone(architecture, download)
     except UserError:
         raise
@@ -44,6 +49,8 @@ def create_model(
             f"model.pretrained: the weights of {architecture.backbone} could not be fetched "
             f"({_first_line(error)}); connect, give a file as model.weights, or set model.pretrained=false"
         ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
     _start(backbone, architecture, state)
     if architecture.decoder is None:
         return _image_network(architecture, backbone)

@@ -146,16 +146,17 @@ def provenance(
 
 
 def git_commit(root: Path) -> str | None:
-    """The project's commit, with `+` where there are changes since; None outside git."""
+    """The project's commit, with `+` where there are changes since; None outside git, and where it does not
+    answer."""
     import subprocess
 
     try:
         commit, changes = (
             subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+                ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=60
             ).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return commit.strip() + ("+" if changes.strip() else "")

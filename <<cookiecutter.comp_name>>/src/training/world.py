@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from src.config import Config, UserError
+
+LIMIT = timedelta(minutes=30)  # to meet, and later for the slowest to come to the same step
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def is_one_of_several() -> bool:
 def join(config: Config) -> tuple[World, torch.device]:
     """Meet the other processes; gives this one's place among them, and its device.
 
-    Raises `UserError` for what is learned from a whole batch in one place.
+    Raises `UserError` for what is learned from a whole batch in one place, and where the others do not come.
     """
     check_world(config)
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -81,7 +84,13 @@ def join(config: Config) -> tuple[World, torch.device]:
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=LIMIT)
+        except RuntimeError as error:  # one of them failed, was not started, or looks in another place
+            first = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"process {rank} of {size}: the others did not come ({first}); see what they say, and whether all were started with the same number and place to meet"
+            ) from error
     return World(rank, size), device
 
 
