@@ -42,9 +42,15 @@ def writing(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if why := _WHY.get(_number(error)):
+        if why := why_not_written(_number(error)):
             raise UserError(f"{path}: cannot be written, {why}") from error
         raise
+
+
+def why_not_written(number: int | None) -> str | None:
+    """What an error number of the system means for somebody who wanted to write, and what to do; None for
+    any other error."""
+    return _WHY.get(number)
 
 
 def _number(error: BaseException | None) -> int | None:
@@ -97,6 +103,8 @@ _WHY = {
     errno.EFBIG: "the disk takes no file so large (FAT ends at 4 GB; see `ulimit -f`); work on another one",
     errno.EEXIST: "a file stands where its folder should be; move that file away",
     errno.ENOTDIR: "a file stands where its folder should be; move that file away",
+    errno.EISDIR: "a folder stands where the file should be; move that folder away",
+    errno.ENAMETOOLONG: "its name is too long for this disk",
 }
 
 

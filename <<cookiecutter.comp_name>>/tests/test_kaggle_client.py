@@ -120,7 +120,19 @@ PRINTED = {
     HTTP.format(429, "Too Many Requests"): 429,
     "Too many requests": 429,
     "503 Server Error: Service Unavailable for url: https://api.kaggle.com/v1/x": 503,
+    "404 Not Found": 404,
+    "404: not found": 404,
+    "not found": 404,
+    "NOT_FOUND": 404,
+    "Kaggle answered HTTP 404": 404,
+    '{"code": 503, "message": "try again"}': 503,  # as its JSON, and as the message alone
+    "The service is currently unavailable.": 503,
+    "Internal error encountered.": 500,
+    "504 Gateway Time-out": 504,
+    "Max retries exceeded with url: /x (Caused by ResponseError('too many 502 error responses'))": 502,
+    "Request failed: 503 Server Error: x. Will retry in 2.0 seconds\n403 Client Error: Forbidden": 403,
     "Metadata file not found: dataset-metadata.json": None,
+    "FileNotFoundError: [Errno 2] No such file or directory: 'a/503'": None,
     "The dataset slug must be between 6 and 50 characters": None,
 }
 
@@ -129,7 +141,9 @@ PRINTED = {
 def test_the_status_behind_what_the_client_prints(text):
     assert status_of(text) == PRINTED[text]
     error = failure(text, ("kernels", "push"), about_kernel("quickfox/leaf-infer"))
-    assert isinstance(error, Busy if PRINTED[text] in (429, 503) else Refused)
+    later = PRINTED[text] is not None and (PRINTED[text] == 429 or PRINTED[text] >= 500)
+    assert isinstance(error, Busy if later else Refused)
+    assert error.status == PRINTED[text]
     assert "\n" not in str(error)
     if PRINTED[text] is None:
         assert text in str(error)
@@ -146,6 +160,58 @@ def test_the_status_behind_what_the_client_prints(text):
 )
 def test_a_lost_connection_may_go_well_later(text):
     assert isinstance(failure(text, ("kernels", "status"), About("kernel x")), Busy)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("429 Client Error: Too Many Requests for url: x", None),
+        ("429 Client Error: Too Many Requests\nRetry-After: 37", 37.0),
+        ("Rate limited (HTTP 429). Retrying in 3.0 seconds... (attempt 1/5)", 3.0),
+        ("Request failed: 429 Client Error: x. Will retry in 2.5 seconds\nToo many requests", 2.5),
+    ],
+)
+def test_too_many_requests_carry_the_seconds_that_kaggle_asks_to_wait(text, seconds):
+    error = failure(text, ("kernels", "push"), About("kernel x"))
+    assert (type(error), error.status, error.after) == (Busy, 429, seconds)
+    assert ("some minutes" if seconds is None else f"{seconds:.0f} s") in str(error)
+
+
+def test_waiting_pauses_as_long_as_kaggle_asks(quick, monkeypatch):
+    pauses, looks = [], iter([Busy("slow down", 429, 37.0), ("running", None), ("complete", 1)])
+    monkeypatch.setattr(waiting.time, "sleep", pauses.append)
+
+    def look():
+        if isinstance(one := next(looks), Busy):
+            raise one
+        return one
+
+    assert waiting.wait_for("kernel x", look, hours=1, after="") == 1
+    assert pauses == [37.0, 0.0]
+
+
+def test_a_full_disk_is_no_matter_of_the_connection(tmp_path):
+    full = "Connection error: OSError: [Errno 28] No space left on device\nDownload failed after 5 retries."
+    error = failure(full, ("competitions", "download", "x", "-p", str(tmp_path)), About("competition x"))
+    assert type(error) is UserError
+    assert str(tmp_path) in str(error)
+    assert "disk is full" in str(error)
+    refused = "Connection error: [Errno 111] Connection refused"
+    assert isinstance(failure(refused, ("competitions", "download"), About("competition x")), Busy)
+
+
+def test_a_look_at_what_is_printed_can_end_a_transfer(stub):
+    stub("echo first; echo second; exec sleep 60")
+    seen = []
+
+    def look(printed: str) -> None:
+        seen.append(printed)
+        if "second" in printed:
+            raise Busy("enough")
+
+    with pytest.raises(Busy, match="enough"):
+        call("competitions", "download", about=About("x"), watch=True, look=look)
+    assert seen[-1].splitlines() == ["first", "second"]
 
 
 def test_a_verb_that_the_client_does_not_know_points_at_the_right_client():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -11,11 +12,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 from src.config import UserError
+from src.kaggle import transfer
+from src.kaggle.client import Busy
 from src.kaggle.unpack import unpack
 
 pytest_plugins = ["kaggle_server.desk"]
@@ -92,11 +96,53 @@ def test_equal_files_are_kept_and_others_are_replaced_whole(tmp_path):
     os.utime(raw / "same.csv", (1, 1))
     done = unpack(archive, raw)
     assert done.written == 2
-    assert done.sizes == {"same.csv": 1, "other.csv": 1, "new.csv": 1}
+    assert {name: size for name, (size, _) in done.files.items()} == {
+        "same.csv": 1, "other.csv": 1, "new.csv": 1,
+    }  # fmt: skip
     assert (raw / "same.csv").stat().st_mtime == 1
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == {
         "same.csv": b"1", "other.csv": b"2", "new.csv": b"3", "mine.txt": b"kept",
     }  # fmt: skip
+
+
+def test_without_replace_only_a_file_that_is_as_it_came_before_makes_room_for_a_newer_one(tmp_path):
+    raw, members = tmp_path / "raw", {"mended.csv": b"old", "untouched.csv": b"old", "gone.csv": b"old"}
+    came = unpack(make_archive(tmp_path / "a.zip", members), raw).files
+    (raw / "mended.csv").write_bytes(b"OLD")  # of the same size
+    (raw / "found.csv").write_bytes(b"of somebody else")
+    (raw / "gone.csv").unlink()
+    newer = make_archive(tmp_path / "b.zip", dict.fromkeys([*members, "found.csv"], b"new"))
+    done = unpack(newer, raw, replace=False, came=came)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == {
+        "mended.csv": b"OLD", "untouched.csv": b"new", "gone.csv": b"new", "found.csv": b"of somebody else",
+    }  # fmt: skip
+    assert (sorted(done.kept), done.written) == (["found.csv", "mended.csv"], 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["a", "a/b"], "is a file there, and a folder"),
+        (["a/b", "a"], "is a file there, and a folder"),
+        (["x" * 300 + ".png"], r"\(304 characters\).* too long"),
+        (["é" * 200], "too long"),  # 400 bytes
+        (["folder"], r"folder is a folder: move that away"),
+    ],
+)
+def test_a_name_that_no_disk_can_have_is_a_sentence_and_nothing_is_unpacked(tmp_path, names, why):
+    (tmp_path / "raw/folder").mkdir(parents=True)
+    archive = make_archive(tmp_path / "a.zip", dict.fromkeys(["train.csv", *names], b"1"))
+    with pytest.raises(UserError, match=why):
+        unpack(archive, tmp_path / "raw")
+    assert everything(tmp_path / "raw") == set()
+
+
+def test_the_longest_name_that_a_disk_takes_is_unpacked_and_a_file_in_the_way_is_named(tmp_path):
+    name = "x" * 251 + ".png"
+    unpack(make_archive(tmp_path / "a.zip", {name: b"1"}), tmp_path / "raw")
+    assert everything(tmp_path / "raw") == {name}
+    with pytest.raises(UserError, match=rf"{name}/b: cannot be written, a file stands where"):
+        unpack(make_archive(tmp_path / "b.zip", {f"{name}/b": b"1"}), tmp_path / "raw")
 
 
 def test_a_damaged_member_is_named_and_leaves_nothing_half_written(tmp_path):
@@ -114,7 +160,7 @@ def test_an_archive_in_the_archive_is_unpacked_beside_it(tmp_path):
     raw = tmp_path / "raw"
     done = unpack(make_archive(tmp_path / "a.zip", {"train.zip": bare, "test.zip": whole}), raw)
     assert everything(raw) == {"train.zip", "test.zip", "train/1.png", "train/2.png", "test/3.png"}
-    assert done.sizes.keys() == everything(raw)
+    assert done.files.keys() == everything(raw)
     with pytest.raises(UserError, match="outside"):
         unpack(make_archive(tmp_path / "b.zip", {"evil.zip": evil}), raw)
     assert not (raw / "4.png").exists()
@@ -144,9 +190,77 @@ def test_the_files_come_once_and_what_is_missing_comes_again(desk):
     assert desk.calls() == ["DownloadDataFiles"]
     assert "up to date" in desk.run("data").out
     assert desk.calls() == []
-    (raw / "train.csv").write_text("short")
+
+
+def test_a_table_mended_by_hand_is_kept_until_force_and_a_withdrawn_file_leaves_the_raw_folder(desk):
+    raw, public = desk.root / "data" / "raw", desk.competition.public
+    (public / "leak.csv").write_text("id\n")
     assert desk.run("data").code == 0
-    assert (raw / "train.csv").read_bytes() == (desk.competition.public / "train.csv").read_bytes()
+    (raw / "train.csv").write_text("mended")
+    desk.calls()
+    said = desk.run("data")
+    assert (said.code, desk.calls()) == (0, [])
+    assert re.search(r"train\.csv: .*kept.*ARGS=--force", said.out)
+
+    (public / "leak.csv").unlink()
+    (desk.store.root / "archives/even-numbers.zip").unlink()
+    (raw / "test.csv").unlink()  # so it is downloaded again, though not with --force
+    said = desk.run("data")
+    assert said.code == 0, said.err
+    assert (raw / "train.csv").read_text() == "mended"
+    assert re.search(r"train\.csv: .*kept", said.out)
+    assert "has withdrawn leak.csv" in said.out
+    assert everything(raw) == {"train.csv", "test.csv", "sample_submission.csv"}
+    assert (desk.root / "data/download/withdrawn/leak.csv").read_text() == "id\n"
+
+    assert desk.run("data", "--force").code == 0
+    assert (raw / "train.csv").read_bytes() == (public / "train.csv").read_bytes()
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_lost_connection_and_then_an_error_page_cost_nothing_of_what_came(desk, status):
+    content = random.Random(0).randbytes(3 * 2**20)
+    (desk.competition.public / "big.bin").write_bytes(content)
+    desk.store.faults.update({"get_broken": 1, f"get_{status}": 1})
+    said = desk.run("data")
+    assert said.code == 0, said.err
+    assert (desk.root / "data/raw/big.bin").read_bytes() == content
+    assert re.search(rf"\({status}\).* 1\.0 MiB of even-numbers\.zip are here", said.out), said.out
+    assert desk.store.sent[-1][1] == 2**20  # it went on behind them: the client writes whole mebibytes
+
+
+def test_a_page_that_an_earlier_call_left_as_the_start_of_the_archive_is_no_start(desk):
+    archive = desk.write("data/download/even-numbers.zip", "<!DOCTYPE html><html>403</html>")
+    desk.write(f"data/download/{archive.name}.kaggle-partial", "{}")
+    (desk.root / "data/raw/test.csv").unlink()
+    assert desk.run("data").code == 0
+    assert desk.store.sent == [("even-numbers.zip", 0)]
+
+
+def test_a_disk_that_fills_up_or_is_too_small_is_no_lost_connection(tmp_path, monkeypatch):
+    archive = tmp_path / "digits.zip"
+    full = (
+        "\nConnection error: OSError: [Errno 28] No space left on device\nRetrying in 2.5 seconds..."
+    )
+
+    def prints(*_, look, **__):
+        look(full)
+
+    monkeypatch.setattr(transfer, "call", prints)
+    with pytest.raises(UserError, match=rf"{tmp_path}: cannot be written, the disk is full") as error:
+        transfer.fetch("digits", tmp_path, tmp_path / "raw")
+    assert not isinstance(error.value, Busy)
+
+    archive.write_bytes(b"PK" + bytes(2**20 - 2))
+    transfer.marker_of(archive).write_text('{"size": 10737418240}')
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 * 2**30))
+    full = ""
+    with pytest.raises(UserError, match=r"downloading digits\.zip takes 10\.0 GiB, the disk has 5\.0"):
+        transfer.fetch("digits", tmp_path, tmp_path / "raw")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=15 * 2**30))
+    with pytest.raises(UserError, match=r"with the files that are in it takes 20\.0 GiB"):
+        transfer.fetch("digits", tmp_path, tmp_path / "raw")
+    assert archive.exists()  # what came is kept
 
 
 def test_a_killed_download_goes_on_where_it_was(desk):
@@ -236,8 +350,6 @@ def test_what_goes_wrong_is_one_sentence_and_the_raw_folder_stays_as_it_was(
     before = snapshot(desk.root / "data" / "raw")
     arrange(desk, monkeypatch)
     said = desk.run("data")
-    import re
-
     assert re.search(sentence, said.sentence), said.sentence
     assert snapshot(desk.root / "data" / "raw") == before
     assert not list((desk.root / "data" / "download").glob("*.json"))

@@ -7,16 +7,21 @@ well later. A call that comes back has not succeeded yet: the client exits with 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import selectors
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from src.artifacts import why_not_written
 from src.config import UserError
 
 LIMIT = 300.0  # seconds for an answer: on a connection that died the client would wait for ever
@@ -25,18 +30,36 @@ LIMIT = 300.0  # seconds for an answer: on a connection that died the client wou
 # with VERBOSE it prints the key among its replies.
 UNWANTED = ("KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_TOKEN", "KAGGLE_PROXY", "VERBOSE", "VERBOSE_OUTPUT")
 
-# What Kaggle says without a number, and the HTTP status it means.
+# A status where the client gives it as a number: "404 Client Error: ...", "404 - Forbidden", "404 Not Found",
+# "HTTP 429", '"code": 503', "<Response [502]>", "too many 503 error responses".
+NUMBER = re.compile(
+    r"\b([45]\d\d) (?:Client|Server) Error"
+    r"|(?:^|>)\W{0,2}([45]\d\d)(?= ?[-:]| [A-Z]|\W*$)"
+    r"|(?i:\b(?:HTTP(?:/[\d.]+)?|status(?:[ _]?code)?|code|error)\W{1,4})([45]\d\d)\b"
+    r"|<Response \[([45]\d\d)\]>|\(([45]\d\d)\)"
+    r"|too many ([45]\d\d) error responses",
+    re.MULTILINE,
+)
+# What Kaggle says without a number (of a JSON reply the client prints the message alone), and its status.
 WORDS = {
-    r"Authentication required|Unauthenticated|Unauthorized|Invalid credentials": 401,
-    r"must accept this competition|Permission '[\w.]+' was denied|Forbidden": 403,
-    r"\bNot Found\b|was not found": 404,
-    r"(?i)too many requests|rate limit": 429,
+    r"Authentication required|unauthenticated|unauthorized|invalid credentials": 401,
+    r"must accept this competition|permission '[\w.]+' was denied|permission[_ ]denied|forbidden": 403,
+    r"(?<!file)(?<!file )(?<!module)not[ _-]?found\b": 404,  # a file that is not found is one of this machine
+    r"too many requests|rate limit|resource[_ ]exhausted": 429,
+    r"internal (?:server )?error": 500,
+    r"bad gateway": 502,
+    r"(?:temporarily|currently|service|backend) (?:is )?(?:\w+ )?unavailable|^\W*unavailable\b": 503,
+    r"gateway time-?out|deadline[_ ]exceeded": 504,
 }
+AFTER = re.compile(r"retry[- ]after\W{1,4}(\d+(?:\.\d+)?)|retry(?:ing)? in (\d+(?:\.\d+)?) ?s", re.IGNORECASE)
 LOST = re.compile(
     r"failed to (?:establish a new connection|resolve)|connection (?:refused|reset|aborted|error)|timed out"
-    r"|remote end closed|incompleteread|unable to connect|max retries exceeded",
+    r"|remote end closed|incompleteread|unable to connect|max retries exceeded"
+    r"|does not match expected size",
     re.IGNORECASE,
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of this machine's disk, not of the network
+LOOK_EVERY = 0.5  # seconds
 
 
 class Refused(UserError):
@@ -48,7 +71,13 @@ class Refused(UserError):
 
 
 class Busy(UserError):
-    """Kaggle could not be reached, has trouble, or asks to slow down: the same call may go well later."""
+    """Kaggle could not be reached, has trouble, or asks to slow down: the same call may go well later.
+    `status` is the HTTP status, `after` the seconds that Kaggle asks to wait, None where the client gave
+    none."""
+
+    def __init__(self, message: str, status: int | None = None, after: float | None = None):
+        super().__init__(message)
+        self.status, self.after = status, after
 
 
 @dataclass(frozen=True)
@@ -78,12 +107,15 @@ def find_client() -> Path | None:
     return Path(found) if found else None
 
 
-def call(*arguments: str, about: About, watch: bool = False) -> str:
+def call(
+    *arguments: str, about: About, watch: bool = False, look: Callable[[str], None] | None = None
+) -> str:
     """Run `kaggle ARGUMENTS` to its end and give what it printed, both streams together.
 
     With `watch`, for transfers, it may take any time, and its progress bar is shown where there is a
-    terminal. Raises `Refused` or `Busy` with one sentence where it failed, `UserError` where there is no
-    client.
+    terminal. `look` is called again and again with what stands on stdout so far; what it raises ends the
+    client. Raises `Refused` or `Busy` with one sentence where it failed, `UserError` where there is no
+    client or no room on the disk.
     """
     client = find_client()
     if client is None:
@@ -92,7 +124,7 @@ def call(*arguments: str, about: About, watch: bool = False) -> str:
             "run `make setup`, or install requirements/kaggle.in"
         )
     environment = {key: value for key, value in os.environ.items() if key not in UNWANTED}
-    environment["PYTHONIOENCODING"] = "utf-8"
+    environment |= {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [str(client), "-W", *arguments],
         env=environment,
@@ -107,10 +139,13 @@ def call(*arguments: str, about: About, watch: bool = False) -> str:
     if not watch:
         alarm.start()
     try:
-        printed = process.stdout.read()
+        printed = _read(process.stdout, look)
         code = process.wait()
     except BaseException:
         process.terminate()  # an interrupted client would exit with 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
         raise
     finally:
         expired = not watch and alarm.finished.is_set()
@@ -123,6 +158,21 @@ def call(*arguments: str, about: About, watch: bool = False) -> str:
     if code != 0:
         raise failure(text, arguments, about)
     return text
+
+
+def _read(stream: IO[bytes], look: Callable[[str], None] | None) -> bytes:
+    """A stream to its end, with a `look` at what has come by now."""
+    printed = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if selector.select(None if look is None else LOOK_EVERY):
+                chunk = os.read(stream.fileno(), 65536)
+                printed += chunk
+                if not chunk:
+                    return printed
+            if look is not None:
+                look(printed.decode("utf-8", errors="replace"))
 
 
 def _hear(stream: IO[bytes], heard: list[bytes], show: bool) -> None:
@@ -148,6 +198,10 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
             f"this kaggle client does not know `kaggle {' '.join(arguments[:2])}` as it is used here: "
             f"install requirements/kaggle.in"
         )
+    full = re.search(r"\[Errno (\d+)\][^\n:]*(?:: '([^'\n]+)')?", text)
+    if full and int(full[1]) in FULL:
+        place = full[2] or (arguments[arguments.index("-p") + 1] if "-p" in arguments else about.what)
+        return UserError(f"{place}: cannot be written, {why_not_written(int(full[1]))}")
     status = status_of(text)
     if status == 401:
         return Refused(f"Kaggle knows no key of yours (401): {key_advice()}", 401)
@@ -156,13 +210,19 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
     if status == 404:
         return Refused(f"{about.what}: there is none of that name on Kaggle (404); mend its slug", 404)
     if status == 429:
+        after = wait_of(text)
+        pause = "some minutes" if after is None else f"{after:.0f} s, as Kaggle asks,"
         return Busy(
-            f"{about.what}: too many requests (429): wait some minutes and run the same command again, "
-            f"it goes on where it stopped"
+            f"{about.what}: too many requests (429): wait {pause} and run the same command again, "
+            f"it goes on where it stopped",
+            status,
+            after,
         )
     if status is not None and status >= 500:
         return Busy(
-            f"{about.what}: Kaggle has trouble ({status}): run the same command again in some minutes"
+            f"{about.what}: Kaggle has trouble ({status}): run the same command again in some minutes",
+            status,
+            wait_of(text),
         )
     lost = LOST.search(text)
     if lost:
@@ -171,11 +231,19 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
 
 
 def status_of(text: str) -> int | None:
-    """The HTTP status that a printed failure stands for, or None."""
-    number = re.search(r"\b([45]\d\d) (?:Client|Server) Error|^([45]\d\d) - ", text, re.MULTILINE)
-    if number:
-        return int(number[1] or number[2])
-    return next((status for words, status in WORDS.items() if re.search(words, text)), None)
+    """The HTTP status that a printed failure stands for, or None: the last number that the client gave, else
+    what the words mean."""
+    numbers = [next(filter(None, found.groups())) for found in NUMBER.finditer(text)]
+    if numbers:
+        return int(numbers[-1])
+    flags = re.MULTILINE | re.IGNORECASE
+    return next((status for words, status in WORDS.items() if re.search(words, text, flags)), None)
+
+
+def wait_of(text: str) -> float | None:
+    """The seconds of a `Retry-After` that the client printed, or None."""
+    found = [float(one[1] or one[2]) for one in AFTER.finditer(text)]
+    return found[-1] if found else None
 
 
 def last_words(text: str) -> str:

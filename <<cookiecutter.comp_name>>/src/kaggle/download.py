@@ -1,70 +1,91 @@
 """`make data`: the competition's files from Kaggle into the raw folder, resumable, safely unpacked, checked.
 
 The archive lies in `data/download/` while it comes in and is removed once all it holds is in place; a list of
-what came stays there, so that the next call does nothing.
+what came stays there, so that the next call does nothing, and a file that was changed by hand is known.
 """
 
 from __future__ import annotations
 
-import zipfile
+import shutil
 from pathlib import Path
 
-from src.artifacts import read_json, write_json
-from src.config import Config, UserError
-from src.kaggle.client import about_competition, call
+from src.artifacts import read_json, write_json, writing
+from src.config import Config
+from src.kaggle.lock import only_one
 from src.kaggle.names import competition
 from src.kaggle.receipts import now
-from src.kaggle.unpack import unpack
+from src.kaggle.transfer import fetch, marker_of
+from src.kaggle.unpack import Unpacked, is_file, unpack
+
+SHOWN = 3  # names of a list of files
 
 
 def download(config: Config, force: bool = False) -> None:
-    """Bring the competition's files into `data.raw`, those that are not there yet."""
+    """Bring the competition's files into `data.raw`, those that are not there yet. Only `force` replaces a
+    file that was changed by hand."""
     slug, raw = competition(config), config.root / config.data.raw
     folder = config.root / "data" / "download"
-    record = folder / f"{slug}.json"
-    under_way = (folder / f"{slug}.zip").exists()
-    if not force and not under_way and in_place(record, raw):
-        print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
-        return
-    archive = fetch(slug, folder, force)
-    unpacked = unpack(archive, raw)
-    write_json(record, {"when": now(), "competition": slug, "files": unpacked.sizes})
-    archive.unlink()
-    sizes = unpacked.sizes
-    print(
-        f"{raw}: {len(sizes):,} file(s), {sum(sizes.values()) / 2**20:,.1f} MiB, {unpacked.written:,} of "
-        f"them written anew; next: `make sniff`"
-    )
-
-
-def fetch(slug: str, folder: Path, force: bool = False) -> Path:
-    """The competition's archive, whole. An interrupted download goes on where it was."""
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{slug}: downloading; stop it when you like, the same command goes on")
-    arguments = ["competitions", "download", slug, "-p", str(folder), *(["--force"] if force else [])]
-    call(*arguments, about=about_competition(slug), watch=True)
-    archive = folder / f"{slug}.zip"
-    if not archive.is_file():
-        there = ", ".join(sorted(p.name for p in folder.glob(f"{slug}.*"))) or "nothing"
-        raise UserError(
-            f"{folder}: the kaggle client ended without an error and without {slug}.zip (there is {there}); "
-            f"run `make data` again, or download the files by hand into the raw folder"
-        )
-    if not zipfile.is_zipfile(archive):
+    record, archive = folder / f"{slug}.json", folder / f"{slug}.zip"
+    with only_one(config, "data"):
+        before = files_that_came(record)
+        if before and not force and not archive.exists() and all((raw / name).is_file() for name in before):
+            changed = [name for name, (size, _) in before.items() if (raw / name).stat().st_size != size]
+            print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
+            say_kept(raw, changed)
+            return
+        if force and not marker_of(archive).exists():  # a whole one that is not the newest, or damaged
+            archive.unlink(missing_ok=True)
+        fetch(slug, folder, raw)
+        unpacked = unpack(archive, raw, replace=force, came=before)
+        withdraw(raw, folder / "withdrawn", before, unpacked, force)
+        write_json(record, {"when": now(), "competition": slug, "files": unpacked.files})
         archive.unlink()
-        raise UserError(
-            f"{archive}: what came is no zip archive (a page that asks for something?); it was removed: "
-            f"open kaggle.com/competitions/{slug}/data in a browser, then run `make data` again"
-        )
-    return archive
+    total = sum(size for size, _ in unpacked.files.values())
+    print(
+        f"{raw}: {len(unpacked.files):,} file(s), {total / 2**20:,.1f} MiB, {unpacked.written:,} of them "
+        f"written anew; next: `make sniff`"
+    )
+    say_kept(raw, unpacked.kept)
 
 
-def in_place(record: Path, raw: Path) -> bool:
-    """Whether every file that came with the last download is still there at its size."""
-    if not record.exists():
-        return False
+def files_that_came(record: Path) -> dict[str, tuple[int, int]]:
+    """Size and CRC of every file of the last download, by its path below the raw folder; none where there is
+    no such list."""
     try:
-        files = read_json(record)["files"].items()
+        return {name: (int(size), int(crc)) for name, (size, crc) in read_json(record)["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return all((raw / name).is_file() and (raw / name).stat().st_size == size for name, size in files)
+        return {}
+
+
+def withdraw(
+    raw: Path, aside: Path, before: dict[str, tuple[int, int]], unpacked: Unpacked, force: bool
+) -> None:
+    """Move the files that came before and are not in the newest archive out of the raw folder: Kaggle has
+    withdrawn them. Without `force` one that was changed by hand stays."""
+    gone = [name for name in before if name not in unpacked.files and (raw / name).is_file()]
+    moved = [name for name in gone if force or is_file(raw / name, *before[name])]
+    for name in moved:
+        with writing(aside / name):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(raw / name, aside / name)
+    if moved:
+        print(f"{raw}: Kaggle has withdrawn {listed(moved)}; moved to {aside}")
+    unpacked.kept.extend(sorted(set(gone) - set(moved)))
+    for name, known in before.items():
+        if name in unpacked.kept and name not in unpacked.files:
+            unpacked.files[name] = known
+
+
+def say_kept(raw: Path, names: list[str]) -> None:
+    """Name the files that are not Kaggle's."""
+    if names:
+        print(
+            f"{raw}: {listed(names)}: not as Kaggle has it, and kept (changed by hand?); "
+            f"`make data ARGS=--force` puts Kaggle's in its place"
+        )
+
+
+def listed(names: list[str]) -> str:
+    """The first few of some names."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

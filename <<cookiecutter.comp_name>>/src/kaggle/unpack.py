@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,46 +18,76 @@ from src.progress import Progress
 
 CHUNK = 2**20
 SPARE = 2**28  # bytes of the disk left free
+NAME, PATH = 255, 4000  # bytes of a file's name, and of its whole path, that every usual disk takes
 
 
 @dataclass
 class Unpacked:
-    """What an archive held: sizes by path below the folder, and how many files had to be written."""
+    """What an archive held: size and CRC by path below the folder; how many files had to be written; and
+    which were kept though the archive has others of their names."""
 
-    sizes: dict[str, int] = field(default_factory=dict)
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
     written: int = 0
+    kept: list[str] = field(default_factory=list)
 
 
-def unpack(archive: Path, folder: Path) -> Unpacked:
+def unpack(
+    archive: Path,
+    folder: Path,
+    replace: bool = True,
+    came: dict[str, tuple[int, int]] | None = None,
+) -> Unpacked:
     """Unpack a zip archive into `folder`.
 
     A file that is there with the size and CRC of the archive's is kept, so a killed call goes on where it
-    was. An archive within the archive is unpacked too, into the folder of its name unless it brings that
-    folder itself. Raises `UserError` for a damaged archive and, before anything of it is written, for a
-    member that would land outside, is a link or no plain file.
+    was. Without `replace` any other file that is there is kept too, unless it is still as it `came` with an
+    archive before. An archive within the archive is unpacked too, into the folder of its name unless it
+    brings that folder itself. Raises `UserError` for a damaged archive and, before anything of it is
+    written, for a member that would land outside, is a link or no plain file, or cannot have its name here.
     """
     done = Unpacked()
-    _unpack(archive, folder, folder, done)
-    for name in [name for name in done.sizes if name.lower().endswith(".zip")]:
+    job = _Job(folder, replace, came or {}, done)
+    _unpack(archive, folder, job)
+    for name in [name for name in done.files if name.lower().endswith(".zip")]:
         inner = folder / name
         if zipfile.is_zipfile(inner):
             with zipfile.ZipFile(inner) as opened:
                 brings_it = all(PurePosixPath(n).parts[:1] == (inner.stem,) for n in opened.namelist())
-            _unpack(inner, inner.parent if brings_it else inner.with_suffix(""), folder, done)
+            _unpack(inner, inner.parent if brings_it else inner.with_suffix(""), job)
     return done
 
 
-def _unpack(archive: Path, into: Path, folder: Path, done: Unpacked) -> None:
-    members = check_members(archive, into)
+@dataclass(frozen=True)
+class _Job:
+    """`folder` is the place of everything, `done` what was unpacked so far."""
+
+    folder: Path
+    replace: bool
+    came: dict[str, tuple[int, int]]
+    done: Unpacked
+
+    def keeps(self, path: Path, name: str) -> bool:
+        """Whether a file that differs from the archive's stays: somebody changed it, or put it there."""
+        if self.replace or not path.is_file():
+            return False
+        return name not in self.came or not is_file(path, *self.came[name])
+
+
+def _unpack(archive: Path, into: Path, job: _Job) -> None:
+    members, done = check_members(archive, into), job.done
     with (
         zipfile.ZipFile(archive) as opened,
         Progress(f"unpack {archive.name}", sum(member.file_size for _, member in members)) as progress,
     ):
         for target, member in members:
-            if not _same(into / target, member):
-                _extract(opened, member, into / target)
-                done.written += 1
-            done.sizes[(into / target).relative_to(folder).as_posix()] = member.file_size
+            name = (into / target).relative_to(job.folder).as_posix()
+            if not is_file(into / target, member.file_size, member.CRC):
+                if job.keeps(into / target, name):
+                    done.kept.append(name)
+                else:
+                    _extract(opened, member, into / target)
+                    done.written += 1
+            done.files[name] = member.file_size, member.CRC
             progress.step(member.file_size)
 
 
@@ -69,27 +100,39 @@ def check_members(archive: Path, folder: Path) -> list[tuple[PurePosixPath, zipf
         raise UserError(
             f"{archive}: is no zip archive that can be read ({error}); run `make data ARGS=--force`"
         ) from None
+    folders = {parent for info in infos for parent in PurePosixPath(info.filename).parents}
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in infos:
         fault = _fault(info, folder)
         target = PurePosixPath(info.filename)
         if fault is None and target in members:
             fault = "stands there twice"
+        if fault is None and target in folders:
+            fault = "is a file there, and a folder of other members too"
         if fault is not None:
             raise UserError(
-                f"{archive}: its member {info.filename!r} {fault}; nothing of it was unpacked, "
+                f"{archive}: its member {_shown(info.filename)} {fault}; nothing of it was unpacked, "
                 f"look at the archive before you trust it"
             )
         members[target] = info
     missing = sum(info.file_size for target, info in members.items() if not (folder / target).exists())
+    check_room(folder, missing, f"unpacking {archive.name}")
+    return list(members.items())
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Raise `UserError` where the disk of `folder` has less than `size` bytes and some to spare."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
-    if missing + SPARE > free:
+    if size + SPARE > free:
         raise UserError(
-            f"{folder}: unpacking {archive.name} takes {missing / 2**30:.1f} GiB, the disk has "
-            f"{free / 2**30:.1f}; free some, or make {folder} a link to a larger disk"
+            f"{folder}: {what} takes {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f}; free some, or "
+            f"make {folder} a link to a larger disk"
         )
-    return list(members.items())
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= 100 else f"{name[:80]!r}... ({len(name)} characters)"
 
 
 def _fault(info: zipfile.ZipInfo, folder: Path) -> str | None:
@@ -103,26 +146,33 @@ def _fault(info: zipfile.ZipInfo, folder: Path) -> str | None:
         return "has an absolute path or a backslash"
     if ".." in PurePosixPath(name).parts:
         return "would land outside the folder"
+    longest = max((len(os.fsencode(part)) for part in PurePosixPath(name).parts), default=0)
+    if longest > NAME or len(os.fsencode(str(folder / name))) > PATH:
+        return "has a name that is too long for this disk; unpack the archive by hand, under a shorter one"
+    if not PurePosixPath(name).parts:
+        return "has no name"
+    if (folder / name).is_dir():
+        return f"is a file, and {folder / name} is a folder: move that away"
     parent, root = (folder / name).parent.resolve(), folder.resolve()
     if parent != root and root not in parent.parents:  # through a link that is there already
         return "would land outside the folder, through a link in it"
     return None
 
 
-def _same(path: Path, member: zipfile.ZipInfo) -> bool:
-    """Whether the file is there already, by size and CRC."""
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != member.file_size:
+def is_file(path: Path, size: int, crc: int) -> bool:
+    """Whether a plain file of this size and CRC is there."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
         return False
-    crc = 0
+    found = 0
     with open(path, "rb") as handle:
         while chunk := handle.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc == member.CRC
+            found = zlib.crc32(chunk, found)
+    return found == crc
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
     """Write one member whole or not at all; reading it to its end checks size and CRC."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(".unpacking.tmp")  # however long the file's own name is
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,4 +185,5 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> No
             f"run `make data ARGS=--force`, which fetches the archive anew"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

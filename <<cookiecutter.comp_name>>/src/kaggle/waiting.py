@@ -17,15 +17,20 @@ PATIENCE = 15  # looks in a row that may fail: a router restarts, Kaggle has a b
 T = TypeVar("T")
 
 
+class TimedOut(UserError):
+    """What was waited for did not come in time."""
+
+
 def wait_for(title: str, look: Callable[[], tuple[str, T | None]], hours: float, after: str) -> T:
     """Call `look` until it gives a result beside its word for the state of things, and give that result.
 
-    Raises `UserError` after `hours`, ending in `after` (what to do then), and whatever `look` raises; of
-    `Busy` only the last of many in a row.
+    Raises `TimedOut` after `hours`, ending in `after` (what to do then), and whatever `look` raises; of
+    `Busy` only the last of many in a row, and the pause after one is as long as Kaggle asks.
     """
     began, pause, failed = time.monotonic(), FIRST, 0
     with Line(title) as line:
         while True:
+            asked = 0.0
             try:
                 state, result = look()
                 failed = 0
@@ -33,13 +38,13 @@ def wait_for(title: str, look: Callable[[], tuple[str, T | None]], hours: float,
                 failed += 1
                 if failed >= PATIENCE:
                     raise
-                state, result = str(error), None
+                state, result, asked = str(error), None, error.after or 0.0
             if result is not None:
                 return result
             if time.monotonic() - began > hours * 3600:
-                raise UserError(f"{title}: still {state} after {hours:g} h; {after}")
+                raise TimedOut(f"{title}: still {state} after {hours:g} h; {after}")
             line.show(state)
-            time.sleep(pause)
+            time.sleep(max(pause, asked))
             pause = min(LONGEST, pause * 1.5)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,12 +20,20 @@ from kaggle_server.records import Refusal
 from kaggle_server.runs import Runner, plain
 
 
+class Quiet(ThreadingHTTPServer):
+    """A client that hangs up is nothing to report."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class KaggleServer:
     """Serve a `Store` on a free port while the `with` block lasts."""
 
     def __init__(self, root: Path, runner: Runner = plain):
         self.store = Store(root, runner)
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"store": self.store}))
+        self.httpd = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"store": self.store}))
         self.httpd.daemon_threads = True
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -93,6 +102,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._page(403)
         if not path.is_file():
             return self._page(404)
+        for status in (403, 503):  # after as many good answers as `get_broken` asks for
+            if not self.store.faults["get_broken"] and self.store.fault(f"get_{status}"):
+                return self._page(status)
         content = path.read_bytes()
         status, start = 200, 0
         if (wanted := self.headers.get("Range")) and self.headers.get("If-Range") == self._tag(path):
