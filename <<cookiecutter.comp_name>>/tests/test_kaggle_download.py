@@ -239,9 +239,7 @@ def test_a_page_that_an_earlier_call_left_as_the_start_of_the_archive_is_no_star
 
 def test_a_disk_that_fills_up_or_is_too_small_is_no_lost_connection(tmp_path, monkeypatch):
     archive = tmp_path / "digits.zip"
-    full = (
-        "\nConnection error: OSError: [Errno 28] No space left on device\nRetrying in 2.5 seconds..."
-    )
+    full = "\nConnection error: OSError: [Errno 28] No space left on device\nRetrying in 2.5 seconds..."
 
     def prints(*_, look, **__):
         look(full)

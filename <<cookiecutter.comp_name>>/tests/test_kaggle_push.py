@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from kaggle_server.numbers import KERNEL
+
+from src.configfile import load_config
+from src.kaggle.kernels import inside
+from src.kaggle.lock import only_one
 
 pytest_plugins = ["kaggle_server.desk"]
 
@@ -138,6 +143,42 @@ def test_a_page_in_place_of_the_output_is_no_submission_and_the_next_call_only_f
     assert desk.run("push").code == 0
     assert desk.receipt("kernel")["state"] == "checked"
     assert "SaveKernel" not in desk.calls()
+
+
+def test_only_the_submission_and_the_log_come_and_no_name_leads_out_of_the_output_folder(desk):
+    desk.write("kernel/infer.py", KERNEL + "(working / 'cache.bin').write_text('large')\n")
+    desk.pushed()
+    desk.store.faults["name_leads_out"] = 9
+    assert desk.run("push").code == 0
+    output = desk.root / "kaggle" / "output"
+    assert sorted(path.name for path in output.iterdir()) == ["even-numbers-infer.log", "submission.csv"]
+    assert not (output.parent / "submission.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("runs/a.b/fold0/model.safetensors", True),
+        ("runs/a.b/..notes", True),
+        ("runs/a.b/../../evil", False),
+        ("runs/a.b/x/..", False),
+        ("runs/a.b/x\n/../evil", False),
+        ("../runs/a.b/x", False),
+        ("/runs/a.b/x", False),
+        ("runs/axb/x", False),
+    ],
+)
+def test_a_pattern_matches_whole_paths_below_the_folder(name, wanted):
+    assert bool(re.compile(inside(rf"runs/{re.escape('a.b')}/.+")).search(name)) is wanted
+    assert not re.search(inside(None), name)
+
+
+def test_two_pushes_at_once_are_one(desk):
+    desk.bundle()
+    config = load_config(desk.root / "configs/baseline.yaml")
+    with only_one(config, "push"):
+        assert "another command of this project is at the same work" in desk.run("push").sentence
+    assert desk.calls() == []
 
 
 def test_a_run_that_writes_no_submission_is_no_success(desk):

@@ -11,6 +11,9 @@ import pytest
 from conftest import ROOT
 from kaggle_server import Competition, plain
 
+from src.config import UserError
+from src.configfile import load_config
+from src.kaggle.training import stage_code
 from src.submission.manifest import write_manifest
 
 pytest_plugins = ["kaggle_server.desk"]
@@ -85,14 +88,20 @@ def test_a_run_beyond_one_session_goes_on_in_the_next_and_is_never_written_over_
     mine = trainer.root / "runs/baseline/mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    said = trainer.run("train_kernel", "kaggle.train_hours=1")
-    assert "a run of this name is here already; move it away" in said.sentence
-    assert mine.read_text() == "mine"
+    for force in ([], ["--force"]):  # said before a session is spent on it
+        assert "runs/baseline: a run of this name is here" in trainer.run("train_kernel", *force).sentence
+        assert trainer.calls() == []
+    shutil.move(mine.parent, trainer.root / "elsewhere")
+
+    assert trainer.run("train_kernel", "kaggle.train_hours=1").code == 0
     second = trainer.store.kernels["quickfox/digits-train-baseline-2"]
     assert second.saved["kernelDataSources"] == [first["ref"]] == ["quickfox/digits-train-baseline"]
     assert "CreateDatasetVersion" not in trainer.calls()  # the code is there already
-
-    shutil.move(mine.parent, trainer.root / "elsewhere")
+    shutil.move(trainer.root / "runs/baseline", trainer.root / "second")
+    shutil.move(trainer.root / "elsewhere", mine.parent)  # in the way again, by the time it is finished
+    assert "a run of this name is here" in trainer.run("train_kernel").sentence
+    assert mine.read_text() == "mine"
+    shutil.rmtree(mine.parent)
     assert trainer.run("train_kernel").code == 0
     assert trainer.calls() == ["ListKernelSessionOutput"]  # it is only brought home
     assert (trainer.root / "runs/baseline/fold0/model.txt").read_text() == "half way, and the rest"
@@ -104,6 +113,23 @@ def test_what_cannot_train_is_refused_before_anything_is_sent(trainer):
     (trainer.root / "data/folds.csv").unlink()
     assert "run `make folds EXP=baseline` first" in trainer.run("train_kernel").sentence
     assert trainer.calls() == []
+
+
+def test_the_models_of_every_teacher_travel_with_the_code_and_one_that_is_not_trained_is_named(trainer):
+    text = (trainer.root / "configs/baseline.yaml").read_text()
+    trainer.write("configs/student.yaml", text + "distill: {teacher: [big, wide]}\n")
+    config = load_config(trainer.root / "configs/student.yaml")
+    for name in ("big", "wide"):
+        with pytest.raises(UserError, match=f"make train EXP={name}"):
+            stage_code(config)
+        for fold in config.selected_folds:
+            trainer.write(f"runs/{name}/fold{fold}/model.safetensors", f"{name} {fold}")
+            trainer.write(f"runs/{name}/fold{fold}/train.stamp.json", '{"recipe": {}}')
+    stage_code(config)
+    travels = trainer.root / "kaggle/code/runs"
+    assert {path.parent.name for path in travels.glob("*/fold0")} == {"big", "wide"}
+    assert (travels / "wide/fold1/model.safetensors").read_text() == "wide 1"
+    assert len(list(travels.rglob("*.json"))) == 2 * len(config.selected_folds)
 
 
 # --- the script alone ---

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.artifacts import read_json
+from src.artifacts import read_json, writing
 from src.config import UserError
 from src.kaggle.client import About, Busy, Refused, call
 from src.kaggle.metadata import KernelMetadata, write_metadata
@@ -136,15 +136,22 @@ def wait_until_done(kernel: KernelVersion, hours: float, folder: Path) -> None:
 
 
 def fetch(kernel: KernelVersion, folder: Path, only: str | None = None) -> Path:
-    """The newest run's files (those whose path matches `only`) and its log, in an emptied `folder`, so that
-    nothing older passes for them."""
+    """The newest run's log, and its files whose whole path matches `only`, in an emptied `folder`, so that
+    nothing older passes for them. No name leads out of the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    arguments = ["-p", str(folder), "--force", "--page-size", "200"]
-    if only is not None:
-        arguments += ["--file-pattern", only]
+    with writing(folder):
+        folder.mkdir(parents=True)
+    arguments = ["-p", str(folder), "--force", "--page-size", "200", "--file-pattern", inside(only)]
     call("kernels", "output", kernel.ref, *arguments, about=about_kernel(kernel.ref), watch=True)
     return folder
+
+
+def inside(only: str | None) -> str:
+    """The client's pattern for paths below the folder that match `only` from end to end; it searches, and
+    joins whatever name it finds to the folder. None matches nothing: the log comes always."""
+    if only is None:
+        return r"(?!)"
+    return rf"(?s)\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))(?:{only})\Z"
 
 
 def log_of(folder: Path, kernel: KernelVersion) -> str:

@@ -15,9 +15,9 @@ LOOK_EVERY = 0.2
 
 
 @contextlib.contextmanager
-def only_one(config: Config, what: str) -> Iterator[None]:
+def only_one(config: Config, what: str, wait: float = LIMIT) -> Iterator[None]:
     """Hold the lock `what` of this project; waits for a process that holds it, and raises `UserError` where
-    that takes too long."""
+    that takes longer than `wait` seconds."""
     path = config.root / "kaggle" / f".{what}.lock"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,13 +29,13 @@ def only_one(config: Config, what: str) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not said:
-                    print(f"another command holds {path}: waiting for it", flush=True)
-                said = True
-            if time.monotonic() - began > LIMIT:
-                raise UserError(
-                    f"{path}: another command has held it for {LIMIT / 60:.0f} minutes; end that one, then "
-                    f"run this one again"
-                )
+                if time.monotonic() - began >= wait:
+                    raise UserError(
+                        f"{path}: another command of this project is at the same work and holds this lock; "
+                        f"run this one again when that one has ended"
+                    ) from None
+            if not said:
+                print(f"{path}: another command holds this lock; waiting for it to end", flush=True)
+            said = True
             time.sleep(LOOK_EVERY)
         yield

@@ -6,6 +6,7 @@ there is not repeated, a kernel whose run is under way is only waited for.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from src.artifacts import sha256
@@ -21,6 +22,7 @@ from src.kaggle.kernels import (
     read_back,
     wait_until_done,
 )
+from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import bundle_folder, dataset_ref, kernel_ref
 from src.kaggle.output import check_table
@@ -37,6 +39,12 @@ def push_bundle(config: Config, force: bool = False) -> None:
 
     Raises `UserError` unless `make rehearse` passed for exactly this bundle and this kernel.
     """
+    with only_one(config, "push", wait=0.0):
+        push_once(config, force)
+
+
+def push_once(config: Config, force: bool) -> None:
+    """`push_bundle`, by the one command that pushes now."""
     manifest = read_manifest(bundle_folder(config), made_by="make bundle")
     code, kernel_hash = read_kernel(config)
     check_rehearsed(config, manifest["bundle_hash"], kernel_hash)
@@ -76,7 +84,7 @@ def push_bundle(config: Config, force: bool = False) -> None:
     except (Mismatch, RunFailed):
         write_receipt(config, "kernel", **receipt, state="failed")
         raise
-    fetch(kernel, output)
+    fetch(kernel, output, only=re.escape(OUTPUT))
     rows = check_run(config, kernel, output, manifest["bundle_hash"])
     write_receipt(config, "kernel", **receipt, state="checked", submission_sha256=sha256(output / OUTPUT))
     print(f"{output / OUTPUT}: {rows:,} rows, checked; next: `make send SUBMIT=1`")

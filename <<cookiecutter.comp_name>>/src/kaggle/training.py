@@ -6,12 +6,14 @@ a kernel of its own that takes the one before as input, so that nothing waits fo
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.artifacts import read_json, sha256
+from src.artifacts import read_json, sha256, writing
 from src.config import Config, UserError
 from src.config.kaggle import SHAPES
 from src.kaggle.dataset import upload
@@ -25,10 +27,11 @@ from src.kaggle.kernels import (
     read_back,
     wait_until_done,
 )
+from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import code_ref, competition, train_ref
 from src.kaggle.receipts import read_receipt, write_receipt
-from src.steps import dataset_inputs
+from src.steps import Run, train_step
 from src.submission.manifest import write_manifest
 
 SCRIPT = "kernel/train.py"
@@ -40,12 +43,21 @@ def train_on_kaggle(config: Config, force: bool = False) -> None:
     """Train on Kaggle until the run is finished or `kaggle.train_sessions` are used, then bring it home.
 
     What the receipt says is under way is waited for; a finished run is only brought home. With `force` it
-    begins anew. Raises `UserError` where stage 01 was not done here, or a session failed.
+    begins anew. Raises `UserError` where stage 01 was not done here, a run of this name is in the way, or a
+    session failed.
     """
+    with only_one(config, f"train-{config.name}", wait=0.0):
+        train_in_sessions(config, force)
+
+
+def train_in_sessions(config: Config, force: bool) -> None:
+    """`train_on_kaggle`, by the one command that trains this experiment now."""
     job = job_of(config)
     receipt = read_receipt(config, f"train-{config.name}")
     sessions: list[dict[str, Any]] = receipt.get("sessions", []) if receipt.get("job") == job else []
     sessions = [] if force else [session for session in sessions if session["state"] != "failed"]
+    if not sessions or sessions[-1]["state"] != "finished":
+        refuse_to_overwrite(config)
     for _ in range(config.kaggle.train_sessions):
         if sessions and sessions[-1]["state"] == "finished":
             break
@@ -81,8 +93,9 @@ def job_of(config: Config) -> dict[str, Any]:
 
 def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, Any]]) -> None:
     """Bring the code up and push a kernel that takes the last session as input; adds its row."""
-    content = stage_code(config)
-    dataset = upload(config, code_folder(config), code_ref(config), content, "code")
+    with only_one(config, "code"):  # one folder and one dataset for all experiments
+        content = stage_code(config)
+        dataset = upload(config, code_folder(config), code_ref(config), content, "code")
     ref = train_ref(config, len(sessions) + 1)
     metadata = kernel_metadata(
         config,
@@ -114,7 +127,7 @@ def end_session(config: Config, session: dict[str, Any]) -> str:
     """Wait for the session's end; `finished` or `stopped` for want of time."""
     kernel, folder = _kernel(session), output_folder(config, session)
     wait_until_done(kernel, config.kaggle.train_hours, folder)
-    fetch(kernel, folder, only=rf"^{REPORT}$")
+    fetch(kernel, folder, only=re.escape(REPORT))
     report = read_report(folder)
     if session["content"] not in log_of(folder, kernel) or report["content"] != session["content"]:
         raise UserError(
@@ -127,17 +140,12 @@ def bring_home(config: Config, session: dict[str, Any]) -> None:
     """Fetch the finished run, check every file's hash, and put it below runs/, never over another."""
     home = config.root / "runs" / config.name
     folder = output_folder(config, session)
-    if home.exists() and (
-        not (folder / REPORT).is_file() or not _same(home, read_report(folder), config.name)
-    ):
-        raise UserError(
-            f"{home}: a run of this name is here already; move it away (out of runs/), and "
-            f"`make train-kernel` brings Kaggle's home"
-        )
-    if home.exists():
+    if not (folder / REPORT).is_file() or not _same(home, read_report(folder), config.name):
+        refuse_to_overwrite(config)
+    else:
         print(f"{home}: up to date, trained on Kaggle ({session['ref']})")
         return
-    fetch(_kernel(session), folder, only=rf"^({REPORT}$|runs/{config.name}/)")
+    fetch(_kernel(session), folder, only=rf"{re.escape(REPORT)}|runs/{re.escape(config.name)}/.+")
     report = read_report(folder)
     ours = [name for name in report["sha256"] if name.startswith(f"runs/{config.name}/")]
     wrong = [name for name in ours if not _is(folder / name, report["sha256"][name])]
@@ -146,21 +154,40 @@ def bring_home(config: Config, session: dict[str, Any]) -> None:
             f"{folder / (wrong or ['runs'])[0]}: did not arrive as it was written ({len(wrong)} of "
             f"{len(ours)} file(s)); run `make train-kernel` again"
         )
-    home.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder / "runs" / config.name, home)
+    copy = home.with_name(f".{config.name}.tmp")
+    with writing(home):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder / "runs" / config.name, copy)
+        os.replace(copy, home)  # whole or not at all
     print(f"{home}: trained on Kaggle ({session['ref']}), {len(ours)} file(s) checked")
 
 
+def refuse_to_overwrite(config: Config) -> None:
+    """Raise `UserError` where a run stands that Kaggle's would be written over."""
+    home = config.root / "runs" / config.name
+    if home.exists():
+        raise UserError(
+            f"{home}: a run of this name is here already, and Kaggle's is not written over it; move it away "
+            f"(out of runs/), or train under another name (EXP), then run `make train-kernel` again"
+        )
+
+
 def stage_code(config: Config) -> str:
-    """Lay the code, the folds and a teacher's models out in kaggle/code/; gives the hash of all."""
-    dataset_inputs(config)  # says which command to run where stage 01 is not done: folds are decided once
+    """Lay the code, the folds and every teacher's models out in kaggle/code/; gives the hash of all.
+
+    Raises `UserError` with the command to run where stage 01 is not done (folds are decided once) or a
+    teacher is not trained.
+    """
+    run = Run(config, config.name)
+    for fold in config.selected_folds:
+        train_step(run, fold)
     root, folder = config.root, code_folder(config)
     shutil.rmtree(folder, ignore_errors=True)
     junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     shutil.copytree(root / "src", folder / "src", ignore=junk)
     wanted = [*root.glob("0[123]_*.py"), *(root / "data" / name for name in FOLDS)]
-    if config.distill.teacher:
-        teacher = root / "runs" / config.distill.teacher
+    for name in config.distill.teachers:
+        teacher = root / "runs" / name
         wanted += [*teacher.glob("fold*/model.safetensors"), *teacher.glob("fold*/train.stamp.json")]
     if config.model.weights:
         wanted.append(root / config.model.weights)

@@ -265,6 +265,8 @@ class Store:
             }
             for path in files[start : start + size]
         ]
+        if self.fault("name_leads_out"):
+            listed += [{**one, "fileName": f"../{Path(one['fileName']).name}"} for one in listed]
         more = {"nextPageToken": str(start + size)} if start + size < len(files) else {}
         return {"files": listed, "log": log, **more}
 
