@@ -30,10 +30,19 @@ def find_bundle() -> tuple[Path, dict]:
     """The attached dataset that says it is a bundle of ours, under either of Kaggle's layouts."""
     for pattern in ("datasets/*/*/manifest.json", "*/manifest.json"):
         for path in sorted(INPUT.glob(pattern)):
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_manifest(path)
             if manifest.get("made_by") == "nntricks-comp" and (path.parent / "competition.json").exists():
                 return path.parent, manifest
     sys.exit(f"no bundle below {INPUT}: attach the dataset that `make push` made")
+
+
+def read_manifest(path: Path) -> dict:
+    """A manifest; empty where the file is none of ours: another attached dataset may hold what it likes."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def verify(bundle: Path, manifest: dict) -> None:

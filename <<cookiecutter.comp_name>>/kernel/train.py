@@ -65,7 +65,7 @@ def find_code(content: str) -> Path:
     """The attached dataset whose manifest has this hash, every file checked against it."""
     for pattern in ("datasets/*/*/manifest.json", "*/manifest.json"):
         for path in sorted(INPUT.glob(pattern)):
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_manifest(path)
             if manifest.get("bundle_hash") != content:
                 continue
             wrong = [
@@ -76,6 +76,15 @@ def find_code(content: str) -> Path:
             print(f"code {content} in {path.parent}", flush=True)
             return path.parent
     sys.exit(f"no attached dataset holds the code {content}: it was not ready when this session began")
+
+
+def read_manifest(path: Path) -> dict:
+    """A manifest; empty where the file is none of ours: another attached dataset may hold what it likes."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def find_competition(slug: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -287,6 +288,72 @@ def test_the_first_thing_written_is_a_valid_submission_of_the_prior(classes, tmp
     run.run(bundle, config.root / "data/raw", tmp_path)  # there an exception would score nothing
 
 
+def summary(folder: Path) -> dict:
+    return read_json(folder / "summary.json")
+
+
+@pytest.mark.parametrize("place", ["hidden/set2", "test_images/deeper/still", "TEST"])
+def test_images_are_found_wherever_the_hidden_test_keeps_them(classes, tmp_path, capsys, place):
+    config, bundle = classes
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    whole = kernel(bundle, mount, tmp_path)
+    assert summary(tmp_path) == {"rows": 24, "images": 24, "predicted": 24, "prior": {}, "fallback": None}
+    (mount / "test_images").rename(tmp_path / "away")
+    (mount / place).mkdir(parents=True)
+    for file in (tmp_path / "away").iterdir():
+        cv2.imwrite(str(mount / place / f"{file.stem}.bmp"), cv2.imread(str(file)))
+    pd.testing.assert_frame_equal(kernel(bundle, mount, tmp_path), whole)
+    assert summary(tmp_path)["predicted"] == 24
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_a_run_that_saw_no_image_says_so_in_its_log_and_its_summary(classes, tmp_path, capsys):
+    config, bundle = classes
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    shutil.rmtree(mount / "test_images")
+    kernel(bundle, mount, tmp_path)
+    assert "WARNING: 24 of 24 rows hold the prior" in capsys.readouterr().out
+    assert summary(tmp_path)["prior"] == {"image not found": 24}
+    assert summary(tmp_path)["predicted"] == 0
+
+
+@pytest.mark.parametrize("change", ["renamed", "case", "extra", "twice", "no sample", "no tables", "order"])
+def test_hidden_tables_that_differ_cost_at_most_the_rows_concerned(classes, tmp_path, change):
+    config, bundle = classes
+    mount = Path(shutil.copytree(config.root / "data/raw", tmp_path / "mount"))
+    whole = kernel(bundle, mount, tmp_path)
+    path, ids = mount / "sample_submission.csv", whole["id"].tolist()
+    expected, sample = whole, pd.read_csv(path, dtype=str)
+    if change in ("renamed", "case"):
+        name = {"renamed": "image_name", "case": "ID"}[change]
+        expected = whole.rename(columns={"id": name})
+        sample.rename(columns={"id": name}).to_csv(path, index=False)
+        pd.DataFrame({name: ids}).to_csv(mount / "test.csv", index=False)
+    elif change == "extra":
+        expected = whole.assign(Usage="Private")
+        sample.assign(Usage="Private").to_csv(path, index=False)
+        pd.DataFrame({"site": "a", "id": ids}).to_csv(mount / "test.csv", index=False)
+    elif change == "order":
+        expected = whole[["label", "id"]]
+        sample[["label", "id"]].to_csv(path, index=False)
+    elif change == "twice":
+        expected = pd.concat([whole, whole.iloc[[3]]], ignore_index=True)
+        pd.concat([sample, sample.iloc[[3]]]).to_csv(path, index=False)
+    else:
+        path.unlink()
+        if change == "no tables":
+            (mount / "test.csv").unlink()
+            expected = whole.sort_values("id", ignore_index=True)
+    found = kernel(bundle, mount, tmp_path)
+    if change == "twice":
+        alone = ~expected["id"].duplicated(keep=False)
+        assert found["id"].tolist() == expected["id"].tolist()
+        assert found["label"][~alone].nunique() == 1
+        assert summary(tmp_path)["prior"] == {"duplicate id": 2}
+        found, expected = found[alone], expected[alone]
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
     from src.ensemble.members import find_members
     from src.ensemble.report import stack_runs
@@ -387,6 +454,22 @@ def test_a_changed_file_of_the_bundle_ends_the_kernel_with_its_name(classes, tmp
     assert "competition.json: is not the file that was sent" in done.stderr
     shutil.rmtree(tmp_path / "input/digits-bundle")
     assert "no bundle below" in run_kernel(tmp_path).stderr
+
+
+@pytest.mark.parametrize("script", ["infer", "train"])
+@pytest.mark.parametrize("foreign", ["[]", "3", "null", "no json", '"text"', "\udcff"])
+def test_a_foreign_manifest_does_not_hide_ours(tmp_path, script, foreign):
+    """Another attached dataset, which comes first by name, holds a manifest of its own."""
+    found = runpy.run_path(str(ROOT / f"kernel/{script}.py"))
+    for name in ("aaa", "mine"):
+        (tmp_path / "datasets/me" / name).mkdir(parents=True)
+    (tmp_path / "datasets/me/aaa/manifest.json").write_text(foreign, errors="surrogateescape")
+    mine = tmp_path / "datasets/me/mine"
+    write_json(mine / "manifest.json", {"made_by": "nntricks-comp", "bundle_hash": "1", "sha256": {}})
+    write_json(mine / "competition.json", {})
+    look = found["find_bundle"] if script == "infer" else found["find_code"]
+    look.__globals__["INPUT"] = tmp_path
+    assert (look()[0] if script == "infer" else look("1")) == mine
 
 
 # --- the time -----------------------------------------------------------------------------------------------

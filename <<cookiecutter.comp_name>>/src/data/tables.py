@@ -142,15 +142,7 @@ def find_images(
     folders = [folders] if isinstance(folders, Path) else list(folders)
     place, key = " or ".join(str(folder) for folder in folders), f"data.{what}"
     column = id_column if image_column is None else present(table, image_column, path, key=key)
-    by_name = _files_by_name(folders)
-    found = []
-    for value in table[column]:
-        names = _spellings(value, folders)
-        if by_stem:
-            names += [
-                str(Path(name).with_suffix("")) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
-            ]
-        found.append(next((known[name] for name in names for known in by_name if name in known), ()))
+    found = _candidates(table[column].tolist(), folders, by_stem)
     for row, several in enumerate(found):
         if len(several) > 1:
             raise UserError(
@@ -173,14 +165,23 @@ def find_images(
 
 
 def files_of(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
-    """The image file that each name means, as `find_images` looks for it; None where there is none, or
-    several."""
-    by_name = _files_by_name(list(folders))
-    found = []
+    """The image file that each name means, as `find_images` looks for it, of another extension too; None
+    where there is none, or several."""
+    found = _candidates(values, list(folders), by_stem=True)
+    return [several[0] if len(several) == 1 else None for several in found]
+
+
+def _candidates(values: Sequence[str], folders: list[Path], by_stem: bool) -> list[Sequence[Path]]:
+    """The files that each name may mean: those by the surest kind of name that any file answers to."""
+    by_name = _files_by_name(folders)
+    found: list[Sequence[Path]] = []
     for value in values:
-        names = _spellings(value, list(folders))
-        several = next((known[name] for name in names for known in by_name if name in known), ())
-        found.append(several[0] if len(several) == 1 else None)
+        names = _spellings(value, folders)
+        if by_stem:
+            names += [
+                str(Path(name).with_suffix("")) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+            ]
+        found.append(next((known[name] for name in names for known in by_name if name in known), ()))
     return found
 
 

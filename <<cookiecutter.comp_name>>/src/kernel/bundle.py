@@ -28,7 +28,7 @@ from src.configfile import load_config
 from src.data.images import open_images
 from src.data.loaders import read_folds
 from src.data.sample import describe_sample
-from src.data.tables import read_table
+from src.data.tables import IMAGE_SUFFIXES, read_table
 from src.inference.predict import embed
 from src.inference.snapshots import model_files
 from src.kaggle.scan import check_folder
@@ -161,13 +161,27 @@ def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
 
 
 def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
-    """The sample submission's form, without its rows: a hidden one has the same."""
-    path = raw_tables(config)["sample"]
+    """The sample submission's form, without its rows: a hidden one has the same, or nearly so."""
+    tables = raw_tables(config)
+    sample, path = read_table(tables["sample"]), tables["sample"]
     known = pd.read_parquet(source / "test.parquet", columns=["id"])["id"].tolist()
-    form = asdict(describe_sample(read_table(path), config, outputs, path, known))
+    read = describe_sample(sample, config, outputs, path, known)
+    form = asdict(read)
     pairs = form.pop("classes") is not None
-    form.pop("images")
-    return {**form, "pairs": pairs}
+    images = form.pop("images")
+    more = {
+        "pairs": pairs,
+        "columns": list(sample.columns),
+        "test_columns": list(read_table(tables["test"]).columns) if "test" in tables else [],
+        "suffixes": any(name.lower().endswith(IMAGE_SUFFIXES) for name in images),
+        "joint": None,
+        "stems": False,
+    }
+    if pairs and read.class_column is None:  # `<image>_<class>`: what stands between, and before it
+        cell, image, name = sample[read.id_column].iloc[0], images[0], read.classes[0]
+        more["stems"] = not cell.startswith(image)
+        more["joint"] = cell[len(Path(image).stem if more["stems"] else image) : -len(name)]
+    return {**form, **more}
 
 
 def write_notebook(kernel: Path, to: Path) -> None:

@@ -16,12 +16,14 @@ import pandas as pd
 import torch
 
 from src.artifacts import read_json, write_csv, write_parquet
-from src.config import Config
+from src.config import Config, UserError
 from src.decisions import Rule, assemble, take
 from src.kernel import image
+from src.kernel.asked import Asked, find, read
 from src.kernel.guard import Guard, Plan
 from src.kernel.members import Member, ask_all, open_members
-from src.kernel.test import TestSet, read_images, read_test
+from src.kernel.summary import NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
+from src.kernel.test import SAMPLES, TestSet, read_images, read_test
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.submission.forms import fill
@@ -49,30 +51,41 @@ def predict_competition(
     task, outputs = create_task(config), about["dataset"]["outputs"]
     test = read_test(mount, config, about["form"], outputs)
     prior = Prior(about, task, config)
-    print(f"{len(test):,} test images, {len(test.sample):,} rows in {test.path.name}", flush=True)
-    fallback = table_of(prior.of(len(test)), test, task, about)
-    write(working, fallback)
+    asked = test.asked
+    print(f"{len(test):,} test images, {len(asked.sample):,} rows in {asked.path.name}", flush=True)
+    fallback = table_of(prior.of(len(test)), asked, test.ids, task, about)
+    write(working, asked.as_found(fallback))
+    nothing_yet(test).write(working)
     if not len(test):
         print("the test set is empty, and so is the submission", flush=True)
         return
+    files = test.files(mount, config.data)
     devices = devices_here()
     members = open_members(bundle, about, devices)
     folds = sum(len(member.models) for member in members)
     views = max(member.views for member in members)
     print(f"{len(members)} member(s), {folds} fold models, on {', '.join(map(str, devices))}", flush=True)
     if only_fold is not None:
-        replay(members, test, only_fold, devices, working)
+        replay(members, test.ids, files, only_fold, devices, working)
         return
     guard = Guard(3600 * about["hours"] - SPARE - (time.monotonic() - began), folds, views)
-    said, bad = ask_in_pieces(members, test, about, prior, guard, devices)
+    said, good = ask_in_pieces(members, test, files, about, prior, guard, devices)
     if keep:
         kept = task.write(said, outputs)
         kept.insert(0, "id", test.ids)
         write_parquet(working / PREDICTIONS, kept)
-    table = table_of(said, test, task, about)
-    check(test.form, task, table, test.sample, about["dataset"], test.path)
-    write(working, table)
-    if bad:
+    table, rows = table_of(said, asked, test.ids, task, about), asked.answered
+    if not rows.all():
+        table = pd.concat([table[rows], fallback[~rows]]).sort_index()
+    if rows.any():
+        of_rows = (part[rows].reset_index(drop=True) for part in (table, asked.sample))
+        check(asked.form, task, *of_rows, about["dataset"], asked.path)
+    write(working, asked.as_found(table))
+    missing = np.array([file is None for file in files], dtype=bool)
+    summary = summary_of(test, {NOT_FOUND: missing, UNREADABLE: ~good & ~missing})
+    summary.write(working)
+    summary.warn()
+    if bad := int((~good).sum()):
         print(
             f"{bad:,} of {len(test):,} images were missing or broken: their rows hold the prior", flush=True
         )
@@ -88,55 +101,60 @@ def devices_here() -> list[torch.device]:
 def ask_in_pieces(
     members: list[Member],
     test: TestSet,
+    files: list[Path | None],
     about: dict[str, Any],
     prior: Prior,
     guard: Guard,
     devices: list[torch.device],
-) -> tuple[Any, int]:
-    """The stack's predictions of all test images in their order, and how many could not be read."""
-    task, numbers, bad = members[0].task, members[0].task.kind == "numbers", 0
+) -> tuple[Any, np.ndarray]:
+    """The stack's predictions of all test images in their order, and which of these (n,) could be read."""
+    task, numbers = members[0].task, members[0].task.kind == "numbers"
     parts: list[Any] = []
     extra: list[pd.DataFrame] = []
     goods: list[np.ndarray] = []
     for start in range(0, len(test), PIECE):
         began = time.monotonic()
-        files = test.files[start : start + PIECE]
-        stores, good, sizes = stores_of(members, files)
+        piece = files[start : start + PIECE]
+        stores, good, sizes = stores_of(members, piece)
         plan = guard.plan
         said = ask_all(members, stores, plan, devices)
         del stores  # before the next piece is read
         columns = columns_of(test.table.iloc[start : start + PIECE], sizes, about)
         goods.append(good)
-        bad += int((~good).sum())
         if numbers:
             parts.append(np.stack(said))
             extra.append(columns)
         else:
             parts.append(prior.where(good, stacked(said, columns, about)))
-        guard.saw(len(files), time.monotonic() - began)
-        left = len(test) - start - len(files)
-        print(f"{start + len(files):,} of {len(test):,} images", flush=True)
+        guard.saw(len(piece), time.monotonic() - began)
+        left = len(test) - start - len(piece)
+        print(f"{start + len(piece):,} of {len(test):,} images", flush=True)
         if left:
             guard.next(left)
     if numbers:  # a mean of ranks looks at all rows
         whole = stacked(list(np.concatenate(parts, axis=1)), pd.concat(extra), about)
-        return prior.where(np.concatenate(goods), whole), bad
+        return prior.where(np.concatenate(goods), whole), np.concatenate(goods)
     ends = np.cumsum([len(part) for part in parts])
     rows = [np.arange(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
     whole = Maps.joined(parts) if task.kind == "maps" else assemble(list(zip(rows, parts, strict=True)))
-    return whole, bad
+    return whole, np.concatenate(goods)
 
 
 def replay(
-    members: list[Member], test: TestSet, fold: int, devices: list[torch.device], working: Path
+    members: list[Member],
+    ids: list[str],
+    files: list[Path | None],
+    fold: int,
+    devices: list[torch.device],
+    working: Path,
 ) -> None:
     """Write `replay-<member>.parquet`: what each member's models of one fold say of the test images."""
     parts: list[list[pd.DataFrame]] = [[] for _ in members]
-    for start in range(0, len(test), PIECE):
-        stores, _, _ = stores_of(members, test.files[start : start + PIECE])
+    for start in range(0, len(ids), PIECE):
+        stores, _, _ = stores_of(members, files[start : start + PIECE])
         for number, said in enumerate(ask_all(members, stores, Plan(), devices, fold)):
             table = members[number].task.write(said, members[number].outputs)
-            table.insert(0, "id", test.ids[start : start + PIECE])
+            table.insert(0, "id", ids[start : start + PIECE])
             parts[number].append(table)
     for member, tables in zip(members, parts, strict=True):
         write_parquet(working / f"replay-{member.name}.parquet", pd.concat(tables, ignore_index=True))
@@ -212,14 +230,14 @@ class Prior:
         return assemble([(kept, take(said, kept)), (bad, prior)])
 
 
-def table_of(said: Any, test: TestSet, task: Task, about: dict[str, Any]) -> pd.DataFrame:
-    """The submission of predictions of `test.ids`, rows and columns as the sample has them."""
-    if not len(test.sample):
-        return test.sample
-    place = {name: row for row, name in enumerate(test.ids)}
-    rows = np.array([place[name] for name in test.form.images])
+def table_of(said: Any, asked: Asked, ids: list[str], task: Task, about: dict[str, Any]) -> pd.DataFrame:
+    """The submission of predictions of the images `ids`, under the columns of home."""
+    if not len(asked.sample):
+        return asked.sample
+    place = {name: row for row, name in enumerate(ids)}
+    rows = np.array([place[name] for name in asked.form.images])
     rule = Rule.from_json(about["rule"])
-    return fill(test.form, test.sample, task, take(said, rows), rule, about["dataset"])
+    return fill(asked.form, asked.sample, task, take(said, rows), rule, about["dataset"])
 
 
 def write(working: Path, table: pd.DataFrame) -> None:
@@ -237,3 +255,16 @@ def run(bundle: Path, mount: Path, working: Path) -> None:
         if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
             raise
         print(f"FALLBACK: {type(error).__name__}: {error}", flush=True)
+        if not (working / OUTPUT).exists():
+            write(working, last_resort(mount, bundle))
+        note_fallback(working, f"{type(error).__name__}: {error}")
+
+
+def last_resort(mount: Path, bundle: Path) -> pd.DataFrame:
+    """The sample as it is mounted, or the columns of home alone: where not even the prior could be
+    written."""
+    about = read_json(bundle / "competition.json")
+    try:
+        return read(find(mount, about["config"]["data"]["sample_csv"], SAMPLES))
+    except UserError:
+        return pd.DataFrame(columns=about["form"]["columns"])

@@ -4,7 +4,7 @@ that is missing or broken costs its own row alone."""
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,82 +14,89 @@ import pandas as pd
 from src.config import Config, Data, UserError
 from src.data.decode import decode
 from src.data.images import ImageStore
-from src.data.sample import SampleForm, describe_sample
-from src.data.tables import files_of
+from src.kernel.asked import Asked, asked_for, find, made_up, read, same_columns
+from src.kernel.search import find_test_images, image_files, test_folders
 from src.machine import cpu_count
+
+SAMPLES = r".*sample.*submission.*\.csv"  # what a sample may be called where it is not called as at home
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """What is asked for: the sample and its form, the test ids in their order, the file of each, or None."""
+    """What is asked for: the rows, the test ids in their order, and each one's image by name."""
 
     __test__ = False  # pytest: no class of tests
 
-    sample: pd.DataFrame
-    form: SampleForm
-    path: Path
+    asked: Asked
     ids: list[str]
-    files: list[Path | None]
+    names: list[str]  # of the images, as the tables have them
     table: pd.DataFrame  # columns of test.csv by id, where there is one
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def files(self, mount: Path, data: Data) -> list[Path | None]:
+        """The file of each image; None where there is none, or the tables contradict each other."""
+        return find_test_images(self.names, mount, data) if self.names else []
+
 
 def read_test(mount: Path, config: Config, form: dict[str, Any], outputs: list[str]) -> TestSet:
-    """The test set below `mount`; `form` is the sample's as it was at home, which a hidden one shares."""
+    """The test set below `mount`; `form` is the sample's as it was at home.
+
+    Without a sample the rows are those of test.csv, without that the images in the test folders.
+    """
     data = config.data
-    path = find(mount, data.sample_csv)
-    sample, test = read(path), None
+    sample, path = _table(mount, data.sample_csv, "asking for what the test table lists", SAMPLES)
+    hints = None if sample is None else set(sample.to_numpy().ravel())
+    test = None
     if data.test_csv is not None:
-        try:
-            test = read(find(mount, data.test_csv)).drop_duplicates(data.id).set_index(data.id, drop=False)
-        except UserError as error:  # the sample says what is asked for; this only where the images are
-            print(f"test: {error}; going by the sample submission", flush=True)
+        test, test_path = _table(mount, data.test_csv, "going by the sample submission")
+        path = path or test_path
+    if test is not None:
+        wanted = [data.id, *(one for one in form["test_columns"] if one != data.id)]
+        test = test.rename(columns=same_columns(test, wanted, data.id, hints and sorted(hints)))
+        test = _one_row_an_id(test, data) if data.id in test else None
     known = None if test is None else test.index.tolist()
-    said = of_the_same_form(sample, config, outputs, path, known, form)
-    ids = list(dict.fromkeys(said.images))
-    folders = [data.test_images] if isinstance(data.test_images, str) else list(data.test_images)
-    there = [mount / name for name in folders if (mount / name).is_dir()]
+    if sample is None:
+        ids = known if known is not None else _ids_of_files(mount, data, form)
+        sample, path = made_up(ids, form, outputs), path or mount
+    asked = asked_for(sample, path, form, outputs, known)
+    ids = list(dict.fromkeys(asked.form.images))
     names = ids
     if test is not None and data.image is not None and data.image in test:
         column = test[data.image]
         names = [column.get(name, name) for name in ids]
-    files = files_of(names, there)
     table = pd.DataFrame(index=ids) if test is None else test.reindex(ids)
-    return TestSet(sample, said, path, ids, files, table)
+    return TestSet(asked, ids, names, table)
 
 
-def read(path: Path) -> pd.DataFrame:
-    """A table of text, with no rows too."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+def _table(
+    mount: Path, name: str, instead: str, like: str = "(?!)"
+) -> tuple[pd.DataFrame | None, Path | None]:
+    """A table and its path; where it cannot be had, neither, and the log says what happens `instead`."""
+    try:
+        path = find(mount, name, like)
+        return read(path), path
+    except UserError as error:
+        print(f"test: {error}; {instead}", flush=True)
+        return None, None
 
 
-def find(mount: Path, name: str) -> Path:
-    """A file of the competition, where it was at home or anywhere below."""
-    if (mount / name).is_file():
-        return mount / name
-    found = sorted(mount.rglob(Path(name).name), key=lambda path: len(path.parts))
-    if not found:
-        raise UserError(f"{mount}: there is no {Path(name).name} in it")
-    return found[0]
+def _one_row_an_id(test: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """The test table by id. An id whose rows name different images has none: nobody knows which is meant."""
+    if data.image in test:
+        several = test.groupby(data.id)[data.image].transform("nunique") > 1
+        test = test.assign(**{data.image: test[data.image].mask(several, "")})
+    return test.drop_duplicates(data.id).set_index(data.id, drop=False)
 
 
-def of_the_same_form(
-    sample: pd.DataFrame,
-    config: Config,
-    outputs: list[str],
-    path: Path,
-    known: list[str] | None,
-    form: dict[str, Any],
-) -> SampleForm:
-    """The sample's form: its kind, columns and separator from home, where there was more to go by."""
-    same = {key: form[key] for key in ("kind", "id_column", "separator", "most", "class_column")}
-    same["value_columns"] = tuple(form["value_columns"])
-    ids = tuple(sample[form["id_column"]])
-    if form["kind"] in ("label", "columns", "separated") or not len(sample) or not form["pairs"]:
-        return SampleForm(images=ids, classes=() if form["pairs"] else None, **same)
-    return replace(describe_sample(sample, config, outputs, path, known), **same)
+def _ids_of_files(mount: Path, data: Data, form: dict[str, Any]) -> list[str]:
+    """The test ids that the images below would have, with an extension where those of home have one."""
+    files = sorted(image_files(mount, data))
+    folders = test_folders(mount, data)
+    at_home = [file for file in files if any(file.is_relative_to(folder) for folder in folders)]
+    files = at_home or [file for file in files if "test" in file.relative_to(mount).as_posix().lower()]
+    return list(dict.fromkeys(file.name if form["suffixes"] else file.stem for file in files))
 
 
 def read_images(

@@ -1,0 +1,89 @@
+"""`summary.json`, beside submission.csv: how many rows were predicted, and how many hold the prior, and why.
+
+| key | |
+|---|---|
+| `rows`, `images` | of the submission; of the test set |
+| `predicted` | rows that hold a prediction of their own image |
+| `prior` | rows that hold the prior by reason, such as `{"image not found": 12}` |
+| `fallback` | the error that left the prior in every row; null where there was none |
+
+A kernel whose hidden run sees no image scores without an error: its log and this file are where it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from src.artifacts import read_json, write_json
+from src.kernel.test import TestSet
+
+NAME = "summary.json"
+NOT_FOUND, UNREADABLE = "image not found", "image unreadable"
+NOT_YET = "not predicted"  # the run ended before
+MANY = 0.5  # of the rows: above that the submission says next to nothing of the images
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a submission holds, counted in rows."""
+
+    rows: int
+    images: int
+    predicted: int
+    prior: dict[str, int] = field(default_factory=dict)
+    fallback: str | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the rows that hold the prior."""
+        return sum(self.prior.values()) / max(1, self.rows)
+
+    def write(self, working: Path) -> None:
+        """Write summary.json."""
+        write_json(working / NAME, asdict(self))
+
+    def warn(self) -> None:
+        """Say loudly where most rows hold the prior."""
+        if self.share > MANY:
+            why = ", ".join(f"{count:,} {reason}" for reason, count in self.prior.items())
+            print(
+                f"WARNING: {sum(self.prior.values()):,} of {self.rows:,} rows hold the prior, the same "
+                f"answer whatever their image shows ({why}): the score will say nothing of the models",
+                flush=True,
+            )
+
+
+def nothing_yet(test: TestSet) -> Summary:
+    """Of the submission of the prior that is written first."""
+    rows = len(test.asked.sample)
+    return Summary(rows, len(test), 0, {NOT_YET: rows} if rows else {})
+
+
+def summary_of(test: TestSet, unseen: Mapping[str, np.ndarray]) -> Summary:
+    """Of a submission whose images without a prediction are `unseen` (images,) by reason; rows that could not
+    be answered count as such first."""
+    place = {name: row for row, name in enumerate(test.ids)}
+    image = np.array([place[name] for name in test.asked.form.images], dtype=int)
+    left = np.ones(len(image), dtype=bool)
+    prior = {}
+    for reason, rows in [
+        *test.asked.refused.items(),
+        *((reason, images[image]) for reason, images in unseen.items()),
+    ]:
+        if count := int((rows & left).sum()):
+            prior[reason] = count
+        left &= ~rows
+    return Summary(len(image), len(test), int(left.sum()), prior)
+
+
+def note_fallback(working: Path, error: str) -> None:
+    """Add the error that ended the run to the summary of what was written before it."""
+    path = working / NAME
+    known = Summary(**read_json(path)) if path.is_file() else Summary(0, 0, 0)
+    known = replace(known, fallback=error)
+    known.write(working)
+    known.warn()
