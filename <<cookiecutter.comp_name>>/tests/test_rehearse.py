@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from competitions import prepare_competition
 
-from src.config import Config
+from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.tables import load_tables
-from src.kernel import image, rehearse, sandbox, verdict
+from src.kernel import image, mounts, rehearse, sandbox, verdict
 from src.kernel.mounts import Asked, lay_out, renamed
 from src.kernel.sandbox import Outcome, namespaces, run_kernel
 
@@ -105,6 +106,21 @@ def test_the_project_is_out_of_sight_and_the_input_cannot_be_written(tmp_path, p
 
 
 @needs_namespaces
+def test_nothing_of_this_machine_is_in_sight_but_the_system_and_python(tmp_path, project):
+    """A file beside the project, as weights that a competitor keeps elsewhere."""
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("of another project")
+    done = play(
+        "import os, pathlib, numpy\n"
+        f"print(pathlib.Path({str(elsewhere)!r}).exists(), os.listdir('/tmp'), os.listdir('/kaggle'))\n",
+        tmp_path,
+        project,
+        True,
+    )
+    assert (done.status, done.said.strip()) == (0, "False [] ['home', 'working', 'input']")
+
+
+@needs_namespaces
 def test_a_working_folder_that_overflows_is_an_error(tmp_path, project):
     done = play(
         "import os, pathlib\n"
@@ -137,6 +153,29 @@ def test_what_kaggle_lacks_cannot_be_imported_by_us_and_can_by_libraries(tmp_pat
         absent={"yaml"},
     )
     assert (done.status, done.said.strip()) == (0, "No module named 'yaml' in Kaggle's image")
+
+
+def test_what_kaggle_lacks_cannot_be_imported_by_any_other_way(tmp_path, project):
+    done = play(
+        "import importlib, importlib.util\n"
+        "from importlib import import_module\n"
+        "import omegaconf  # which has imported yaml\n"
+        "def late(): import yaml.nodes\n"
+        "ways = [late, lambda: __import__('yaml'), lambda: import_module('yaml')]\n"
+        "ways += [lambda: importlib.__import__('yaml'), lambda: importlib.import_module('yaml.nodes')]\n"
+        "for way in ways:\n"
+        "    try: way()\n"
+        "    except ModuleNotFoundError as error: print(error.name)\n"
+        "print(importlib.util.find_spec('yaml'), importlib.util.find_spec('json') is not None)\n"
+        "print(import_module('json').__name__, import_module('.decoder', 'json').__name__)\n",
+        tmp_path,
+        project,
+        False,
+        absent={"yaml"},
+    )
+    assert done.said.split() == (
+        ["yaml.nodes", "yaml", "yaml", "yaml", "yaml.nodes", "None", "True", "json", "json.decoder"]
+    )
 
 
 def test_the_lock_says_what_kaggle_has():
@@ -205,7 +244,7 @@ def test_a_row_keeps_its_class_where_its_image_is_called_otherwise(cell, image, 
 
 
 @pytest.mark.parametrize("task", ["segmentation", "multilabel"])
-def test_a_case_is_a_competition_of_its_own(tmp_path, task):
+def test_a_case_is_a_competition_of_its_own(tmp_path, task, monkeypatch):
     config = load_config(prepare_competition(tmp_path / task, task), ["competition.slug=digits"])
     tables = load_tables(config)
     bundle = tmp_path / "bundle"
@@ -222,3 +261,23 @@ def test_a_case_is_a_competition_of_its_own(tmp_path, task):
     files = {path.stem for path in (place / "test_images").iterdir()}
     assert files == {one.id for one in asked} - {asked[3].id}
     assert (tmp_path / "input/datasets/me/bundle/manifest.json").exists()
+    # behind no walls a kernel may write into its input: never the files of this machine
+    monkeypatch.setattr(mounts, "namespaces", lambda: False)
+    lay_out(config, tables, bundle, tmp_path / "copies", asked, old=True)
+    for file in [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]:
+        assert file.stat().st_nlink == 1
+        file.write_text("spoiled")
+    assert (bundle / "manifest.json").read_text() == "{}"
+    assert all(one.file.read_bytes() != b"spoiled" for one in asked)
+
+
+def test_a_temporary_folder_that_is_too_small_is_named_before(tmp_path, monkeypatch):
+    bundle, folder = tmp_path / "bundle", tmp_path / "small" / "input"
+    for path in (bundle, folder):
+        path.mkdir(parents=True)
+    (bundle / "weights").write_bytes(bytes(3 * 2**20))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(mounts.shutil, "disk_usage", lambda _: usage._replace(free=mounts.SPARE + 2**21))
+    mounts.check_room(folder, bundle, [], linked=True)
+    with pytest.raises(UserError, match=rf"{folder.parent}.*67 MiB.*66 are free.*TMPDIR"):
+        mounts.check_room(folder, bundle, [], linked=False)

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.artifacts import write_csv
-from src.config import Config
+from src.config import Config, UserError
 from src.data.tables import Tables
+from src.kernel.sandbox import namespaces
+
+SPARE = 64 * 2**20  # bytes: the tables, and what the kernel itself puts there
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,19 @@ class Asked:
 def lay_out(
     config: Config, tables: Tables, bundle: Path, folder: Path, asked: list[Asked], old: bool
 ) -> None:
-    """The bundle and the competition below `folder`, under today's layout or the old one."""
+    """The bundle and the competition below `folder`, under today's layout or the old one: links to the files
+    here where a kernel cannot write to them, else copies. Raises `UserError` where these do not fit."""
+    linked = namespaces()
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, bundle, [one.file for one in asked if one.content is True], linked)
+    put = link if linked else shutil.copy
     slug = config.competition.slug
     here = folder / ("bundle" if old else "datasets/me/bundle")
-    shutil.copytree(bundle, here, copy_function=link)
+    shutil.copytree(bundle, here, copy_function=put)
     place = folder / (slug if old else f"competitions/{slug}")
     place.mkdir(parents=True)
     lay_out_tables(config, tables, place, asked)
-    lay_out_images(config, tables, place, asked)
+    lay_out_images(config, place, asked, put)
 
 
 def lay_out_tables(config: Config, tables: Tables, place: Path, asked: list[Asked]) -> None:
@@ -72,7 +81,9 @@ def file_name(one: Asked) -> str:
     return one.id if one.id.lower().endswith(suffix.lower()) else f"{one.id}{suffix}"
 
 
-def lay_out_images(config: Config, tables: Tables, place: Path, asked: list[Asked]) -> None:
+def lay_out_images(
+    config: Config, place: Path, asked: list[Asked], put: Callable[[str, str], object]
+) -> None:
     names = config.data.test_images
     folders = [place / name for name in ([names] if isinstance(names, str) else names)]
     for folder in folders:
@@ -81,9 +92,23 @@ def lay_out_images(config: Config, tables: Tables, place: Path, asked: list[Aske
         path = folders[0] / file_name(one)
         path.parent.mkdir(parents=True, exist_ok=True)
         if one.content is True:
-            link(str(one.file.resolve()), str(path))
+            put(str(one.file.resolve()), str(path))
         elif isinstance(one.content, bytes):
             path.write_bytes(one.content)
+
+
+def check_room(folder: Path, bundle: Path, images: list[Path], linked: bool) -> None:
+    """Raise `UserError` where the disk of `folder` has no room for what would be copied there."""
+    files = {path for path in bundle.rglob("*") if path.is_file()} | {path.resolve() for path in images}
+    here = os.stat(folder).st_dev
+    copied = [path.stat() for path in files]
+    needed = SPARE + sum(one.st_size for one in copied if not linked or one.st_dev != here)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent}: a rehearsal copies {needed / 2**20:,.0f} MiB there, and {free / 2**20:,.0f} "
+            f"are free; make room, or set TMPDIR to a folder on a larger disk, such as `TMPDIR=$PWD/kaggle`"
+        )
 
 
 def link(source: str, target: str) -> None:

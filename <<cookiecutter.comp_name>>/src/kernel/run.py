@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from src.artifacts import read_json, write_csv, write_parquet
 from src.config import Config, UserError
 from src.decisions import Rule, assemble, take
 from src.kernel import image
-from src.kernel.asked import Asked, find, read
+from src.kernel.asked import find, read
 from src.kernel.guard import Guard, Plan
 from src.kernel.members import Member, ask_all, open_members
 from src.kernel.summary import NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
@@ -51,37 +52,36 @@ def predict_competition(
     task, outputs = create_task(config), about["dataset"]["outputs"]
     test = read_test(mount, config, about["form"], outputs)
     prior = Prior(about, task, config)
-    asked = test.asked
-    print(f"{len(test):,} test images, {len(asked.sample):,} rows in {asked.path.name}", flush=True)
-    fallback = table_of(prior.of(len(test)), asked, test.ids, task, about)
-    write(working, asked.as_found(fallback))
+    print(f"{len(test):,} test images, {len(test.sample):,} rows in {test.path.name}", flush=True)
+    fallback = table_of(prior.of(len(test)), test, task, about)
+    write(working, test.asked.as_found(fallback))
     nothing_yet(test).write(working)
     if not len(test):
         print("the test set is empty, and so is the submission", flush=True)
         return
-    files = test.files(mount, config.data)
+    test = test.located(mount, config.data)
     devices = devices_here()
     members = open_members(bundle, about, devices)
     folds = sum(len(member.models) for member in members)
     views = max(member.views for member in members)
     print(f"{len(members)} member(s), {folds} fold models, on {', '.join(map(str, devices))}", flush=True)
     if only_fold is not None:
-        replay(members, test.ids, files, only_fold, devices, working)
+        replay(members, test, only_fold, devices, working)
         return
     guard = Guard(3600 * about["hours"] - SPARE - (time.monotonic() - began), folds, views)
-    said, good = ask_in_pieces(members, test, files, about, prior, guard, devices)
+    said, good = ask_in_pieces(members, test, about, prior, guard, devices)
     if keep:
         kept = task.write(said, outputs)
         kept.insert(0, "id", test.ids)
         write_parquet(working / PREDICTIONS, kept)
-    table, rows = table_of(said, asked, test.ids, task, about), asked.answered
+    table, rows = table_of(said, test, task, about), test.asked.answered
     if not rows.all():
         table = pd.concat([table[rows], fallback[~rows]]).sort_index()
     if rows.any():
-        of_rows = (part[rows].reset_index(drop=True) for part in (table, asked.sample))
-        check(asked.form, task, *of_rows, about["dataset"], asked.path)
-    write(working, asked.as_found(table))
-    missing = np.array([file is None for file in files], dtype=bool)
+        of_rows = (part[rows].reset_index(drop=True) for part in (table, test.sample))
+        check(test.form, task, *of_rows, about["dataset"], test.path)
+    write(working, test.asked.as_found(table))
+    missing = np.array([file is None for file in test.files], dtype=bool)
     summary = summary_of(test, {NOT_FOUND: missing, UNREADABLE: ~good & ~missing})
     summary.write(working)
     summary.warn()
@@ -101,7 +101,6 @@ def devices_here() -> list[torch.device]:
 def ask_in_pieces(
     members: list[Member],
     test: TestSet,
-    files: list[Path | None],
     about: dict[str, Any],
     prior: Prior,
     guard: Guard,
@@ -114,8 +113,8 @@ def ask_in_pieces(
     goods: list[np.ndarray] = []
     for start in range(0, len(test), PIECE):
         began = time.monotonic()
-        piece = files[start : start + PIECE]
-        stores, good, sizes = stores_of(members, piece)
+        files = test.files[start : start + PIECE]
+        stores, good, sizes = stores_of(members, files)
         plan = guard.plan
         said = ask_all(members, stores, plan, devices)
         del stores  # before the next piece is read
@@ -126,9 +125,9 @@ def ask_in_pieces(
             extra.append(columns)
         else:
             parts.append(prior.where(good, stacked(said, columns, about)))
-        guard.saw(len(piece), time.monotonic() - began)
-        left = len(test) - start - len(piece)
-        print(f"{start + len(piece):,} of {len(test):,} images", flush=True)
+        guard.saw(len(files), time.monotonic() - began)
+        left = len(test) - start - len(files)
+        print(f"{start + len(files):,} of {len(test):,} images", flush=True)
         if left:
             guard.next(left)
     if numbers:  # a mean of ranks looks at all rows
@@ -141,26 +140,21 @@ def ask_in_pieces(
 
 
 def replay(
-    members: list[Member],
-    ids: list[str],
-    files: list[Path | None],
-    fold: int,
-    devices: list[torch.device],
-    working: Path,
+    members: list[Member], test: TestSet, fold: int, devices: list[torch.device], working: Path
 ) -> None:
     """Write `replay-<member>.parquet`: what each member's models of one fold say of the test images."""
     parts: list[list[pd.DataFrame]] = [[] for _ in members]
-    for start in range(0, len(ids), PIECE):
-        stores, _, _ = stores_of(members, files[start : start + PIECE])
+    for start in range(0, len(test), PIECE):
+        stores, _, _ = stores_of(members, test.files[start : start + PIECE])
         for number, said in enumerate(ask_all(members, stores, Plan(), devices, fold)):
             table = members[number].task.write(said, members[number].outputs)
-            table.insert(0, "id", ids[start : start + PIECE])
+            table.insert(0, "id", test.ids[start : start + PIECE])
             parts[number].append(table)
     for member, tables in zip(members, parts, strict=True):
         write_parquet(working / f"replay-{member.name}.parquet", pd.concat(tables, ignore_index=True))
 
 
-def stores_of(members: list[Member], files: list[Path | None]) -> tuple[list[Any], np.ndarray, list]:
+def stores_of(members: list[Member], files: Sequence[Path | None]) -> tuple[list[Any], np.ndarray, list]:
     """Each member's store of the images, read once for all members that want them alike; which images are
     good for all of them; and their sizes."""
     known: dict[str, Any] = {}
@@ -230,14 +224,14 @@ class Prior:
         return assemble([(kept, take(said, kept)), (bad, prior)])
 
 
-def table_of(said: Any, asked: Asked, ids: list[str], task: Task, about: dict[str, Any]) -> pd.DataFrame:
-    """The submission of predictions of the images `ids`, under the columns of home."""
-    if not len(asked.sample):
-        return asked.sample
-    place = {name: row for row, name in enumerate(ids)}
-    rows = np.array([place[name] for name in asked.form.images])
+def table_of(said: Any, test: TestSet, task: Task, about: dict[str, Any]) -> pd.DataFrame:
+    """The submission of predictions of `test.ids`, under the columns of home."""
+    if not len(test.sample):
+        return test.sample
+    place = {name: row for row, name in enumerate(test.ids)}
+    rows = np.array([place[name] for name in test.form.images])
     rule = Rule.from_json(about["rule"])
-    return fill(asked.form, asked.sample, task, take(said, rows), rule, about["dataset"])
+    return fill(test.form, test.sample, task, take(said, rows), rule, about["dataset"])
 
 
 def write(working: Path, table: pd.DataFrame) -> None:

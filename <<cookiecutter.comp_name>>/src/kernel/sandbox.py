@@ -1,8 +1,8 @@
 """A kernel run at home as Kaggle would: no network, input read-only, a working folder of limited size, an
-empty home, nothing of the environment, and the project out of sight.
+empty home, nothing of the environment, and no file of this machine in sight but the system's and Python's.
 
 With Linux namespaces (`unshare`, no root needed) all of this is enforced. Elsewhere a weaker stand-in is
-used: sockets raise, home and environment are empty, and the project stays where it is.
+used: sockets raise, home and environment are empty, the input is a copy, and the files here stay in sight.
 """
 
 from __future__ import annotations
@@ -21,27 +21,40 @@ from pathlib import Path
 WORKING = 20_000  # MiB that Kaggle gives /kaggle/working
 KEPT = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 ENTER = ("unshare", "--map-root-user", "--net", "--mount", "--ipc", "--fork")
+SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt", "etc", "dev", "proc", "sys")
+SYSTEM += ("nix", "run/current-system", "run/opengl-driver")  # where NixOS has these
 
-# $1 stage, $2 project, $3 input, $4 out, $5 MiB, then the command. What is masked is bound elsewhere first.
+# $1 stage, $2 project, $3 input, $4 out, $5 MiB, $6 the system's folders, $7 how many of Python's folders
+# follow, the project among them, which is hidden behind those before it; then the command, which sees these
+# folders, and Kaggle's own, alone.
 SCRIPT = """
 set -eu
-stage=$1 project=$2 input=$3 out=$4 size=$5; shift 5
+stage=$1 project=$2 input=$3 out=$4 size=$5 system=$6 count=$7; shift 7
 mount -t tmpfs -o size=16m tmpfs "$stage"
-mkdir "$stage/input" "$stage/out" "$stage/working" "$stage/home" "$stage/venv" "$stage/tmp"
-mount --bind "$input" "$stage/input"; mount -o remount,bind,ro "$stage/input"
-mount --bind "$out" "$stage/out"
-mount -t tmpfs -o size="$size"m tmpfs "$stage/working"
-mount -t tmpfs tmpfs "$stage/tmp"
-if [ -d "$project/.venv" ]; then mount --bind "$project/.venv" "$stage/venv"; fi
-mount -t tmpfs tmpfs "$project"
-if [ -e "$stage/venv/bin" ]; then mkdir "$project/.venv"; mount --bind "$stage/venv" "$project/.venv"; fi
-cp "$stage/out/script.py" "$stage/working/script.py"
-cd "$stage/working"
+root=$stage/root
+mkdir -p "$root/kaggle/input" "$root/kaggle/working" "$root/kaggle/home" "$root/tmp"
+for name in $system; do
+    if [ -L "/$name" ]; then mkdir -p "$(dirname "$root/$name")"; cp -P "/$name" "$root/$name"
+    elif [ -d "/$name" ]; then mkdir -p "$root/$name"; mount --rbind "/$name" "$root/$name"; fi
+done
+while [ "$count" -gt 0 ]; do
+    if [ "$1" != "$project" ]; then mkdir -p "$root$1"; mount --rbind "$1" "$root$1"
+    elif [ -d "$root$1" ]; then mount -t tmpfs tmpfs "$root$1"; fi
+    shift; count=$((count - 1))
+done
+mount --bind "$input" "$root/kaggle/input"
+mount -o remount,bind,ro "$root/kaggle/input" 2>/dev/null ||  # what locks a disk's flags wants them named
+    mount -o remount,bind,ro,nosuid,nodev "$root/kaggle/input" 2>/dev/null ||
+    mount -o remount,bind,ro,nosuid,nodev,noexec "$root/kaggle/input"
+mount -t tmpfs -o size="$size"m tmpfs "$root/kaggle/working"
+mount -t tmpfs tmpfs "$root/tmp"
+cp "$out/script.py" "$root/kaggle/working/script.py"
 status=0
-"$@" || status=$?
+chroot "$root" /bin/sh -c 'cd /kaggle/working && exec "$@"' sh "$@" || status=$?
+cd "$root/kaggle/working"
 rm -f script.py
-du -sk . | cut -f1 > "$stage/out/kib"
-cp -r . "$stage/out/working"
+du -sk . | cut -f1 > "$out/kib"
+cp -r . "$out/working"
 exit $status
 """
 NO_NETWORK = """
@@ -67,14 +80,50 @@ class Outcome:
 
 @functools.cache
 def namespaces() -> bool:
-    """Whether this machine lets us make some."""
+    """Whether this machine lets us build the walls: tried once, around a command that does nothing."""
     if shutil.which(ENTER[0]) is None:
         return False
-    try:
-        command = [*ENTER, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+    with tempfile.TemporaryDirectory(prefix="walls-") as name:
+        folders = [Path(name, part) for part in ("stage", "project", "input", "out")]
+        for folder in folders:
+            folder.mkdir()
+        (folders[-1] / "script.py").touch()
+        command = [*walls(*folders, 1), sys.executable, "-c", "pass"]
+        try:
+            return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+
+def walls(stage: Path, project: Path, mount: Path, out: Path, working_mib: int) -> list[str]:
+    """The command that runs the one behind it where Kaggle's folders, the system's and Python's are all there
+    is."""
+    places = [place.resolve() for place in (stage, project, mount, out)]
+    kept = sorted(python_folders(), key=lambda folder: folder.is_relative_to(places[1]))
+    inside = sum(folder.is_relative_to(places[1]) for folder in kept)
+    kept.insert(len(kept) - inside, places[1])
+    rest = [working_mib, " ".join(SYSTEM), len(kept), *kept]
+    return [*ENTER, "sh", "-c", SCRIPT, "sh", *map(str, [*places, *rest])]
+
+
+def python_folders() -> list[Path]:
+    """Where this Python and its packages lie, as far as the system's folders do not hold them: the
+    environment, what it was made from, and where the links between them lead."""
+    found = [
+        Path(getattr(sys, name)) for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix")
+    ]
+    link = Path(sys.executable)
+    while link.is_symlink():
+        link = link.parent / os.readlink(link)
+        found.append(Path(os.path.normpath(link)).parent.parent)
+    found += [folder.resolve() for folder in found]
+    system = [Path("/", name) for name in SYSTEM]
+    outside = {
+        folder
+        for folder in found
+        if folder != Path("/") and not any(folder.is_relative_to(place) for place in system)
+    }
+    return sorted(outside, key=lambda folder: len(folder.parts))
 
 
 def run_kernel(
@@ -100,20 +149,19 @@ def run_kernel(
     with tempfile.TemporaryDirectory(prefix="kernel-") as name:
         stage = Path(name)
         environment = {key: os.environ[key] for key in KEPT if key in os.environ} | variables
-        environment |= {"HOME": str(stage / "home"), "TMPDIR": str(stage / "tmp")}
         environment |= {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= {"KAGGLE_WORKING_DIR": str(stage / "working")}
         python = [sys.executable, "-c", MEASURED, " ".join(sorted(absent)), "script.py"]
         if isolated:
-            environment["KAGGLE_INPUT_DIR"] = str(stage / "input")
-            places = [stage, project, mount, out]
-            sizes = [str(place.resolve()) for place in places] + [str(working_mib)]
-            command = [*ENTER, "sh", "-c", SCRIPT, "sh", *sizes, *python]
+            environment |= {"HOME": "/kaggle/home", "TMPDIR": "/tmp"}
+            environment |= {f"KAGGLE_{name.upper()}_DIR": f"/kaggle/{name}" for name in ("input", "working")}
+            command = [*walls(stage, project, mount, out, working_mib), *python]
             return _run(command, stage, environment, out, limit)
         for folder in ("home", "tmp", "working", "site"):
             (stage / folder).mkdir()
         (stage / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+        environment |= {"HOME": str(stage / "home"), "TMPDIR": str(stage / "tmp")}
         environment |= {"KAGGLE_INPUT_DIR": str(mount.resolve()), "PYTHONPATH": str(stage / "site")}
+        environment |= {"KAGGLE_WORKING_DIR": str(stage / "working")}
         shutil.copy(script, stage / "working" / "script.py")
         outcome = _run(python, stage / "working", environment, out, limit)
         (stage / "working" / "script.py").unlink()
@@ -124,17 +172,26 @@ def run_kernel(
         )
 
 
-# Runs the script without the modules of $1, and says its peak memory in KiB behind everything else. What
-# libraries import for themselves is their affair: other versions need other things.
+# Runs the script without the modules of $1, however it asks for them, and says its peak memory in KiB behind
+# everything else. What libraries import for themselves is their affair: other versions need other things.
 MEASURED = """
-import builtins, resource, runpy, sys
-absent, sys.argv, plain = set(sys.argv[1].split()), sys.argv[2:], builtins.__import__
-def load(name, globals=None, locals=None, fromlist=(), level=0):
-    asks = (globals or {}).get("__name__", "").partition(".")[0]
-    if level == 0 and name.partition(".")[0] in absent and asks in ("__main__", "src"):
-        raise ModuleNotFoundError(f"No module named {name!r} in Kaggle's image", name=name)
-    return plain(name, globals, locals, fromlist, level)
-builtins.__import__ = load
+import builtins, functools, importlib, importlib.util, resource, runpy, sys
+absent, sys.argv = set(sys.argv[1].split()), sys.argv[2:]
+def wall(plain, refuse):
+    @functools.wraps(plain)
+    def load(name, *rest, **more):
+        asks = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
+        if name.partition(".")[0] in absent and asks in ("__main__", "src", "own"):
+            level = more.get("level", rest[3] if len(rest) > 3 else 0)
+            if level == 0:
+                return refuse(name)
+        return plain(name, *rest, **more)
+    return load
+def lacks(name):
+    raise ModuleNotFoundError(f"No module named {name!r} in Kaggle's image", name=name)
+builtins.__import__ = importlib.__import__ = wall(builtins.__import__, lacks)
+importlib.import_module = wall(importlib.import_module, lacks)
+importlib.util.find_spec = wall(importlib.util.find_spec, lambda name: None)
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:

@@ -3,8 +3,9 @@ that is missing or broken costs its own row alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from src.config import Config, Data, UserError
 from src.data.decode import decode
 from src.data.images import ImageStore
+from src.data.sample import SampleForm
 from src.kernel.asked import Asked, asked_for, find, made_up, read, same_columns
 from src.kernel.search import find_test_images, image_files, test_folders
 from src.machine import cpu_count
@@ -31,13 +33,27 @@ class TestSet:
     ids: list[str]
     names: list[str]  # of the images, as the tables have them
     table: pd.DataFrame  # columns of test.csv by id, where there is one
+    files: tuple[Path | None, ...] = ()  # of each image, once `located`; None where there is none
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def files(self, mount: Path, data: Data) -> list[Path | None]:
-        """The file of each image; None where there is none, or the tables contradict each other."""
-        return find_test_images(self.names, mount, data) if self.names else []
+    @property
+    def sample(self) -> pd.DataFrame:
+        """Its rows, under the columns of home."""
+        return self.asked.sample
+
+    @property
+    def form(self) -> SampleForm:
+        return self.asked.form
+
+    @property
+    def path(self) -> Path:
+        return self.asked.path
+
+    def located(self, mount: Path, data: Data) -> TestSet:
+        """The same with the file of each image: looked for once a submission of the prior is there."""
+        return replace(self, files=tuple(find_test_images(self.names, mount, data)))
 
 
 def read_test(mount: Path, config: Config, form: dict[str, Any], outputs: list[str]) -> TestSet:
@@ -100,7 +116,7 @@ def _ids_of_files(mount: Path, data: Data, form: dict[str, Any]) -> list[str]:
 
 
 def read_images(
-    files: list[Path | None], data: Data, seen: int | None
+    files: Sequence[Path | None], data: Data, seen: int | None
 ) -> tuple[ImageStore, np.ndarray, list[tuple[int, int]]]:
     """The images as a store of test rows, which of them could be read (n,), and the size of each file.
 
