@@ -206,6 +206,7 @@ FILES = {
     "src/kaggle/receipts.py",
     "src/kaggle/replies.py",
     "src/kaggle/scan.py",
+    "src/kaggle/secrets.py",
     "src/kaggle/send.py",
     "src/kaggle/training.py",
     "src/kaggle/transfer.py",

@@ -14,9 +14,16 @@ from pydantic import ValidationError
 
 from src.config import Config, UserError
 from src.configfile import load_config
+from src.kaggle import kernels
 from src.kaggle.metadata import DatasetMetadata, KernelMetadata, kernel_metadata, write_metadata
 from src.kaggle.names import code_ref, competition, dataset_ref, kernel_ref, title_of, train_ref
-from src.kaggle.scan import check_folder, refuse_secrets
+from src.kaggle.scan import (
+    check_folder,
+    copy_code,
+    refuse_secret,
+    refuse_secret_settings,
+    refuse_secrets,
+)
 from src.submission.manifest import read_manifest, write_manifest
 
 
@@ -196,6 +203,7 @@ def test_a_clean_folder_passes_under_the_names_it_will_have(folder):
     assert check_folder(folder) == ("manifest.json", "src.zip", "weights.zip")
 
 
+DRAWN = "8f3a1c09d7e24b65a0c4f1982e6b7d3051fa94ce"  # a secret of no service
 SECRETS = {
     ".env": "SECRET=1",
     "src/.netrc": "machine api.wandb.ai",
@@ -212,7 +220,37 @@ SECRETS = {
     "src/aws.yaml": f"id: {'AKIA' + 'A1' * 8}",
     "id_ed25519": "",
     "src/cert.txt": "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+    "src/login.py": f"wandb.login(relogin=True, key='{'ab' * 20}')",
+    "notebook.ipynb": json.dumps({"source": [f'wandb.login(key="{DRAWN}")']}),
+    "conf.yaml": f"optimizer: adam\nkaggle:\n  username: quickfox\n  key: {DRAWN[:32]}\n",
+    "more.yaml": f"neptune_api_token: {DRAWN}\n",
+    "src/comet.py": f"Experiment(api_key='{DRAWN[:25]}')",
+    "src/ask.py": f"requests.get(url, headers={{'Authorization': 'Bearer {DRAWN}'}})",
+    "run.sh": f"export MY_SECRET={DRAWN}\n",
+    "src/say.py": "post('https://hooks.slack.com/" + "services/T0001/B0001/XXXX')",
+    "src/tell.py": "post('https://discord.com/" + f"api/webhooks/1234/{DRAWN}')",
+    "src/bell.py": "post('https://example.org/" + f"hooks/{DRAWN}')",
+    "src/bot.py": f"start('123456789:{'aB3-_' * 7}')",
+    "src/lab.txt": "glpat" + "-abcdefghij1234567890",
+    "src/proxy.py": "proxy = 'http://me:" + "hunter2@example.org:8080'",
+    "src/word.yaml": "password: 'hunter2!'",
+    "yaml/word.yaml": "mail:\n  server: a\n  user: me\n  password: hunter2\n",
+    "src/two.py": f"import wandb\n\n\nmine = '{DRAWN}'\nwandb.login(key=mine)\n",
+    "src/hook.py": "post('https://maker.ifttt.com/" + "trigger/done/with/key/a-b-c-d-e-f')",
+    "src/s3.cfg": f"aws_secret_access_key = {DRAWN[:20]}/{DRAWN[:19]}",
+    "windows.txt": f"api_key = {DRAWN}",
 }
+HARMLESS = (
+    "key = config.name; token = tokens[0]; secret = None; password: str = ''",
+    "api_key = os.environ['WANDB_API_KEY']",
+    "password = getpass.getpass()",
+    "backbone: convnextv2_tiny.fcmae_ft_in22k_in1k  # the key: vit_base_patch16_224",
+    "state['blocks.11.attn.key.weight'] = loaded['module.encoder.layer.11.attention.self.key.weight']",
+    '"sha256": "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"',
+    "https://www.kaggle.com/competitions/cassava-leaf-disease-classification",
+    "cache_key: efficientnet_b0_224_fold0_seed42",
+    "key: <your key>, token=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+)
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -220,8 +258,53 @@ def test_a_secret_a_hidden_file_or_a_cache_is_refused_by_its_name(folder, name):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(SECRETS[name])
     named = {"src/.git/config": "src/.git", "src/__pycache__/main.pyc": "src/__pycache__"}.get(name, name)
-    with pytest.raises(UserError, match=f"^{re.escape(str(folder / named))}: "):
+    if name == "windows.txt":
+        (folder / name).write_text(SECRETS[name], encoding="utf-16")
+    with pytest.raises(UserError, match=f"^{re.escape(str(folder / named))}(, line 4)?: "):
         check_folder(folder)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_a_name_without_a_secret_behind_it_is_none(text):
+    refuse_secret("a.py", text)
+
+
+def test_a_secret_is_found_at_the_end_of_a_long_text_and_between_two_pieces(folder, monkeypatch):
+    monkeypatch.setattr("src.kaggle.scan.PIECE", 3000)
+    for place in (2990, 9500):
+        (folder / "long.csv").write_text("1,2,3\n" * (place // 6) + f"my_token={DRAWN}\n")
+        with pytest.raises(UserError, match=r"long\.csv.*holds"):
+            check_folder(folder)
+
+
+def test_a_secret_in_the_config_is_named_by_its_key():
+    refuse_secret_settings(Config().settings())
+    with pytest.raises(UserError, match=r"tracking\.entity"):
+        refuse_secret_settings({"a": 1, "tracking": {"entity": f"hf_{'x' * 34}"}})
+
+
+def test_a_script_that_holds_a_secret_is_not_pushed(tmp_path, monkeypatch):
+    """A kernel's script, and a training's with the job in it, go the same way."""
+    monkeypatch.setattr(kernels, "call", lambda *_, **__: pytest.fail("the client was called"))
+    with pytest.raises(UserError, match="wandb key"):
+        kernels.push(KernelMetadata(**KERNEL), f"wandb.login(key='{DRAWN}')", tmp_path / "sent", 1.0)
+    assert not (tmp_path / "sent").exists()
+
+
+def test_links_in_the_code_are_named_and_not_followed(tmp_path):
+    code = tmp_path / "src"
+    (code / "deep" / "__pycache__").mkdir(parents=True)
+    for name in ("deep/a.py", "deep/.env", "deep/__pycache__/a.pyc"):
+        (code / name).write_text("x = 1\n")
+    copy_code(code, tmp_path / "clean")
+    assert [p.name for p in (tmp_path / "clean").rglob("*")] == ["deep", "a.py"]
+    (tmp_path / "outside").mkdir()
+    for target in (tmp_path / "outside", tmp_path / "none", code / "deep" / "a.py"):
+        (code / "deep" / "link").symlink_to(target)
+        with pytest.raises(UserError, match=r"deep/link: is a link to "):
+            copy_code(code, tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
+        (code / "deep" / "link").unlink()
 
 
 def test_a_secret_is_found_inside_an_archive(folder):

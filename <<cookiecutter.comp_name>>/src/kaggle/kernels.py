@@ -17,6 +17,7 @@ from src.config import UserError
 from src.kaggle.client import About, Busy, Refused, call
 from src.kaggle.metadata import KernelMetadata, write_metadata
 from src.kaggle.replies import KernelStatus, Pushed
+from src.kaggle.scan import refuse_secret
 from src.kaggle.waiting import wait_for
 
 QUEUE_HOURS = 6.0  # a run may wait this long for a machine, beside its own time
@@ -51,9 +52,10 @@ def about_kernel(ref: str) -> About:
 def push(metadata: KernelMetadata, code: str, folder: Path, hours: float) -> KernelVersion:
     """Push `code` as a new version, which starts a run of at most `hours`; `folder` keeps what was sent.
 
-    Raises `UserError` where it was refused or a source was left out. What Kaggle made of it, `read_back`
-    tells.
+    Raises `UserError` where it holds a secret, was refused, or a source was left out. What Kaggle made of it,
+    `read_back` tells.
     """
+    refuse_secret(f"the script of kernel {metadata.id}", code)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / metadata.code_file).write_text(code, encoding="utf-8")

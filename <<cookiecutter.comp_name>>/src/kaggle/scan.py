@@ -6,32 +6,24 @@ The client uploads hidden files without a word (a stray `.env` too) and leaves f
 from __future__ import annotations
 
 import fnmatch
-import re
+import json
+import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from src.config import UserError
+from src.kaggle.secrets import find_secret
 
 TOP_LEVEL = 50  # files and folders at the top of a dataset
 TOTAL = 200 * 2**30  # bytes, of a dataset and of all private ones together
 NAME = 100  # characters of a file name; longer ones have been cut
-LOOK_INTO = 8 * 2**20  # bytes; keys hide in text, and no text of ours is larger
+PIECE, OVERLAP = 8 * 2**20, 4096  # bytes of a file that are looked at together
 
 KEY_FILES = (".env", "*.env", ".netrc", "_netrc", "kaggle.json", "access_token*", "credentials.json")
 KEY_FILES += ("id_rsa*", "id_ed25519*", "*.pem", "*.p12", "*.key")
-KEYS = {
-    "a Kaggle token": rb"\bKGAT_[0-9a-f]{32}",
-    "a Kaggle key": rb"(?:KAGGLE_(?:KEY|API_TOKEN)\W{1,8}|\"key\"\s*:\s*\")[0-9a-zA-Z_]{32,}",
-    "a wandb key": rb"WANDB_API_KEY\W{1,8}[0-9a-zA-Z_]{40,}|\bwandb_v\d_[0-9a-zA-Z_]{20,}",
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
-    "a GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_[A-Za-z0-9_]{40,}",
-    "an AWS key": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a Google key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
-    "a Slack token": rb"\bxox[abprs]-[0-9A-Za-z-]{20,}",
-    "an API key": rb"\bsk-[A-Za-z0-9_-]{32,}",
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
 CACHES = ("__pycache__", "*.pyc", "*.tmp", "*.partial", "Thumbs.db")
 
 
@@ -75,17 +67,55 @@ def refuse_secrets(folder: Path) -> None:
                 _check_content(name, content)
 
 
+def refuse_secret(name: str, text: str) -> None:
+    """Raise `UserError` where a text that goes to Kaggle by the `name`, such as a kernel's script, holds a
+    secret."""
+    _check_content(name, text.encode("utf-8"))
+
+
+def refuse_secret_settings(settings: dict[str, Any], prefix: str = "") -> None:
+    """Raise `UserError` naming the first key of a config that holds a secret: it travels with a kernel."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            refuse_secret_settings(value, f"{prefix}{key}.")
+        else:
+            _check_content(f"the config's {prefix}{key}", json.dumps({key: value}).encode("utf-8"))
+
+
+def copy_code(code: Path, to: Path) -> None:
+    """Copy a folder of the project's own code, without hidden files and caches. Raises `UserError` for a
+    link: what it leads to may lie outside the project, and nobody would see it in the copy."""
+    for path in [code, *sorted(code.rglob("*"))]:
+        hidden = any(part.startswith(".") for part in path.relative_to(code).parts)
+        if path.is_symlink() and not hidden:
+            raise UserError(f"{path}: is a link to {os.readlink(path)}; a copy of that must take its place")
+    shutil.copytree(code, to, ignore=shutil.ignore_patterns(*CACHES, ".*"))
+
+
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The content of a file, or of every file in it where it is an archive, by a name for people."""
+    """The content of a file in pieces, or of every file in it where it is an archive, by a name for
+    people."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as opened:
             for info in opened.infolist():
                 name = f"{path}, in it {info.filename}"
                 _check_name(name, PurePosixPath(info.filename))
-                if not info.is_dir() and info.file_size <= LOOK_INTO:
-                    yield name, opened.read(info)
-    elif path.stat().st_size <= LOOK_INTO:
-        yield str(path), path.read_bytes()
+                if not info.is_dir():
+                    with opened.open(info) as handle:
+                        yield from ((name, piece) for piece in _pieces(handle))
+        return
+    with open(path, "rb") as handle:
+        yield from ((str(path), piece) for piece in _pieces(handle))
+
+
+def _pieces(handle: IO[bytes]) -> Iterator[bytes]:
+    """A text to its end, pieces overlapping; of anything else the first piece: keys hide in text."""
+    piece = handle.read(PIECE)
+    yield piece
+    binary = b"\0" in piece[:8192]
+    while not binary and (more := handle.read(PIECE)):
+        piece = piece[-OVERLAP:] + more
+        yield piece
 
 
 def _check_name(shown: object, path: PurePosixPath) -> None:
@@ -100,6 +130,11 @@ def _check_name(shown: object, path: PurePosixPath) -> None:
 
 
 def _check_content(shown: str, content: bytes) -> None:
-    for what, pattern in KEYS.items():
-        if re.search(pattern, content):
-            raise UserError(f"{shown}: holds {what}; take it out, and make a new one where it ever left home")
+    found = find_secret(content)
+    if found is not None:
+        what, line = found
+        where = f", line {line}" if line > 1 else ""
+        raise UserError(
+            f"{shown}{where}: holds {what}; take it out (a kernel reads such from Kaggle's Secrets), and "
+            f"make a new one where it ever left home"
+        )

@@ -31,6 +31,7 @@ from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import code_ref, competition, train_ref
 from src.kaggle.receipts import read_receipt, write_receipt
+from src.kaggle.scan import copy_code, refuse_secret_settings
 from src.steps import Run, train_step
 from src.submission.manifest import write_manifest
 
@@ -53,6 +54,7 @@ def train_on_kaggle(config: Config, force: bool = False) -> None:
 def train_in_sessions(config: Config, force: bool) -> None:
     """`train_on_kaggle`, by the one command that trains this experiment now."""
     job = job_of(config)
+    refuse_secret_settings(job)
     receipt = read_receipt(config, f"train-{config.name}")
     sessions: list[dict[str, Any]] = receipt.get("sessions", []) if receipt.get("job") == job else []
     sessions = [] if force else [session for session in sessions if session["state"] != "failed"]
@@ -183,8 +185,7 @@ def stage_code(config: Config) -> str:
         train_step(run, fold)
     root, folder = config.root, code_folder(config)
     shutil.rmtree(folder, ignore_errors=True)
-    junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-    shutil.copytree(root / "src", folder / "src", ignore=junk)
+    copy_code(root / "src", folder / "src")
     wanted = [*root.glob("0[123]_*.py"), *(root / "data" / name for name in FOLDS)]
     for name in config.distill.teachers:
         teacher = root / "runs" / name

@@ -31,7 +31,7 @@ from src.data.sample import describe_sample
 from src.data.tables import IMAGE_SUFFIXES, read_table
 from src.inference.predict import embed
 from src.inference.snapshots import model_files
-from src.kaggle.scan import check_folder
+from src.kaggle.scan import check_folder, copy_code, refuse_secret, refuse_secret_settings
 from src.kernel.image import versions
 from src.models.weights import load_model
 from src.rawfiles import raw_tables
@@ -55,8 +55,8 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     names = [source.name] if stacker is None else stacker["members"]
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "members").mkdir(parents=True)
-    junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-    shutil.copytree(CODE, folder / "src", ignore=junk)
+    refuse_secret_settings(config.settings())
+    copy_code(CODE, folder / "src")
     dataset = read_json(config.root / "data" / "dataset.json")
     about = {
         "config": config.settings(),
@@ -185,7 +185,9 @@ def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
 
 
 def write_notebook(kernel: Path, to: Path) -> None:
-    """The kernel's script as a notebook of one cell, for who submits from Kaggle's editor."""
+    """The kernel's script as a notebook of one cell, for who submits from Kaggle's editor. Raises `UserError`
+    for a script that holds a secret."""
+    refuse_secret(str(kernel), kernel.read_text(encoding="utf-8"))
     cell = {"cell_type": "code", "execution_count": None, "id": "infer", "metadata": {}, "outputs": []}
     cell["source"] = kernel.read_text(encoding="utf-8").splitlines(keepends=True)
     spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
