@@ -145,14 +145,25 @@ def test_a_page_in_place_of_the_output_is_no_submission_and_the_next_call_only_f
     assert "SaveKernel" not in desk.calls()
 
 
-def test_only_the_submission_and_the_log_come_and_no_name_leads_out_of_the_output_folder(desk):
-    desk.write("kernel/infer.py", KERNEL + "(working / 'cache.bin').write_text('large')\n")
+BLIND = """\
+summary = {"rows": 5, "images": 5, "predicted": 0, "prior": {"image not found": 5}, "fallback": None}
+(working / "summary.json").write_text(json.dumps(summary))
+(working / "cache.bin").write_text("large")
+"""
+
+
+def test_only_wanted_files_come_no_name_leads_out_and_a_run_that_saw_no_image_is_said_loudly(desk):
+    desk.write("kernel/infer.py", KERNEL + BLIND)
     desk.pushed()
     desk.store.faults["name_leads_out"] = 9
-    assert desk.run("push").code == 0
+    said = desk.run("push")
+    assert said.code == 0, said.err
     output = desk.root / "kaggle" / "output"
-    assert sorted(path.name for path in output.iterdir()) == ["even-numbers-infer.log", "submission.csv"]
+    files = ["even-numbers-infer.log", "submission.csv", "summary.json"]
+    assert sorted(path.name for path in output.iterdir()) == files
     assert not (output.parent / "submission.csv").exists()
+    assert "WARNING: 5 of 5 rows of its run hold the prior (5 image not found)" in said.out
+    assert desk.receipt("kernel")["on_prior"]["rows"] == 5
 
 
 @pytest.mark.parametrize(

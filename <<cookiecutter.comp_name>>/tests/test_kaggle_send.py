@@ -50,7 +50,7 @@ def test_a_csv_is_sent_scored_and_written_down_and_never_sent_twice(ready):
     ready.calls()
     assert "the same was sent before and scored 0.80000" in ready.run("send").sentence
     assert ready.calls() == []
-    (ready.root / "kaggle/receipts/submission.json").unlink()
+    next((ready.root / "kaggle/receipts").glob("submission-*.json")).unlink()
     assert "the same was sent before and scored 0.80000" in ready.run("send").sentence
     assert len(ready.competition.submissions) == 1
 
@@ -58,7 +58,8 @@ def test_a_csv_is_sent_scored_and_written_down_and_never_sent_twice(ready):
 def test_without_submit_it_only_says_what_would_be_sent(ready, monkeypatch):
     monkeypatch.delenv("SUBMIT")
     said = ready.run("send")
-    assert "make send SUBMIT=1" in said.sentence
+    assert (said.code, said.err) == (0, "")
+    assert "make send SUBMIT=1" in said.out
     assert "csv: stack cv 0.76543" in said.out
     assert "5 submission(s) left today" in said.out
     assert ready.competition.submissions == []
@@ -83,11 +84,13 @@ def test_a_file_that_is_not_what_stage_06_checked_is_not_sent(ready):
 
 def test_stopped_while_it_was_sending_or_waiting_it_goes_on_and_sends_nothing_twice(ready):
     content = sha256(ready.root / "submissions/stack.csv")
-    row = {"ref": 77, "description": f"stack cv 0.76543 [{content[:10]}]", "status": "COMPLETE"}
-    ready.competition.submissions.append({**row, "publicScore": "0.80000"})
-    for state in ({"state": "sending", "known": []}, {"state": "sent", "ref": 77}):
-        receipt = {"competition": "even-numbers", "content": content, **state}
-        ready.write("kaggle/receipts/submission.json", json.dumps(receipt))
+    message = f"stack cv 0.76543 [{content[:10]}]"
+    row = {"ref": 77, "description": message, "status": "COMPLETE", "publicScore": "0.80000"}
+    ready.competition.submissions.append(row)
+    what = {"competition": "even-numbers", "content": content, "kind": "csv", "name": "stack", "cv": 0.765}
+    for state in ({"state": "sending", "known": [], "counted": 0}, {"state": "sent", "ref": 77}):
+        receipt = {**what, "message": message, **state}
+        ready.write(f"kaggle/receipts/submission-{content[:10]}.json", json.dumps(receipt))
         said = ready.run("send")
         assert said.code == 0, said.err
         assert "submission 77: public score 0.80000" in said.out

@@ -1,7 +1,8 @@
 """CV against the leaderboard: what was sent, how both move together, and what to send next.
 
 Reads   submissions/log.csv, submissions/*.json, runs/*/metrics.json, stacks/*/metrics.json
-Writes  with NAME and PUBLIC a row of submissions/log.csv, for a submission sent by hand
+Writes  submissions/log.csv: the scores that Kaggle has by now of what `make send` left under way; with NAME
+        and PUBLIC a row for a submission sent by hand
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from src.artifacts import read_json
 from src.config import UserError
 from src.configfile import load_config
 from src.entry import plain_errors
-from src.submission.log import LogRow, log_path, note, read_log
+from src.kaggle.lock import only_one
+from src.kaggle.submissions import scores_under_way
+from src.submission.log import LogRow, log_path, note, read_log, remarks
 
 ENOUGH = 5  # submissions with both numbers: of fewer a correlation says nothing
 
@@ -33,11 +36,11 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
     if arguments.name is not None:
-        by_hand(config.root, arguments.name, arguments.public, arguments.private)
+        with only_one(config, "log"):
+            by_hand(config.root, arguments.name, arguments.public, arguments.private)
     elif arguments.public is not None or arguments.private is not None:
         raise UserError("PUBLIC and PRIVATE are scores of a submission: say which with NAME, such as stack")
-    sign = sign_of(config)
-    for line in board(config.root, sign):
+    for line in [*scores_under_way(config), *board(config.root, sign_of(config))]:
         print(line)
 
 
@@ -73,6 +76,9 @@ def board(root: Path, sign: int) -> list[str]:
         f"{row['private'][:9] or '-':>9}  {row['when'][:16]}"
         for row in rows
     ]
+    for row in rows:
+        cv, public = (float(row[column]) if row[column] else None for column in ("cv", "public"))
+        lines += [f"WARNING: {row['name']}: {remark}" for remark in remarks(cv, public, row["message"])]
     if not rows:
         lines = [f"{log_path(root)}: nothing was sent yet; `make board NAME=stack PUBLIC=0.9` notes one"]
     return [*lines, *moves_together(rows), *next_candidate(root, rows, sign)]

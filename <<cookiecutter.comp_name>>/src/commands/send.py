@@ -1,7 +1,7 @@
 """Send one submission to Kaggle and wait for its score: the pushed kernel, or a CSV where it takes one.
 
 Reads   kaggle/receipts/kernel.json with kaggle.code_competition=true, else submissions/<name>.csv and .json
-Writes  submissions/log.csv (a row with CV and scores), kaggle/receipts/submission.json
+Writes  submissions/log.csv (a row with CV and scores), kaggle/receipts/submission-<content>.json
 
 Sends only with SUBMIT=1 in the environment (`make send SUBMIT=1`); without it, says what would be sent.
 """

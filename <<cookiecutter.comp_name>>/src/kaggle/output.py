@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+from src.artifacts import read_json
 from src.config import UserError
+
+SUMMARY = "summary.json"  # of a kernel's run, beside its submission.csv
+MANY = 0.5  # of the rows on the prior: beyond it a submission says next to nothing of its images
 
 NO_NUMBERS = ("", "nan", "inf", "-inf", "infinity", "-infinity")  # as csv, numpy and pandas write them
 
@@ -78,3 +84,25 @@ def _rows(path: Path) -> Iterator[list[str]]:
             yield from (row for row in csv.reader(handle) if row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV in UTF-8 ({error})") from None
+
+
+def rows_on_prior(output: Path, log: str) -> dict[str, Any] | None:
+    """How many `rows` `of` a kernel's submission hold the prior instead of a prediction, and `why`; None
+    where there are none. From the run's summary.json, else from what it printed."""
+    try:
+        summary = read_json(output / SUMMARY)
+        rows, of = sum(summary["prior"].values()), int(summary["rows"])
+        why = [f"{count:,} {reason}" for reason, count in summary["prior"].items()]
+        why += [summary["fallback"]] if summary.get("fallback") else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = re.search(r"^([\d,]+) of ([\d,]+) images were missing or broken", log, re.MULTILINE)
+        rows, of = (int(number.replace(",", "")) for number in found.groups()) if found else (0, 0)
+        why = ["images missing or broken"]
+    return {"rows": rows, "of": of, "why": ", ".join(why)} if rows else None
+
+
+def said_of_prior(found: dict[str, Any] | None) -> str | None:
+    """The sentence for a submission most of whose rows hold the prior; None for any other."""
+    if not found or found["rows"] <= MANY * found["of"]:
+        return None
+    return f"{found['rows']:,} of {found['of']:,} rows of its run hold the prior ({found['why']})"

@@ -25,7 +25,7 @@ from src.kaggle.kernels import (
 from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import bundle_folder, dataset_ref, kernel_ref
-from src.kaggle.output import check_table
+from src.kaggle.output import SUMMARY, check_table, rows_on_prior, said_of_prior
 from src.kaggle.receipts import read_receipt, receipt_path, write_receipt
 from src.rawfiles import raw_tables
 from src.submission.manifest import read_manifest
@@ -84,10 +84,19 @@ def push_once(config: Config, force: bool) -> None:
     except (Mismatch, RunFailed):
         write_receipt(config, "kernel", **receipt, state="failed")
         raise
-    fetch(kernel, output, only=re.escape(OUTPUT))
+    fetch(kernel, output, only=f"{re.escape(OUTPUT)}|{re.escape(SUMMARY)}")
     rows = check_run(config, kernel, output, manifest["bundle_hash"])
-    write_receipt(config, "kernel", **receipt, state="checked", submission_sha256=sha256(output / OUTPUT))
+    prior = rows_on_prior(output, log_of(output, kernel))
+    checked = {"submission_sha256": sha256(output / OUTPUT), "on_prior": prior}
+    write_receipt(config, "kernel", **receipt, state="checked", **checked)
     print(f"{output / OUTPUT}: {rows:,} rows, checked; next: `make send SUBMIT=1`")
+    if warning := said_of_prior(prior):
+        print(
+            f"WARNING: {warning}: it saw next to no image; unless the public test set has none, mend that "
+            f"before you send"
+        )
+    elif prior:
+        print(f"{prior['rows']:,} of {prior['of']:,} rows hold the prior ({prior['why']})")
 
 
 def read_kernel(config: Config) -> tuple[str, str]:

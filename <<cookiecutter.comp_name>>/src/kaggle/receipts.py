@@ -4,8 +4,8 @@
 |---|---|---|
 | `rehearsal` | `make rehearse` | the bundle's hash, the kernel's, whether all passed |
 | `dataset`, `code` | `make push`, `make train-kernel` | dataset, version, its content's hash, if ready |
-| `kernel` | `make push` | kernel, version, dataset version, hashes of bundle, code and output |
-| `submission` | `make send` | the submission's reference, what it was made of, its score |
+| `kernel` | `make push` | kernel, version, dataset version, hashes of all, rows on the prior |
+| `submission-<content>` | `make send` | one a submission: its reference, what it was made of, its score |
 | `train-<experiment>` | `make train-kernel` | its sessions: kernel, version, whether finished |
 """
 

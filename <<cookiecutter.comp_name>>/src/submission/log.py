@@ -30,6 +30,21 @@ class LogRow:
 COLUMNS = [field.name for field in fields(LogRow)]
 
 
+FAR = 0.1  # of the larger of a CV and a public score; folds and leaderboards seldom differ by more
+
+
+def remarks(cv: float | None, public: float | None, message: str) -> list[str]:
+    """What is odd about a submission: most of its rows hold the prior (which its `message` ends in), or its
+    public score is far from CV."""
+    found = [message.rpartition("; ")[2]] if "hold the prior" in message else []
+    if cv is not None and public is not None and abs(cv - public) > FAR * max(abs(cv), abs(public)):
+        found.append(
+            f"public score {public:.5f} is far from CV {cv:.5f}: did the hidden run see its images, are the "
+            f"classes and their order the sample's, is task.metric the competition's?"
+        )
+    return found
+
+
 def log_path(root: Path) -> Path:
     return root / "submissions" / "log.csv"
 

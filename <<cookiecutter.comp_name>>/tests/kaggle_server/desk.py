@@ -131,9 +131,11 @@ class Desk:
         )  # fmt: skip
 
     def receipt(self, what: str) -> dict:
-        """A receipt as it is on disk; empty where there is none."""
-        path = self.root / "kaggle" / "receipts" / f"{what}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """A receipt as it is on disk, of a submission the only one; empty where there is none."""
+        folder = self.root / "kaggle" / "receipts"
+        paths = [*folder.glob(f"{what}.json"), *folder.glob(f"{what}-*.json")]
+        assert len(paths) < 2
+        return json.loads(paths[0].read_text()) if paths else {}
 
     def calls(self) -> list[str]:
         """The methods called since the last look."""

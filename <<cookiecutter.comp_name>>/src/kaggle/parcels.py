@@ -1,0 +1,81 @@
+"""What `make send` sends: a pushed kernel's version, or a CSV of stage 06; each checked first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from src.artifacts import read_json, sha256
+from src.config import Config, UserError
+from src.kaggle.names import bundle_folder
+from src.kaggle.output import check_table
+from src.kaggle.push import KERNEL, OUTPUT, read_kernel
+from src.kaggle.receipts import read_receipt
+from src.rawfiles import raw_tables
+from src.steps import submission_source
+from src.submission.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What will be sent: `content` is a hash of it, so that nothing is sent twice."""
+
+    kind: str  # code or csv
+    name: str
+    cv: float | None
+    content: str
+    arguments: tuple[str, ...]  # the client's, for this kind
+    on_prior: dict[str, Any] | None = None  # of the kernel's run on the public test set, where any row is
+
+    @property
+    def mark(self) -> str:
+        """What a description on Kaggle ends in where the same was sent before."""
+        return f"[{self.content[:10]}]"
+
+    @property
+    def message(self) -> str:
+        """The description that Kaggle shows, which also tells this submission from all others."""
+        cv = "-" if self.cv is None else f"{self.cv:.5f}"
+        return f"{self.name} cv {cv} {self.mark}"
+
+
+def parcel_of(config: Config) -> Parcel:
+    """What is ready to be sent; raises `UserError` with the command to run where nothing is."""
+    return (code_parcel if config.kaggle.code_competition else csv_parcel)(config)
+
+
+def code_parcel(config: Config) -> Parcel:
+    """The pushed kernel's version. Raises `UserError` unless its run was checked and is of today's bundle."""
+    kernel = read_receipt(config, "kernel")
+    manifest = read_manifest(bundle_folder(config), made_by="make bundle")
+    if kernel.get("state") != "checked":
+        raise UserError("no kernel's run was checked yet: run `make push` first")
+    if kernel["bundle_hash"] != manifest["bundle_hash"] or kernel["kernel_sha256"] != read_kernel(config)[1]:
+        raise UserError(f"the bundle or {KERNEL} changed since the push: run `make rehearse push` again")
+    if kernel["metadata"]["enable_internet"]:
+        raise UserError(
+            "the pushed kernel has internet, which a code competition refuses: set kaggle.internet=false"
+        )
+    identity = json.dumps([kernel["ref"], kernel["version"]])
+    name = kernel["ref"].partition("/")[2]
+    arguments = ("-k", kernel["ref"], "-v", str(kernel["version"]), "-f", OUTPUT)
+    title, content = f"{name} v{kernel['version']}", hashlib.sha256(identity.encode()).hexdigest()
+    return Parcel("code", title, kernel.get("cv"), content, arguments, kernel.get("on_prior"))
+
+
+def csv_parcel(config: Config) -> Parcel:
+    """submissions/<name>.csv of stage 06. Raises `UserError` where it is not there, changed since it was
+    checked, or not of the sample's rows."""
+    _, name = submission_source(config)
+    path = config.root / "submissions" / f"{name}.csv"
+    try:
+        provenance = read_json(path.with_suffix(".json"))
+        content = sha256(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path}: is not there with its {name}.json; run `make submit` first") from None
+    if provenance.get("sha256") != content:
+        raise UserError(f"{path}: changed since stage 06 checked it; run `make submit ARGS=--force`")
+    check_table(path, raw_tables(config)["sample"])
+    return Parcel("csv", name, provenance.get("cv"), content, ("-f", str(path)))
