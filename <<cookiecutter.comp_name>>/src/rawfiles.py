@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -79,3 +82,40 @@ def _status(path: str) -> os.stat_result:
         return os.stat(path)
     except FileNotFoundError:
         return os.lstat(path)
+
+
+def line_of(path: Path, row: int) -> int:
+    """The line of a CSV file, counted from 1 as an editor does, on which row 0, 1, ... of its table begins:
+    blank lines, which a table has not, and line breaks inside quotes count."""
+    for number, (line, _) in enumerate(_lines(path), -1):  # the names of the columns are number -1
+        if number == row:
+            return line
+    return row + 2
+
+
+def line_with(path: Path, column: str, value: str, row: int) -> int:
+    """The line of the first row whose `column` is `value`, or begins so, as the id of a pair does: of a table
+    that was made from several rows an id, in which this id has number `row`."""
+    lines = _lines(path)
+    _, names = next(lines, (0, []))
+    place = names.index(column) if column in names else len(names)
+    there = [(line, cells[place]) for line, cells in lines if len(cells) > place]
+    exact = (line for line, cell in there if cell == value)
+    return next(exact, next((line for line, cell in there if cell.startswith(value)), row + 2))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file as pandas takes them, the names of the columns first, and the line of each."""
+    limit = csv.field_size_limit(sys.maxsize)  # a mask in one cell may be long
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.reader(file)
+            before = 0
+            for cells in reader:
+                if cells and (len(cells) > 1 or cells[0] == "" or cells[0].strip()):
+                    yield before + 1, cells
+                before = reader.line_num
+    except (OSError, csv.Error):  # it is told of a row all the same
+        return
+    finally:
+        csv.field_size_limit(limit)

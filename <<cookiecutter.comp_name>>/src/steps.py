@@ -29,7 +29,7 @@ from src.owncode import preprocessing
 from src.rawfiles import external_folders, image_folders, listing, raw_tables
 
 # What of `data` decides the rows, their labels and which belong together.
-MASKS = {"train_masks", "mask", "mask_classes", "rle", "long"}
+MASKS = {"train_masks", "mask", "mask_classes", "mask_exif", "rle", "long"}
 LABELS = MASKS | {"id", "target", "label_separator", "group", "new_label", "near_duplicates"}
 
 
@@ -83,6 +83,8 @@ def images_step(config: Config) -> Step:
     settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "id", "image"})
     storage = None if data.storage == "packed" else data.storage
     settings |= {"image_size": size, "preprocess": preprocessing(data), "storage": storage}
+    if data.damaged == "keep":
+        settings["damaged"] = data.damaged
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")

@@ -20,6 +20,7 @@ from src.data.folds import (
     assign,
     check_rare,
     duplicate_groups,
+    large_group,
     merge_groups,
     share_out_groups,
 )
@@ -199,6 +200,32 @@ def test_one_group_far_larger_than_the_others_has_a_fold_of_its_own_size():
     sizes = sorted(np.bincount(parts))
     assert sizes[-1] == 100
     assert sizes[1] - sizes[0] <= 4
+
+
+def test_classes_are_shared_out_in_groups_without_a_table_of_groups_by_classes(monkeypatch):
+    """A class a row is the same as one label a row out of several; scikit-learn keeps a dense table."""
+    strata, groups = labels(400), groups_of_sizes(400, 4)
+    dense = np.eye(5, dtype=np.int64)[strata]
+    assert (
+        share_out_groups(strata, groups, 4, seed=1).tolist() == share_out_groups(dense, groups, 4, 1).tolist()
+    )
+    monkeypatch.setattr("src.data.folds.DENSE", 100)
+    parts = assign("stratified", strata, groups, 4, seed=1)
+    assert crossing(groups, parts) == 0
+    assert np.ptp(np.bincount(parts)) <= 4
+    assert np.ptp(by_class(strata, parts), axis=1).max() <= 4
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_group_larger_than_a_fold_is_said_with_its_name(named):
+    groups = np.r_[np.zeros(61, dtype=int), np.arange(1, 40)]
+    column = pd.Series(np.where(groups == 0, "NA", [f"patient {g}" for g in groups]), name="patient")
+    said = large_group(groups, column if named else None, CrossValidation(n_folds=2))
+    assert len(said) == 1
+    assert "61 of 100 rows" in said[0]
+    assert ("`patient` 'NA'" in said[0]) == named
+    groups[50:61] = 41  # two halves are two folds
+    assert large_group(groups, column, CrossValidation(n_folds=2)) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,11 +14,15 @@ import pandas as pd
 import pytest
 from conftest import forget_the_listings
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from src.config import Data, UserError
 from src.configfile import load_config
-from src.data.decode import decode
+from src.data.damage import damage_in, listening
+from src.data.decode import decode, named
 from src.data.images import open_images
+from src.data.masks import stored_values
+from src.data.packing import pack
 from src.data.prepare import prepare
 from src.data.tables import read_table
 
@@ -199,6 +206,111 @@ def test_a_png_with_a_wrong_byte_in_its_middle_is_refused(tmp_path):
         decode(tmp_path / "a.png", Data(image_size=64))
 
 
+def holed(whole: bytes, fill: bytes = b"\0") -> bytes:
+    """A JPEG whose middle third is lost, with its right beginning and end."""
+    third = len(whole) // 3
+    return whole[:third] + (fill * third)[:third] + whole[2 * third :]
+
+
+def jpeg(progressive: bool = False, image: np.ndarray = NOISE, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, progressive=progressive)
+    return buffer.getvalue()
+
+
+SCENE = cv2.GaussianBlur(NOISE, (0, 0), 2)
+DAMAGED = {
+    "zeros": holed(jpeg()),
+    "zeros in a smooth one": holed(jpeg(image=cv2.resize(SCENE, (256, 256)))),
+    "zeros in a fine one": holed(jpeg(quality=100)),
+    "zeros in a progressive one": holed(jpeg(progressive=True)),
+    "another file's bytes": holed(jpeg(), np.random.default_rng(0).bytes(7)),
+    "a gap": jpeg()[: len(jpeg()) // 2] + jpeg()[len(jpeg()) // 2 + 900 :],
+}
+WHOLE = {
+    "baseline": jpeg(),
+    "progressive": jpeg(progressive=True),
+    "black": jpeg(image=np.zeros((256, 256, 3), np.uint8)),
+    "a camera's padding": jpeg()[:-2] + b"\x12\x34" * 20 + jpeg()[-2:],
+}
+
+
+@pytest.mark.parametrize("content", [*DAMAGED.values(), *WHOLE.values()], ids=[*DAMAGED, *WHOLE])
+def test_what_libjpeg_makes_up_is_noticed_though_it_decodes(content):
+    with listening() as listener:
+        pixels, printed = listener.alone(lambda: cv2.imdecode(np.frombuffer(content, np.uint8), 1))
+    assert pixels is not None
+    damaged = any(content is one for one in DAMAGED.values())
+    assert (damage_in(printed, content) is not None) == damaged
+
+
+def test_standard_error_is_as_it_was_after_listening(capfd):
+    with listening() as listener:
+        os.write(2, b"Corrupt JPEG data: bad Huffman code\nlibpng warning: a profile\n" * 3)
+        print("of python", file=sys.stderr)
+        assert listener.heard() == 3
+    os.write(2, b"later\n")
+    said = capfd.readouterr().err
+    assert "of python\n" in said
+    assert said.count("libpng warning: a profile\n") == 1  # once is enough
+    assert said.endswith("later\n")
+    assert "JPEG" not in said
+
+
+def test_a_full_pipe_stops_nobody():
+    with listening():
+        for _ in range(3000):
+            with contextlib.suppress(BlockingIOError):
+                os.write(2, b"Corrupt JPEG data: premature end of data segment\n")
+
+
+def test_damaged_jpegs_are_kept_and_named_where_the_config_wants_them(tmp_path, capsys):
+    paths = [tmp_path / f"{name}.jpg" for name in ("cut off", "good", "holed", "noise")]
+    contents = [jpeg()[: len(jpeg()) // 2], jpeg(), holed(jpeg()), jpeg()]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+
+    data = Data(image_size=64, damaged="keep")
+    known = pack(tmp_path / "keep" / "images.npy", paths, (4, 64, 64, 3), data, "test", pytest.fail)
+    assert [one.mode for one in known] == [
+        "JPEG RGB, damaged",
+        "JPEG RGB",
+        "JPEG RGB, damaged",
+        "JPEG RGB",
+    ]
+    pixels = np.load(tmp_path / "keep" / "images.npy")
+    assert (pixels[1] == pixels[3]).all()
+    assert (pixels[0, :8] == pixels[1, :8]).all()  # as far as it goes
+    assert (pixels[0] != pixels[1]).any()
+    assert (
+        "2 damaged, kept as they decode (data.damaged=keep): cut off.jpg, holed.jpg"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ValueError("odd"), KeyError("x"), RecursionError("deep"), cv2.error("assert")]
+)
+@pytest.mark.parametrize("where", ["PIL.Image.open", "cv2.imdecode"])
+def test_whatever_a_decoder_raises_is_said_of_the_file(tmp_path, monkeypatch, error, where):
+    def fail(*_, **__):
+        raise error
+
+    (tmp_path / "a.png").write_bytes(encoded("png", NOISE))
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(UserError), named(tmp_path / "a.png"):
+        decode(tmp_path / "a.png", Data())
+    with pytest.raises(UserError):
+        stored_values(tmp_path / "a.png")
+
+
+def test_a_png_with_a_long_description_is_a_good_picture(tmp_path):
+    text = PngInfo()
+    text.add_text("history", "x" * 3 * 2**20, zip=True)
+    Image.fromarray(scene()).save(tmp_path / "a.png", pnginfo=text)
+    assert apart(decode(tmp_path / "a.png", Data(image_size=SIDE)).pixels, scene()) == 0
+
+
 @pytest.mark.parametrize(
     "content", [b"<!DOCTYPE html><html>429</html>", b"version https://git-lfs.github.com/spec/v1\n"]
 )
@@ -246,6 +358,11 @@ def cut_off_jpeg(path: Path) -> str:
     return "cut off or damaged"
 
 
+def jpeg_with_a_hole(path: Path) -> str:
+    path.write_bytes(holed(encoded("jpg", NOISE)))
+    return "the file is damaged"
+
+
 def web_page(path: Path) -> str:
     path.write_bytes(b"<html><body>Sign in to download</body></html>")
     return "the file is no image that can be read (is it a web page or a Git LFS pointer?)"
@@ -265,7 +382,7 @@ def link_to_nowhere(path: Path) -> str:
 @pytest.mark.parametrize("role", ["train", "test"])
 @pytest.mark.parametrize(
     "damage",
-    [zero_bytes, cut_off_png, cut_off_jpeg, web_page, twelve_bits, link_to_nowhere],
+    [zero_bytes, cut_off_png, cut_off_jpeg, jpeg_with_a_hole, web_page, twelve_bits, link_to_nowhere],
     ids=lambda f: f.__name__,
 )
 def test_a_bad_image_ends_the_stage_with_its_name_and_touches_nothing_made_before(
@@ -284,11 +401,12 @@ def test_a_bad_image_ends_the_stage_with_its_name_and_touches_nothing_made_befor
 
 
 def test_several_bad_images_are_counted(project, stage_here):
-    for row in (5, 6, 7):
-        zero_bytes(image_of_row(project, "train", row))
+    paths = sorted(image_of_row(project, "train", row) for row in (5, 6, 7))
+    for path in paths:
+        zero_bytes(path)
     done = stage_here(project, "01_folds.py")
     assert done.returncode == 2
-    assert "(0 bytes) (3 such files in all); fetch it again, or take its row out" in done.stderr
+    assert f"3 such files in all: {', '.join(path.name for path in paths)}" in done.stderr
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_trouble_with_writing(project, stage_here, monkeypatch):

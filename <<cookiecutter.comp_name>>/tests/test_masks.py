@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from src.config import Config, Data, UserError
 from src.data import decode
@@ -144,6 +144,59 @@ def test_a_mask_is_never_turned_by_exif(tmp_path, name, orientation):
     wrong = (read(tmp_path / name)[0] != mask).mean()
     assert wrong <= (0.01 if name == "a.jpg" else 0)
     assert (mask[::-1, ::-1] != mask).mean() > 0.1  # the test would see a turn
+
+
+def drawn(values: np.ndarray, orientation: int, tagged: bool = False):
+    """Pillow's image of pixels as they are stored so that EXIF shows `values` upright, and its EXIF."""
+    undo = {6: 8, 8: 6}.get(orientation, orientation)
+    tag, exif = Image.Exif(), Image.Exif()
+    tag[0x0112], exif[0x0112] = undo, orientation if tagged else 1
+    image = Image.fromarray(values)
+    image.getexif().update(tag)
+    return ImageOps.exif_transpose(image), exif
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(tmp_path, orientation, tagged):
+    mask = blobs(SIZE)
+    stored, exif = drawn(mask * np.uint8(255), orientation, tagged)
+    stored.save(tmp_path / "a.png", exif=exif)
+    lies = None if orientation >= 5 or tagged else "stored"  # where the sides swap, the size says it
+    assert read_mask_file(tmp_path / "a.png", *SIZE, None, orientation, lies).tolist() == [mask.tolist()]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_mask_drawn_on_the_upright_picture_stays(tmp_path, orientation):
+    mask = blobs(SIZE)
+    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "a.png")
+    lies = None if orientation >= 5 else "upright"
+    assert read_mask_file(tmp_path / "a.png", *SIZE, None, orientation, lies).tolist() == [mask.tolist()]
+
+
+def test_a_mask_that_fits_both_ways_is_asked_about_unless_it_is_the_same_both_ways(tmp_path):
+    mask = blobs((24, 24))
+    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"orientation 6.*data\.mask_exif"):
+        read_mask_file(tmp_path / "a.png", 24, 24, None, 6)
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "a.png")
+    assert not read_mask_file(tmp_path / "a.png", 24, 24, None, 6).any()
+
+
+def test_a_turned_mask_of_an_upright_image_is_followed_where_only_so_it_fits(tmp_path):
+    mask = blobs(SIZE)
+    stored, exif = drawn(mask * np.uint8(255), 6, tagged=True)
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert read(tmp_path / "a.png").tolist() == [mask.tolist()]
+
+
+def test_runs_of_stored_pixels_are_turned_where_the_config_says_so(tmp_path):
+    mask = blobs(SIZE)
+    stored = np.asarray(drawn(mask * np.uint8(255), 6)[0]) > 0
+    tables = tables_of(targets={"runs": [encode_runs(stored)]})
+    data = Data(image_size=16, rle="runs", mask_exif="stored")
+    build_masks(tmp_path, tables, [SIZE], data, "01 masks", [6])
+    assert (unpack(pd.read_parquet(tmp_path / "masks.parquet")["mask"][0]) > 0).tolist() == mask.tolist()
 
 
 # --- soft edges, and values that mean nothing ---------------------------------------------------------------
@@ -344,7 +397,8 @@ def tables_of(masks: list[Path] | None = None, targets: dict[str, list[str]] | N
     """What `build_masks` asks of the tables."""
     n = len(masks) if masks is not None else len(next(iter(targets.values())))
     train = pd.DataFrame({"id": [f"i{number}" for number in range(n)]})
-    return SimpleNamespace(train=train, masks=masks, targets=pd.DataFrame(targets or {}, index=range(n)))
+    targets = pd.DataFrame(targets or {}, index=range(n))
+    return SimpleNamespace(train=train, masks=masks, targets=targets, line=lambda role, row: row + 2)
 
 
 def files(folder: Path, values: list[np.ndarray]) -> list[Path]:

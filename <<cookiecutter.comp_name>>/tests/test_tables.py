@@ -13,6 +13,7 @@ from src.configfile import load_config
 from src.data.sample import describe_sample
 from src.data.tables import find_images, load_tables, read_table
 from src.data.targets import read_targets, target_columns
+from src.rawfiles import line_of, line_with
 from src.tasks import create_task
 
 
@@ -98,7 +99,7 @@ def label_empty(project):
 def label_nan(project):
     path = raw(project) / "train.csv"
     set_line(path, 12, lines(path)[11].split(",")[0] + ",NaN")
-    return "train.csv, row 12: `label` is empty in 1 row(s)"
+    return "train.csv, row 12: `label` is 'NaN' in 1 row(s)"
 
 
 def label_left_out(project):
@@ -162,8 +163,18 @@ def sample_columns_are_not_the_classes(project):
     rewrite(path, [f"id,{','.join(classes)}", *(line + ",0" * 9 for line in lines(path)[1:])])
     return (
         "sample_submission.csv: its columns are neither one label nor one a class of ",
-        "('9' has no partner)",
+        "there is none for '9'",
     )
+
+
+def label_empty_below_blank_lines(project):
+    """The row that an editor shows, with blank lines and a line break inside quotes above it."""
+    path = raw(project) / "train.csv"
+    rows = lines(path)
+    rows[4] = '"' + rows[4].replace(",", '\nof two lines",')
+    rows[11] = rows[11].split(",")[0] + ","
+    rewrite(path, [rows[0], "", "  ", *rows[1:8], "", *rows[8:]])
+    return "train.csv, row 16: `label` is empty in 1 row(s)"
 
 
 def class_of_one_row(project):
@@ -183,6 +194,7 @@ MISTAKES = [
     label_empty,
     label_nan,
     label_left_out,
+    label_empty_below_blank_lines,
     one_class_only,
     comma_too_many,
     table_of_test_rows_empty,
@@ -721,3 +733,34 @@ def test_a_project_with_two_image_folders_and_more_columns_loads(project):
     assert tables.extra == ("age",)
     assert tables.targets.columns.tolist() == ["label"]
     assert (tables.form.kind, tables.form.images) == ("label", tuple(tables.test["id"]))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_line_of_a_row_is_the_one_on_which_an_editor_shows_it(tmp_path, end):
+    text = ["", "id,label", "", "a,1", "  ", '"b', '",2', "", 'c,"x', "", 'y"', ",", "d,4", "", ""]
+    path = tmp_path / "train.csv"
+    path.write_bytes(end.join(text).encode("utf-8-sig"))
+    table = read_table(path)
+    assert len(table) == 5
+    shown = [text.index("a,1"), text.index('"b'), text.index('c,"x'), text.index(","), text.index("d,4")]
+    assert [line_of(path, row) for row in range(5)] == [number + 1 for number in shown]
+    assert line_with(path, "id", "d", 3) == text.index("d,4") + 1
+
+
+def test_the_row_of_an_id_that_stands_in_several_is_its_first(tmp_path):
+    """Of a table of pairs one row an id is left, and its number there is nobody's line."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    path = tmp_path / "train.csv"
+    path.write_text("id,kind\na,x\na,y\na,z\n\nb,x\nb,y\n")
+    table = read_table(path).drop_duplicates("id").reset_index(drop=True)
+    with pytest.raises(UserError, match=r"train\.csv, row 6: no image for `id` 'b'"):
+        find_images(table, tmp_path / "images", "id", None, path)
+
+
+def test_a_number_that_is_none_is_named_by_the_row_of_its_pair(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("id,kind,value\na,x,1\na,y,2\n\nb,x,3\nb,y,\n")
+    config = Config(task={"name": "regression"}, data={"long": "kind", "target": "value"})
+    with pytest.raises(UserError, match=r"train\.csv, row 6: `value` is ''"):
+        read_targets(read_table(path), config, path)

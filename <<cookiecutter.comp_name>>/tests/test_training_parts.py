@@ -171,7 +171,9 @@ def test_a_single_target_that_is_no_number_is_named_by_its_id(prepared):
     trainer = make_trainer(prepared, "train.accumulate=2", "train.batch_size=6")
     batches = trainer.sampler.batches()
     row, table = batches[4][2], pd.read_csv(prepared / "data/folds.csv", dtype=str)
-    trainer.rows.targets[row] = np.inf  # NaN would be unknown, and cost nothing
+    targets = np.asarray(trainer.rows.targets)
+    targets[row] = np.inf  # NaN would be unknown, and cost nothing
+    object.__setattr__(trainer.rows, "targets", targets)
     position = trainer.rows.positions[row]
     name = table["id"][np.flatnonzero(trainer.data.store.train == position)[0]]
     told = rf"^epoch 1, step 3: .* in 1 of 6 rows of batch 5 \({name}\); .*look at the targets of these rows"

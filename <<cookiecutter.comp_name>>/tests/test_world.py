@@ -52,7 +52,9 @@ def one_rank(project: Path, overrides: tuple[str, ...], rank: int, size: int, po
     world = join(config)[0] if size > 1 else ALONE
     data = fold_data(config)
     trainer = in_doubles(Trainer(config, create_task(config), data, data.train, 0, CPU, world=world))
-    trainer.stop = type(data.stop)(data.stop.positions, data.stop.targets.astype(float), data.stop.weights)
+    trainer.stop = type(data.stop)(
+        data.stop.positions, np.asarray(data.stop.targets, float), data.stop.weights
+    )
     for epoch in range(2):
         trainer.train_epoch(epoch, silent)
     norms = sum(isinstance(module, SharedNorm) for module in trainer.model.modules())

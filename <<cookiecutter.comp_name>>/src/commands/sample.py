@@ -44,12 +44,13 @@ def copy_sample(
 
 def dealt(images: list[Path], config: Config) -> list[Path]:
     """The same files in another order: each place gets one of its own kind, and of masks of its own size."""
-    from src.data.decode import decode
+    from src.data.decode import decode, named
 
     def kind(path: Path) -> tuple:
         if config.task.name != "segmentation":
             return (path.suffix.lower(),)
-        image = decode(path, config.data)
+        with named(path):
+            image = decode(path, config.data)
         return (path.suffix.lower(), image.height, image.width)
 
     places: dict[tuple, list[int]] = {}

@@ -40,6 +40,7 @@ class Data(Section):
     mask_classes: tuple[Text, ...] | None = (
         None  # names of the mask values 1, 2, ...; null: not 0 is one class
     )
+    mask_exif: Literal["upright", "stored"] | None = None  # masks of images that EXIF turns; null: sizes tell
     rle: str | None = None  # column of run-length masks (segmentation), several rows an image or one
     new_label: Text | None = None  # retrieval: the answer for what no training image shows, such as new_id
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224  # pixels, square: the size trained at, and cached
@@ -48,6 +49,7 @@ class Data(Section):
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the aspect ratio and fills with black
     max_value: Positive | None = None  # white of images deeper than 8 bits; null: the full range
     squeeze: Positive | None = None  # tanh(x / this) of deeper values, where none is white; null: linear
+    damaged: Literal["refuse", "keep"] = "refuse"  # keep: JPEGs with a hole, or cut off, as they decode
     preprocess: Text | None = None  # a function of src/data/own.py, for every image before it is cached
     near_duplicates: Annotated[int, Field(ge=-1, le=16)] = 4  # bits of 64 that hashes may differ; -1: none
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +18,8 @@ from src.config import Data, UserError
 from src.data import own
 
 THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash
-JPEG = b"\xff\xd8"  # how such a file starts
+JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # how such a file starts and ends
+TEXT = 2**28  # bytes of text in a PNG: Pillow refuses a megabyte, which an editor's history can fill
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 SCALES = (  # what libjpeg leaves out while it decodes, the most first
     (8, cv2.IMREAD_REDUCED_COLOR_8),
@@ -40,6 +44,28 @@ class Decoded:
     thumbnail: bytes
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Whatever a decoder raises for a file comes out as a `UserError`, which does not name the file."""
+    try:
+        yield
+    except (UserError, ImportError):  # a package that is missing is no fault of the file
+        raise
+    except OSError as error:
+        raise UserError(f"the file cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # of OpenCV, Pillow, pydicom and numpy, and no memory for so large an image
+        raise UserError(f"the file cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A `UserError` about a file gets the file's name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
     """Read an image of any usual kind as 8-bit RGB at the cached size.
 
@@ -48,8 +74,14 @@ def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
 
     Grey, CMYK, RGBA, 16-bit and EXIF-rotated files come out upright in RGB; alpha is dropped. Raises
     `UserError` for a file that is empty, no image, or ends early (OpenCV would fill the rest with grey and
-    say nothing).
+    say nothing), and for whatever else a decoder cannot do with it. A JPEG with a hole decodes in silence:
+    see damage.py; `data.damaged=keep` takes one that ends early, too.
     """
+    with readable():
+        return _decode(path, data, hashes)
+
+
+def _decode(path: Path, data: Data, hashes: bool) -> Decoded:
     content = path.read_bytes()
     if not content:
         raise UserError("the file is empty (0 bytes)")
@@ -70,10 +102,8 @@ def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
 def _reduced(content: bytes, data: Data) -> Decoded:
     """A JPEG whose decoder leaves out what the cached size would not show: at a half, a quarter or an eighth,
     never below the size wanted."""
-    from PIL import Image
-
-    mode = kind_of(content)
-    with Image.open(io.BytesIO(content)) as image:
+    mode = kind_of(content, data.damaged == "keep")
+    with pillow().open(io.BytesIO(content)) as image:
         width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
     _, _, *wanted = inside(height, width, data)
     least = min(height // wanted[0], width // wanted[1])
@@ -137,7 +167,7 @@ def _white(dtype: np.dtype) -> float:
 
 def _read_image(content: bytes, data: Data) -> tuple[np.ndarray, str]:
     """(H, W, 3) RGB in the file's own depth, and its kind."""
-    mode = kind_of(content)
+    mode = kind_of(content, data.damaged == "keep")
     return _pixels(content, mode), mode
 
 
@@ -194,33 +224,51 @@ READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}
 
 def _pixels(content: bytes, mode: str, flags: int = COLOUR) -> np.ndarray:
     """(H, W, 3) RGB, upright, in the file's own depth, or as OpenCV's flags say."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error as error:  # such as one of more than 2**30 pixels
-        raise UserError(f"the file cannot be decoded ({error.err})") from None
-    if pixels is None:
-        raise UserError("the file cannot be decoded")
+    pixels = imdecode(content, flags)
     if (
         mode.startswith("TIFF RGBA") and pixels.dtype == np.uint8
     ):  # OpenCV darkens by alpha here, and here alone
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
 
-        with Image.open(io.BytesIO(content)) as image:
+        with pillow().open(io.BytesIO(content)) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # IMREAD_COLOR_RGB scrambles 16-bit TIFF in OpenCV 5.0.0
 
 
-def kind_of(content: bytes) -> str:
-    """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`; raises for a
-    cut-off file."""
-    from PIL import Image, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = None  # a slide of 400 million pixels is data here, not an attack
+def imdecode(content: bytes, flags: int) -> np.ndarray:
+    """OpenCV's own, which gives None for some files and raises for others, with a `UserError` for both."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if pixels is None and content[:2] == JPEG:  # it ends early: with an end it decodes as far as it goes
+            pixels = cv2.imdecode(np.frombuffer(content + JPEG_END, np.uint8), flags)
+    except cv2.error as error:  # such as one of more than 2**30 pixels
+        raise UserError(f"the file cannot be decoded ({error.err})") from None
+    if pixels is None:
+        raise UserError("the file cannot be decoded")
+    return pixels
+
+
+def pillow() -> Any:
+    """`PIL.Image` without its limits against attacks: a slide of 400 million pixels, or a long description in
+    a PNG, is data here."""
+    from PIL import Image, PngImagePlugin
+
+    Image.MAX_IMAGE_PIXELS = None
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = TEXT
+    return Image
+
+
+def kind_of(content: bytes, cut_off: bool = False) -> str:
+    """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`; raises for a
+    cut-off file, unless a JPEG may be `cut_off`."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        with pillow().open(io.BytesIO(content)) as image:
             turned = ", turned by EXIF" if image.getexif().get(0x0112, 1) != 1 else ""
             kind = f"{image.format} {image.mode}{turned}"
-            whole = image.format in ("JPEG", "MPO") and b"\xff\xd9" in content[-64:]
+            jpeg = image.format in ("JPEG", "MPO")
+            whole = jpeg and (cut_off or JPEG_END in content[-64:])
             if (
                 not whole
             ):  # decode in full (a PNG was already, to see its EXIF): Pillow says when data is missing

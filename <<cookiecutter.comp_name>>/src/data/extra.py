@@ -17,7 +17,7 @@ from src.artifacts import Step, write_parquet
 from src.config import Config, UserError
 from src.data.folds import duplicate_groups
 from src.data.images import ImageStore, open_images
-from src.data.packing import pack
+from src.data.packing import pack, refusal
 from src.data.pixels import Joined, open_pixels
 from src.data.tables import IMAGE_SUFFIXES
 from src.rawfiles import external_folders
@@ -78,9 +78,8 @@ def external_files(config: Config) -> dict[str, Path]:
 
 
 def _refuse(broken: list[tuple[Path, str]]) -> None:
-    path, why = min(broken)
-    others = f" ({len(broken)} such files in all)" if len(broken) > 1 else ""
-    raise UserError(f"{path}: {why}{others}; take it out of the folder of external images")
+    path, why = refusal(broken, "it out of the folder of external images")
+    raise UserError(f"{path}: {why}")
 
 
 def with_extra(store: ImageStore, config: Config) -> ImageStore:

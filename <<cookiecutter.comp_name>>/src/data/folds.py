@@ -16,6 +16,7 @@ import pandas as pd
 
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
+from src.data.classes import targets_of
 from src.data.hamming import near_pairs
 from src.data.identities import assign_identities
 from src.data.summary import summarize
@@ -23,6 +24,9 @@ from src.data.tables import Tables
 from src.tasks.base import Task, as_targets
 
 BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
+DENSE = (
+    20_000_000  # groups times classes: scikit-learn keeps a table of them, and searches all of it for each
+)
 ALIKE = 6.0  # mean difference of two thumbnails, of 255: above JPEG noise, below two different photographs
 
 
@@ -61,11 +65,29 @@ def build_folds(
     write_csv(step.folder / "folds.csv", table)
     description = task.describe(targets)
     write_json(step.folder / "dataset.json", {"task": task.name, "n_folds": config.cv.n_folds, **description})
-    encoded = None if task.kind == "rankings" else task.encode(targets, description["outputs"])
-    summary = summarize(table, index, alike, encoded, description)
+    encoded = None if task.kind == "rankings" else targets_of(task, targets, description["outputs"])
+    summary = summarize(table, index, alike, encoded, description, large_group(groups, column, config.cv))
     write_text(step.folder / "summary.md", summary)
     step.done()
     print(summary)
+
+
+def large_group(groups: np.ndarray, column: pd.Series | None, cv: CrossValidation) -> list[str]:
+    """A line about the largest group of rows (N,), where it is larger than a fold, which then cannot be as
+    large as the others."""
+    counts = np.bincount(groups)
+    rows, fold = int(counts.max()), len(groups) / cv.n_folds
+    if rows <= fold:
+        return []
+    said = f"- the largest group holds {rows:,} of {len(groups):,} rows, more than a fold of {fold:,.0f}"
+    if column is None:
+        return [f"{said}: look-alikes in a chain; look at data.near_duplicates, or lower cv.n_folds"]
+    values = column[groups == counts.argmax()].value_counts()
+    return [
+        f"{said}: {values.iloc[0]:,} have `{column.name}` {values.index[0]!r}; if that means no group, give "
+        f"each such row a value of its own in a copy of the file, named in data.train_csv, or lower "
+        f"cv.n_folds"
+    ]
 
 
 def assign(
@@ -85,7 +107,8 @@ def assign(
     if n_groups < n:
         raise UserError(f"{key}={n}: there are only {n_groups} groups of rows to share out; lower it{hint}")
     stratified = kind in ("stratified", "stratified_group")
-    if strata.ndim == 2 and stratified and grouped:
+    classes = len(np.unique(strata)) if strata.ndim == 1 else 0
+    if stratified and grouped and (strata.ndim == 2 or n_groups * classes > DENSE):
         parts = share_out_groups(strata, groups, n, seed)
     else:
         splitter = _splitter(strata, stratified, grouped, n, seed)
@@ -115,22 +138,35 @@ def _splitter(strata: np.ndarray, stratified: bool, grouped: bool, n: int, seed:
 
 
 def share_out_groups(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """(N,) parts for (N, L) labels in groups: the largest group first, each to the part that lacks its labels
-    most.
+    """(N,) parts for (N, L) labels, or (N,) classes, in groups: the largest group first, each to the part
+    that lacks its labels most.
 
     What scikit-learn's StratifiedGroupKFold does for one class a row, for several labels and for the row
-    count.
+    count, and without its table of groups by classes.
     """
+    from scipy.sparse import coo_array, csr_array
+
     keys, place = np.unique(groups, return_inverse=True)
-    wealth = np.zeros((len(keys), labels.shape[1] + 1))
-    np.add.at(wealth, place, np.column_stack([labels, np.ones(len(labels))]))
-    share = wealth / np.maximum(wealth.sum(0), 1)  # of all rows with the label
+    if labels.ndim == 1:
+        rows, columns = np.arange(len(labels)), np.unique(labels, return_inverse=True)[1]
+    else:
+        rows, columns = labels.nonzero()
+    sizes, last = np.bincount(place), columns.max(initial=-1) + 1  # the row count stands behind the labels
+    rows, columns = (
+        np.concatenate(pair)
+        for pair in ((place[rows], np.arange(len(keys))), (columns, np.full(len(keys), last)))
+    )
+    counts = np.concatenate([np.ones(len(rows) - len(keys)), sizes])
+    wealth = csr_array(coo_array((counts, (rows, columns)), shape=(len(keys), last + 1)))
+    share = wealth.multiply(1 / np.maximum(wealth.sum(0), 1)).tocsr()  # of all rows with the label
     order = np.random.default_rng(seed).permutation(len(keys))
-    order = order[np.argsort(-wealth[order, -1], kind="stable")]
-    held, part = np.zeros((n, share.shape[1])), np.zeros(len(keys), dtype=np.int64)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    held, part = np.zeros((n, last + 1)), np.zeros(len(keys), dtype=np.int64)
     for group in order:
-        part[group] = np.argmin(held @ share[group])
-        held[part[group]] += share[group]
+        mine = slice(share.indptr[group], share.indptr[group + 1])
+        at, value = share.indices[mine], share.data[mine]
+        part[group] = np.argmin(held[:, at] @ value)
+        held[part[group], at] += value
     return part[place]
 
 

@@ -20,8 +20,8 @@ import pandas as pd
 
 from src.artifacts import Step, write_json, write_parquet
 from src.config import Config, Data, UserError
-from src.data.decode import READERS, Decoded, decode
-from src.data.packing import pack
+from src.data.decode import READERS, Decoded, decode, named
+from src.data.packing import pack, refusal
 from src.data.pixels import Pixels, open_pixels, views
 from src.data.tables import Tables
 from src.steps import images_step
@@ -50,20 +50,15 @@ def channels_of(file: Path, data: Data) -> int:
     data.preprocess may have changed it."""
     if file.suffix.lower() not in READERS and data.preprocess is None:
         return 3
-    try:
+    with named(file):
         return decode(file, data).pixels.shape[2]
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
 
 
 def _refuse(broken: list[tuple[Path, str]], tables: Tables) -> None:
-    path, why = min(broken)
+    path, why = refusal(broken, "its row out")
     role = "train" if path in set(tables.images["train"]) else "test"
     row = tables.images[role].index(path)
-    others = f" ({len(broken)} such files in all)" if len(broken) > 1 else ""
-    raise UserError(
-        f"{path} (row {row + 2} of the {role} table): {why}{others}; fetch it again, or take its row out"
-    )
+    raise UserError(f"{path} (row {tables.line(role, row)} of the {role} table): {why}")
 
 
 def _index(tables: Tables, id_column: str, position: dict[Path, int], known: list[Decoded]) -> pd.DataFrame:

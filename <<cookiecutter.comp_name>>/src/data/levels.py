@@ -51,8 +51,8 @@ class Levels:
         places = np.arange(len(self))[rows]
         return np.stack([self.sources[self.source[i]][self.row[i]] for i in places])
 
-    def part(self, rows: slice) -> Levels:
-        """Those of a slice, unread."""
+    def part(self, rows: slice | np.ndarray) -> Levels:
+        """Those of some rows, unread."""
         return Levels(self.sources, self.source[rows], self.row[rows])
 
     def __add__(self, other: Levels) -> Levels:

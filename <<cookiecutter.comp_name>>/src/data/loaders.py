@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.artifacts import read_json
 from src.config import Config, UserError
 from src.data.batches import identity_batches, n_identity_batches
+from src.data.classes import ClassTargets, taken, targets_of
 from src.data.extra import with_extra
 from src.data.images import ImageStore, open_images
 from src.data.levels import Levels, Told
@@ -28,11 +29,11 @@ from src.tasks.base import Task, targets_in
 
 @dataclass(frozen=True)
 class Rows:
-    """What a model learns from: positions (N,) in the image store, targets (N, C) float32 or `Levels`, loss
-    weights (N,)."""
+    """What a model learns from: positions (N,) in the image store, targets (N, C) float32, `ClassTargets` or
+    `Levels`, loss weights (N,)."""
 
     positions: np.ndarray
-    targets: np.ndarray | Levels
+    targets: np.ndarray | ClassTargets | Levels
     weights: np.ndarray
 
     def __len__(self) -> int:
@@ -40,13 +41,11 @@ class Rows:
 
     def part(self, mine: slice) -> Rows:
         """Those of a slice; target maps are not read."""
-        maps = isinstance(self.targets, Levels)
-        targets = self.targets.part(mine) if maps else self.targets[mine]
-        return Rows(self.positions[mine], targets, self.weights[mine])
+        return Rows(self.positions[mine], taken(self.targets, mine), self.weights[mine])
 
     def __add__(self, other: Rows) -> Rows:
-        maps = isinstance(self.targets, Levels)
-        targets = self.targets + other.targets if maps else np.concatenate([self.targets, other.targets])
+        dense = isinstance(self.targets, np.ndarray)
+        targets = np.concatenate([self.targets, other.targets]) if dense else self.targets + other.targets
         positions, weights = (
             np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("positions", "weights")
         )
@@ -83,7 +82,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     if task.kind == "maps":
         targets = Levels.of(open_masks(images_step(config).folder), np.arange(len(table)))
     else:
-        targets, truth = task.encode(labels, outputs), task.truth(labels, outputs)
+        targets, truth = targets_of(task, labels, outputs), task.truth(labels, outputs)
     held_out = (table["fold"] == fold).to_numpy()
     stops = (table["stop"] == fold % config.cv.stop_parts).to_numpy() & ~held_out
     if not config.train.early_stopping.enabled:
@@ -91,8 +90,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     index = [np.flatnonzero(mask) for mask in (~held_out & ~stops, stops, held_out)]
 
     def rows(places: np.ndarray) -> Rows:
-        part = Levels.of(targets.sources[0], places) if task.kind == "maps" else targets[places]
-        return Rows(store.train[places], part, np.ones(len(places), np.float32))
+        return Rows(store.train[places], taken(targets, places), np.ones(len(places), np.float32))
 
     train, stop, valid = (rows(places) for places in index)
     if task.kind == "rankings":  # whom no image to learn from shows, a quick look cannot find

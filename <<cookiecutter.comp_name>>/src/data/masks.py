@@ -12,7 +12,9 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ import pandas as pd
 
 from src.artifacts import atomic, write_json, write_parquet, writing
 from src.config import Config, Data, UserError
-from src.data.decode import READERS, inside, kind_of
+from src.data.damage import damage_in, listening
+from src.data.decode import READERS, imdecode, inside, kind_of, pillow, readable
+from src.data.orientation import orientation, turned, upright_mask
 from src.data.runs import decode_runs
 from src.machine import cpu_count
 from src.maps import pack
@@ -70,13 +74,24 @@ def _class_names(data: Data, targets: pd.DataFrame) -> list[str]:
 # --- one mask -----------------------------------------------------------------------------------------------
 
 
-def read_mask_file(path: Path, height: int, width: int, classes: tuple[str, ...] | None) -> np.ndarray:
-    """(C, H, W) bool of a mask as it is stored, EXIF or not.
+def read_mask_file(
+    path: Path,
+    height: int,
+    width: int,
+    classes: tuple[str, ...] | None,
+    of_image: int = 1,
+    lies: str | None = None,
+) -> np.ndarray:
+    """(C, H, W) bool of a mask as it is stored, EXIF or not, unless EXIF turns its image or the sizes say
+    that it should be followed: see orientation.py. `of_image` is the image's orientation.
 
     Without names it is one class, whatever is not 0; the values 1, 2, ... of named ones are the first, the
     second, ... Raises `UserError` for another size than the image's, and for values that mean nothing.
     """
     values, kind = stored_values(path)
+    if of_image != 1 or values.shape != (height, width):
+        own = 1 if kind.startswith("TIFF") else orientation(path)  # a TIFF was turned already
+        values = upright_mask(values, own, of_image, (height, width), lies)
     if values.shape != (height, width):
         raise UserError(
             f"the mask is {values.shape[0]} high and {values.shape[1]} wide, its image {height} and {width}; "
@@ -87,6 +102,11 @@ def read_mask_file(path: Path, height: int, width: int, classes: tuple[str, ...]
 
 def stored_values(path: Path) -> tuple[np.ndarray, str]:
     """(H, W) numbers in the file's own depth, and the kind of file; raises `UserError` for no mask."""
+    with readable():
+        return _stored_values(path)
+
+
+def _stored_values(path: Path) -> tuple[np.ndarray, str]:
     content = path.read_bytes()
     if not content:
         raise UserError("the file is empty (0 bytes); fetch it again")
@@ -109,17 +129,9 @@ def _as_stored(content: bytes, kind: str) -> np.ndarray:
     """(H, W) or (H, W, channels), as EXIF found it (in TIFF the orientation is part of the format, and is
     followed); of a palette the numbers of the colours."""
     if kind.split()[1].rstrip(",") in ("P", "PA", "1"):  # OpenCV would give the colours themselves
-        from PIL import Image
-
-        with Image.open(io.BytesIO(content)) as image:
+        with pillow().open(io.BytesIO(content)) as image:
             return np.asarray(image).astype(np.uint8)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise UserError(f"the file cannot be decoded ({error.err})") from None
-    if pixels is None:
-        raise UserError("the file cannot be decoded")
-    return pixels
+    return imdecode(content, cv2.IMREAD_UNCHANGED)
 
 
 def _one_class(values: np.ndarray, kind: str) -> np.ndarray:
@@ -195,9 +207,17 @@ def frame(maps: np.ndarray, height: int, width: int, settings: Data, fill: float
 # --- all masks ----------------------------------------------------------------------------------------------
 
 
-def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], settings: Data, title: str) -> None:
+def build_masks(
+    folder: Path,
+    tables: Any,
+    sizes: list[tuple[int, int]],
+    settings: Data,
+    title: str,
+    turns: Sequence[int] = (),
+) -> None:
     """Write `masks.npy` and `masks.parquet`: a row a row of `tables.train`, whose images have these sizes,
-    (height, width). `tables` are the `Tables` of data/tables.py, which imports this module.
+    (height, width), upright, and these EXIF orientations. `tables` are the `Tables` of data/tables.py, which
+    imports this module.
 
     Raises `UserError` naming the first mask that cannot be right, and how many there are.
     """
@@ -210,13 +230,14 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
     shares = np.zeros((len(ids), len(classes)))
     digests = [""] * len(ids)
     broken: dict[int, str] = {}
+    doubtful: list[int] = []  # libjpeg spoke while they were decoded, of them or of another
     cv2.setNumThreads(0)  # parallel over masks, as over images
     with atomic(folder / "masks.npy") as temporary:
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
 
         def work(row: int) -> None:
             try:
-                mask = _mask_of_row(row, tables, sizes[row], settings, classes)
+                mask = _mask_of_row(row, tables, sizes[row], settings, classes, turns[row] if turns else 1)
             except UserError as error:
                 broken[row] = str(error)
                 return
@@ -225,12 +246,29 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
             shares[row] = mask.mean((1, 2))
             digests[row] = hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
-        with Progress(title, len(ids)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
-            for _ in pool.map(work, range(len(ids))):
+        def heard(row: int) -> None:
+            before = listener.heard()
+            work(row)
+            if listener.heard() != before:
+                doubtful.append(row)
+
+        with (
+            listening() as listener,
+            Progress(title, len(ids)) as progress,
+            ThreadPoolExecutor(cpu_count()) as pool,
+        ):
+            for _ in pool.map(heard, range(len(ids))):
                 progress.step()
+            for row in sorted(doubtful):
+                why = damage_in(listener.alone(partial(work, row))[1], b"")
+                if why is not None:
+                    broken.setdefault(row, f"{why}; fetch it again")
         if broken:
+            first = min(broken)
             more = f" ({len(broken)} such masks in all)" if len(broken) > 1 else ""
-            raise UserError(f"{broken[min(broken)]}{more}")
+            line = None if tables.masks is None else tables.line("train", first)
+            where = "" if line is None else f"{tables.masks[first]} (row {line} of the train table): "
+            raise UserError(f"{where}{broken[first]}{more}")
         for name, share in zip(classes, shares.T, strict=True):
             if not share.any():
                 key = "data.rle" if settings.rle is not None else "data.train_masks"
@@ -244,25 +282,20 @@ def build_masks(folder: Path, tables: Any, sizes: list[tuple[int, int]], setting
 
 
 def _mask_of_row(
-    row: int, tables: Any, size: tuple[int, int], settings: Data, classes: list[str]
+    row: int, tables: Any, size: tuple[int, int], settings: Data, classes: list[str], turn: int
 ) -> np.ndarray:
-    """(C, H, W) bool; a `UserError` says where it stands."""
+    """(C, H, W) bool; of runs a `UserError` says where they stand."""
     if tables.masks is not None:
-        path = tables.masks[row]
-        where = f"{path} (row {row + 2} of the train table)"
-        try:
-            return read_mask_file(path, *size, settings.mask_classes)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        except OSError as error:
-            raise UserError(f"{where}: the file cannot be read ({error.strerror or error})") from None
+        return read_mask_file(tables.masks[row], *size, settings.mask_classes, turn, settings.mask_exif)
     # the runs of several rows of the table may be joined here, so it is the id that says where
     columns = tables.targets.columns if settings.long is None else classes
     where = f"{settings.train_csv}, `{settings.id}` {tables.train[settings.id].iloc[row]!r}"
+    turn = turn if settings.mask_exif == "stored" else 1
+    size = size[::-1] if turn >= 5 else size
     decoded = []
     for name in columns:
         try:
-            decoded.append(decode_runs(tables.targets[name].iloc[row], *size))
+            decoded.append(turned(decode_runs(tables.targets[name].iloc[row], *size), turn))
         except UserError as error:
             of = "" if settings.long is None else f", class {name!r}"
             raise UserError(f"{where}{of}: {error}") from None

@@ -12,7 +12,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import cv2
 
 from src.artifacts import writing
 from src.config import Data, UserError
+from src.data.damage import Listener, damage_in, listening
 from src.data.decode import Decoded, decode
 from src.data.storing import Array, Nowhere, TarShards
 from src.machine import cpu_count, memory_available
@@ -27,7 +29,9 @@ from src.owncode import preprocessing
 from src.progress import Progress
 
 FORMAT = 2  # of the journal; one of another is not gone on from
-SETTINGS = {"fit", "max_value", "squeeze"}  # of the data, that change pixels beside their size
+SETTINGS = {"fit", "max_value", "squeeze", "damaged"}  # of the data, that change pixels beside their size
+DAMAGED = ", damaged"  # behind the kind of a file that was kept all the same
+SHOWN = 12  # names of files in a sentence
 Store = Array | TarShards | Nowhere
 
 
@@ -50,28 +54,24 @@ def pack(
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         known, notes = work.begin()
-        broken: list[tuple[Path, str]] = []
-
-        def one(i: int) -> tuple[Decoded, Any] | None:
-            try:
-                return _decode_into(store, i, files, data)
-            except UserError as error:
-                broken.append((files[i], str(error)))
-                return None
-
         todo = [i for i in range(len(files)) if i not in known]
-        with Progress(title, len(todo)) as progress, ThreadPoolExecutor(cpu_count()) as pool:
+        with (
+            listening() as listener,
+            Progress(title, len(todo)) as progress,
+            ThreadPoolExecutor(cpu_count()) as pool,
+        ):
+            reader = Reader(store, files, data, listener)
             if known:
                 progress.say(f"{title}: goes on with {len(todo):,} files; {len(known):,} were packed before")
             with open(work.journal, "a", buffering=1, encoding="utf-8") as journal:  # a kill takes no lines
-                for i, done in zip(todo, pool.map(one, todo), strict=True):
+                for i, done in reader.each(todo, pool):
                     progress.step()
                     if done is not None:
                         known[i], notes[i] = done[0], store.put(i, done[1])
                         journal.write(json.dumps(work.line(i, known[i], notes[i])) + "\n")
         try:
-            if broken:
-                refuse(broken)
+            if reader.broken:
+                refuse(reader.broken)
             in_order = [known[i] for i in range(len(files))]
             _check_depth(files, in_order, data)
         except UserError:
@@ -79,6 +79,9 @@ def pack(
             raise
         store.finish([notes[i] for i in range(len(files))])
         work.journal.unlink()
+    kept = [file.name for file, one in zip(files, in_order, strict=True) if one.mode.endswith(DAMAGED)]
+    if kept:
+        print(f"{title}: {len(kept):,} damaged, kept as they decode (data.damaged=keep): {shown(kept)}")
     return in_order
 
 
@@ -89,15 +92,66 @@ def store_of(path: Path, files: list[Path], shape: tuple[int, ...], data: Data, 
     return (TarShards if data.storage == "shards" else Array)(path, shape)
 
 
-def _decode_into(store: Store, i: int, files: list[Path], data: Data) -> tuple[Decoded, Any]:
-    try:
-        decoded = decode(files[i], data)
-    except OSError as error:  # not to be taken for trouble with writing the cache
-        raise UserError(f"the file cannot be read ({error.strerror or error})") from None
-    if decoded.pixels.shape[2] != store.shape[3]:
-        count = decoded.pixels.shape[2]
-        raise UserError(f"it has {count} channel(s), {files[0].name} has {store.shape[3]}")
-    return Decoded(**{**vars(decoded), "pixels": None}), store.take(i, decoded.pixels)
+class Reader:
+    """Decodes files into a store in several threads; `broken` are those that cannot be, and why."""
+
+    def __init__(self, store: Store, files: list[Path], data: Data, listener: Listener):
+        self.store, self.files, self.data, self.listener = store, files, data, listener
+        self.broken: list[tuple[Path, str]] = []
+        self.doubtful: set[int] = set()  # libjpeg spoke while they were decoded, of them or of another
+
+    def each(self, todo: list[int], pool: ThreadPoolExecutor) -> Iterator[tuple[int, tuple | None]]:
+        """Number by number what is known of the image and what the store took of it, None of a broken one."""
+        for i, done in zip(todo, pool.map(self.read, todo), strict=True):
+            if i not in self.doubtful:
+                yield i, done
+        for i in sorted(self.doubtful):
+            yield i, self.read_alone(i)
+
+    def read(self, i: int) -> tuple[Decoded, Any] | None:
+        """An image beside others."""
+        before = self.listener.heard()
+        try:
+            done = self._decode(i)
+        except UserError as error:
+            self.broken.append((self.files[i], str(error)))
+            return None
+        if self.listener.heard() != before:
+            self.doubtful.add(i)
+        return done if i not in self.doubtful else None
+
+    def read_alone(self, i: int) -> tuple[Decoded, Any] | None:
+        """A doubtful image once more, while no other is decoded."""
+        (decoded, taken), printed = self.listener.alone(partial(self._decode, i))
+        why = damage_in(printed, self.files[i].read_bytes())
+        if why is None:
+            return decoded, taken
+        if self.data.damaged == "keep":
+            return replace(decoded, mode=f"{decoded.mode}{DAMAGED}"), taken
+        self.broken.append((self.files[i], why))
+        return None
+
+    def _decode(self, i: int) -> tuple[Decoded, Any]:
+        decoded = decode(self.files[i], self.data)
+        if decoded.pixels.shape[2] != self.store.shape[3]:
+            count = decoded.pixels.shape[2]
+            raise UserError(f"it has {count} channel(s), {self.files[0].name} has {self.store.shape[3]}")
+        return replace(decoded, pixels=None), self.store.take(i, decoded.pixels)
+
+
+def shown(names: list[str]) -> str:
+    """So many names as a sentence can hold."""
+    return ", ".join(names[:SHOWN]) + (f", … ({len(names):,} in all)" if len(names) > SHOWN else "")
+
+
+def refusal(broken: list[tuple[Path, str]], out: str) -> tuple[Path, str]:
+    """The first of the broken files, and why, with the others and what to do: fetch it, or take `out`."""
+    path, why = min(broken)
+    names = [file.name for file, _ in sorted(broken)]
+    others = f" ({len(broken):,} such files in all: {shown(names)})" if len(broken) > 1 else ""
+    keep = any("damaged" in why for _, why in broken)
+    cure = f"; fetch it again, or take {out}" + ("; data.damaged=keep keeps damaged JPEGs" if keep else "")
+    return path, why + others + cure
 
 
 @dataclass(frozen=True)

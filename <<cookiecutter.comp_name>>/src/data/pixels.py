@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import Data, UserError
-from src.data.decode import decode
+from src.data.decode import decode, named
 
 OPEN = 64  # shards at a time; what was mapped longest ago is closed
 
@@ -77,12 +77,8 @@ class Files(Pixels):
     def one(self, position: int) -> np.ndarray:
         """(S, S, C) uint8; raises `UserError` for a file that went or changed since stage 01 saw it."""
         path = self.paths[position]
-        try:
+        with named(path):
             pixels = decode(path, self.data, hashes=False).pixels
-        except OSError as error:
-            raise UserError(f"{path}: the file cannot be read ({error.strerror or error})") from None
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
         if pixels.shape != self.shape[1:]:
             raise UserError(f"{path}: it has another number of channels than when stage 01 saw it")
         return pixels

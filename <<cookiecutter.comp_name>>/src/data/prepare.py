@@ -31,6 +31,7 @@ def _prepare(config: Config, images: Step, masks: Step | None) -> None:
     from src.data.identities import check_identities
     from src.data.images import build_cache, open_images
     from src.data.masks import build_masks, coverage, open_masks
+    from src.data.orientation import orientations
     from src.data.tables import load_tables
     from src.report.pictures import draw_masks, draw_samples
     from src.tasks import create_task
@@ -57,7 +58,8 @@ def _prepare(config: Config, images: Step, masks: Step | None) -> None:
     if masks is not None:
         if masks.begin():
             store = open_images(config)
-            build_masks(masks.folder, tables, store.train_sizes, config.data, masks.title)
+            turns = orientations(images.folder, tables, config.data, masks.title)
+            build_masks(masks.folder, tables, store.train_sizes, config.data, masks.title, turns)
             draw_masks(images.folder / "samples.png", store, open_masks(masks.folder), config.seed)
             masks.done()
         targets = coverage(masks.folder)

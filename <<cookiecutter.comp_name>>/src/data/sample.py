@@ -19,6 +19,7 @@ import pandas as pd
 
 from src.config import Config, UserError
 from src.data.targets import labels_of, present
+from src.rawfiles import line_of
 
 JOINTS = ("_", "-", ":", "|", " ", "/", ".", "~")  # seen between image and class in the id of a pair
 
@@ -150,8 +151,9 @@ def _check_once(pairs: list[tuple[str, str]], id_column: str, path: Path) -> Non
     if twice.any():
         row = int(twice.argmax())
         raise UserError(
-            f"{path}, row {row + 2}: `{id_column}` {pairs[row][0]!r} with class {pairs[row][1]!r} stands "
-            f"there already ({int(twice.sum())} such row(s)); every pair should stand once"
+            f"{path}, row {line_of(path, row)}: `{id_column}` {pairs[row][0]!r} with class "
+            f"{pairs[row][1]!r} stands there already ({int(twice.sum())} such row(s)); every pair should "
+            f"stand once"
         )
 
 

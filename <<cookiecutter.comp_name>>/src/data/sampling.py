@@ -7,11 +7,15 @@ from typing import Literal
 
 import numpy as np
 
+from src.data.classes import ClassTargets
+
 WINDOW = 16  # shards that are mixed with each other: as much is read ahead
 POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's rows, for the share of the epoch it gets
 
 
-def row_shares(targets: np.ndarray, kind: Literal["balanced", "sqrt"], task: str) -> np.ndarray:
+def row_shares(
+    targets: np.ndarray | ClassTargets, kind: Literal["balanced", "sqrt"], task: str
+) -> np.ndarray:
     """(N,) what share of an epoch each row should be, of targets (N, C) that may be soft.
 
     Class c with n_c rows gets n_c ** q of the epoch, q 0 for `balanced` and 1/2 for `sqrt`, and its rows get
@@ -21,13 +25,16 @@ def row_shares(targets: np.ndarray, kind: Literal["balanced", "sqrt"], task: str
     """
     holds = classes_of(targets, task)  # (N, classes)
     rows = holds.sum(0)
-    there = rows > 0
-    parts = holds[:, there] * rows[there] ** (POWER[kind] - 1)
-    return parts.sum(1) / parts.sum()
+    worth = np.zeros(len(rows))
+    worth[rows > 0] = rows[rows > 0] ** (POWER[kind] - 1)
+    parts = holds @ worth
+    return parts / parts.sum()
 
 
-def classes_of(targets: np.ndarray, task: str) -> np.ndarray:
+def classes_of(targets: np.ndarray | ClassTargets, task: str) -> np.ndarray | ClassTargets:
     """(N, classes) how far a row is of each; of binary and multilabel targets the last column is none."""
+    if isinstance(targets, ClassTargets):
+        return targets
     holds = np.nan_to_num(targets.astype(np.float64))
     if task == "multiclass":
         return holds

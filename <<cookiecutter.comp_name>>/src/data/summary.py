@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from src.data.classes import ClassTargets, taken
 from src.tasks.base import targets_in
 
 SHOWN = 12  # classes in a line or a table
+MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "-", "?"}  # how tables write no value
 
 
 def summarize(
     table: pd.DataFrame,
     index: pd.DataFrame,
     alike: np.ndarray,
-    encoded: np.ndarray | None,
+    encoded: np.ndarray | ClassTargets | None,
     description: dict[str, Any],
+    notes: list[str],
 ) -> str:
     """A page in Markdown: rows, targets, duplicates, sizes, kinds of files, folds.
 
     `table` is folds.csv, `index` the image index, `alike` (N,) its duplicate groups, `encoded` (N, C) the
-    targets, None for
-    identities.
+    targets, None for identities; `notes` are lines about the groups.
     """
     is_train = (index["set"] == "train").to_numpy()
     groups = pd.Series(alike[is_train]).value_counts()
@@ -37,6 +39,8 @@ def summarize(
         "",
         f"- rows: {is_train.sum():,} to learn from, {(~is_train).sum():,} to predict",
         *_targets(description),
+        *_perhaps_missing(description),
+        *notes,
         f"- duplicates: {int((groups - 1).clip(lower=0).sum()):,} training rows repeat another "
         f"(kept in one fold); {int(crossing):,} test rows look like a training row; "
         f"{int((conflicts > 1).sum()):,} groups disagree on the label",
@@ -75,7 +79,20 @@ def _targets(description: dict[str, Any]) -> list[str]:
     ]
 
 
-def _folds(table: pd.DataFrame, encoded: np.ndarray, description: dict[str, Any]) -> list[str]:
+def _perhaps_missing(description: dict[str, Any]) -> list[str]:
+    """A line for each class that is called as a missing value is."""
+    counts = description.get("counts", {}) if "coverage" not in description else {}
+    return [
+        f"- the class {name!r} ({count:,} rows) may be a missing value: if these rows have no label, take "
+        f"them out of a copy of the file, and name the copy in data.train_csv"
+        for name, count in counts.items()
+        if name.strip().lower() in MISSING
+    ]
+
+
+def _folds(
+    table: pd.DataFrame, encoded: np.ndarray | ClassTargets | None, description: dict[str, Any]
+) -> list[str]:
     """A table of the folds: rows, and rows a class or the mean of each target."""
     if encoded is None:
         return _identities(table)
@@ -84,8 +101,9 @@ def _folds(table: pd.DataFrame, encoded: np.ndarray, description: dict[str, Any]
     heads = [f"mean {name}" for name in names] if means else names
     lines = ["| fold | rows | " + " | ".join(heads) + " |", "|--:|--:|" + "--:|" * len(heads)]
     for fold in sorted(table["fold"].unique()):
-        rows = encoded[(table["fold"] == fold).to_numpy()][:, :SHOWN]
-        cells = [f"{v:.4g}" for v in rows.mean(0)] if means else [f"{v:.0f}" for v in rows.sum(0)]
+        rows = taken(encoded, (table["fold"] == fold).to_numpy())
+        values = (rows.mean(0) if means else rows.sum(0))[:SHOWN]
+        cells = [f"{value:.4g}" if means else f"{value:.0f}" for value in values]
         lines.append(f"| {fold} | {len(rows)} | " + " | ".join(cells) + " |")
     return lines
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from src.config import Config, UserError
 from src.data.masks import mask_classes
 from src.data.sample import SampleForm, describe_sample
 from src.data.targets import filled, present, read_targets, target_columns
-from src.rawfiles import image_folders, raw_tables
+from src.rawfiles import image_folders, line_of, line_with, raw_tables
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm", ".dicom")
 
@@ -35,6 +35,13 @@ class Tables:
     form: SampleForm  # what a submission looks like
     masks: list[Path] | None = None  # the mask of each train row, where masks are files
     extra: tuple[str, ...] = ()  # columns of train and test that no key names: there for who wants them
+    paths: dict[str, Path] = field(default_factory=dict)  # the file of each role
+    key: str = "id"  # data.id
+
+    def line(self, role: str, row: int) -> int:
+        """The line of its file on which row 0, 1, ... of `train` or `test` stands."""
+        name = getattr(self, role)[self.key].iloc[row]
+        return line_with(self.paths.get(role, self.paths["sample"]), self.key, name, row)
 
 
 def load_tables(config: Config) -> Tables:
@@ -76,7 +83,8 @@ def load_tables(config: Config) -> Tables:
         masks = find_images(
             train, folders["masks"], data.id, column, paths["train"], what="mask", by_stem=True
         )
-    return Tables(train, test, sample, images, targets, form, masks, _extra(train, test, config))
+    extra = _extra(train, test, config)
+    return Tables(train, test, sample, images, targets, form, masks, extra, paths, data.id)
 
 
 def _repeats(config: Config) -> bool:
@@ -110,6 +118,7 @@ def read_table(path: Path) -> pd.DataFrame:
             # index_col: without it a comma too many on every line shifts all columns by one, and nothing is
             # said
             table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+            table = table.fillna("")  # older versions of pandas end a short row so all the same
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the file is empty; it should start with a line of column names") from None
     except pd.errors.ParserWarning:
@@ -146,8 +155,8 @@ def find_images(
     for row, several in enumerate(found):
         if len(several) > 1:
             raise UserError(
-                f"{path}, row {row + 2}: `{column}` {table[column].iloc[row]!r} could be "
-                f"{several[0]} or {several[1]}; "
+                f"{path}, row {line_with(path, id_column, table[id_column].iloc[row], row)}: `{column}` "
+                f"{table[column].iloc[row]!r} could be {several[0]} or {several[1]}; "
                 f"give the path inside {' or '.join(f.name for f in folders)} in a column and name that "
                 f"column in {key}"
             )
@@ -158,8 +167,9 @@ def find_images(
         name = table[column].iloc[row]
         example = name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
         raise UserError(
-            f"{path}, row {row + 2}: no {what} for `{column}` {name!r} in {place} "
-            f"({len(missing)} of {len(files)} missing); a file such as {example} should be there"
+            f"{path}, row {line_with(path, id_column, table[id_column].iloc[row], row)}: no {what} for "
+            f"`{column}` {name!r} in {place} ({len(missing)} of {len(files)} missing); "
+            f"a file such as {example} should be there"
         )
     return files
 
@@ -228,8 +238,8 @@ def _check_ids(table: pd.DataFrame, column: str, path: Path, repeated: bool = Fa
         name = table[column].iloc[row]
         first = int((table[column] == name).to_numpy().argmax())
         raise UserError(
-            f"{path}, row {row + 2}: id {name!r} stands already in row {first + 2} "
-            f"({int(twice.sum())} such row(s)); every id should stand once"
+            f"{path}, row {line_of(path, row)}: id {name!r} stands already in row "
+            f"{line_of(path, first)} ({int(twice.sum())} such row(s)); every id should stand once"
         )
 
 

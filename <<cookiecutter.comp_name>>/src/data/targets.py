@@ -16,9 +16,11 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src.config import Config, UserError
+from src.rawfiles import line_of
 from src.tasks.base import in_order
 
 NO_MASK = ("", "-1", "nan")  # how Kaggle's tables write that there is nothing to see
@@ -75,9 +77,8 @@ def filled(table: pd.DataFrame, column: str, path: Path) -> None:
     """Raise `UserError` for the first row where `column` is empty."""
     empty = (table[column].str.strip() == "").to_numpy()
     if empty.any():
-        raise UserError(
-            f"{path}, row {int(empty.argmax()) + 2}: `{column}` is empty; every row needs a value there"
-        )
+        line = line_of(path, int(empty.argmax()))
+        raise UserError(f"{path}, row {line}: `{column}` is empty; every row needs a value there")
 
 
 def _from_cells(cells: pd.Series, separator: str, path: Path) -> pd.DataFrame:
@@ -100,8 +101,8 @@ def _from_one_hot(columns: pd.DataFrame, path: Path) -> pd.DataFrame:
         row = int(wrong.argmax())
         shown = ", ".join(f"{name} {columns[name].iloc[row]}" for name in columns.columns[:6])
         raise UserError(
-            f"{path}, row {row + 2}: multiclass over {columns.shape[1]} columns needs one 1 a row and 0 else "
-            f"({shown}; {int(wrong.sum())} such row(s)); is task.name multilabel?"
+            f"{path}, row {line_of(path, row)}: multiclass over {columns.shape[1]} columns needs one 1 a row "
+            f"and 0 else ({shown}; {int(wrong.sum())} such row(s)); is task.name multilabel?"
         )
     return pd.DataFrame({"label": values.idxmax(axis=1).to_numpy()})
 
@@ -119,7 +120,9 @@ def _from_pairs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Dat
         pairs = pairs.assign(**{"\0value": "1"})
     else:
         pairs = pairs.assign(**{"\0value": pairs[value].str.strip()})
-        if not numbers:
+        if numbers:
+            _check_number(train, value, path)
+        else:
             _check_zero_or_one(train, value, path)
             pairs["\0value"] = pairs["\0value"].map(lambda text: str(int(float(text))))
     ids = list(dict.fromkeys(train[data.id]))
@@ -145,8 +148,8 @@ def _pairs(train: pd.DataFrame, key: str, name: str, path: Path, empty_is_none: 
     if twice.any():
         row = train.iloc[int(twice.argmax())]
         raise UserError(
-            f"{path}, row {row.name + 2}: id {row[key]!r} with `{name}` {row[name]!r} stands there already "
-            f"({int(twice.sum())} such row(s)); every pair should stand once"
+            f"{path}, row {line_of(path, row.name)}: id {row[key]!r} with `{name}` {row[name]!r} stands "
+            f"there already ({int(twice.sum())} such row(s)); every pair should stand once"
         )
     return train
 
@@ -156,8 +159,18 @@ def _check_zero_or_one(train: pd.DataFrame, column: str, path: Path) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         raise UserError(
-            f"{path}, row {row + 2}: `{column}` is {train[column].iloc[row]!r}; "
+            f"{path}, row {line_of(path, row)}: `{column}` is {train[column].iloc[row]!r}; "
             f"with data.long it says whether the pair holds, 0 or 1"
+        )
+
+
+def _check_number(train: pd.DataFrame, column: str, path: Path) -> None:
+    wrong = ~np.isfinite(pd.to_numeric(train[column], errors="coerce").to_numpy(np.float64))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{path}, row {line_of(path, row)}: `{column}` is {train[column].iloc[row]!r}, no number "
+            f"({int(wrong.sum())} such row(s)); a regression target is one, such as 12.5"
         )
 
 
@@ -172,9 +185,8 @@ def _runs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame
         classes = train[present(train, data.long, path, "data.long")].str.strip()
         nameless = ((classes == "") & (runs != "")).to_numpy()
         if nameless.any():
-            raise UserError(
-                f"{path}, row {int(nameless.argmax()) + 2}: there is a mask, but `{data.long}` is empty"
-            )
+            line = line_of(path, int(nameless.argmax()))
+            raise UserError(f"{path}, row {line}: there is a mask, but `{data.long}` is empty")
     table = pd.DataFrame({"id": train[data.id], "class": classes, "runs": runs})
     joined = (
         table[table["class"] != ""].groupby(["id", "class"], sort=False)["runs"].agg(" ".join).str.strip()

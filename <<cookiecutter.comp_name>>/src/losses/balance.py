@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 from src.config import Losses, UserError
+from src.data.classes import ClassTargets
 
 
-def class_counts(targets: np.ndarray, n_outputs: int) -> torch.Tensor:
+def class_counts(targets: np.ndarray | ClassTargets, n_outputs: int) -> torch.Tensor:
     """(C,) rows of each class, of targets (N, C), or (N, 1) numbers of classes."""
+    if isinstance(targets, ClassTargets):
+        return torch.from_numpy(targets.sum(0))
     if targets.shape[1] == 1:
         numbers = targets[~np.isnan(targets)].astype(np.int64)
         return torch.from_numpy(np.bincount(numbers, minlength=n_outputs)).double()

@@ -30,7 +30,8 @@ def brier(targets, probabilities):
     """Mean over rows of the squared distance between probabilities and the one-hot label; 0 to 2."""
     import numpy as np
 
-    return ((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(1).mean()
+    right = np.take_along_axis(probabilities.astype(np.float64), targets[:, None], 1)[:, 0]
+    return (np.square(probabilities, dtype=np.float64).sum(1) - 2 * right + 1).mean()
 
 
 def _f_beta(beta: float, average: str):

@@ -49,8 +49,7 @@ def judged(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs: list[
             hits.append((maps > UNSURE)[known] == inside[known])
         return np.concatenate(hits)
     told = decided(chosen, task, outputs)
-    own = task.encode(truth, outputs)
-    own = own.argmax(1)[:, None] if task.stacking == "classes" else own
+    own = task.truth(truth, outputs)[:, None] if task.stacking == "classes" else task.encode(truth, outputs)
     return (told == own)[~np.isnan(told)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts import write_csv, write_parquet
+from src.data.classes import ClassTargets, targets_of
 from src.data.loaders import read_folds
 from src.optimism import caution
 from src.pseudo.select import decided
@@ -21,10 +22,14 @@ SHOWN = 10  # classes a line holds; all are in classes.csv
 def labelled_shares(run: Run, task: Task, outputs: list[str]) -> dict[str, float]:
     """Of the training rows what `select.shares` says of a selection: the share of a class, of yes, or the
     mean."""
-    targets = task.encode(targets_in(read_folds(run.config)), outputs)
+    targets = targets_of(task, targets_in(read_folds(run.config)), outputs)
     if task.stacking == "pairs":
-        targets = np.eye(len(outputs))[targets[:, 0].astype(int)]
-    return dict(zip(outputs, np.nanmean(targets.astype(np.float64), 0).round(4).tolist(), strict=True))
+        targets = ClassTargets.of(targets[:, 0], len(outputs))
+    if isinstance(targets, ClassTargets):
+        shares = targets.sum(0) / len(targets)
+    else:
+        shares = np.nanmean(targets.astype(np.float64), 0)
+    return dict(zip(outputs, shares.round(4).tolist(), strict=True))
 
 
 def round_table(row: dict[str, Any], metric: str) -> str:

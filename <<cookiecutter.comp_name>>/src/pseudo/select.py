@@ -123,7 +123,8 @@ def shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[s
     if not len(told):
         return dict.fromkeys(outputs, 0.0)
     if task.stacking in ("classes", "pairs"):
-        told = np.eye(len(outputs))[told[:, 0].astype(int)]
+        found = np.bincount(told[:, 0].astype(int), minlength=len(outputs)) / len(told)
+        return dict(zip(outputs, found.round(4).tolist(), strict=True))
     known = np.maximum((~np.isnan(told)).sum(0), 1)
     return dict(zip(outputs, (np.nansum(told, 0) / known).round(4).tolist(), strict=True))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from src.config import Config, Pseudo, UserError
 from src.metrics import Metric
+from src.rawfiles import line_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,15 +172,23 @@ def as_targets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
-    """Raise `UserError` for the first row with an empty target."""
+    """Raise `UserError` for the first row with an empty target, or with `nan` among numbers."""
+    import pandas as pd
+
     for column in targets.columns:
-        missing = targets[column].str.strip().str.lower().isin(["", "nan"])
+        text = targets[column].str.strip()
+        missing = text == ""
+        nan = text.str.lower() == "nan"  # among words it may be a class
+        if nan.any() and pd.to_numeric(text[~nan & ~missing], errors="coerce").notna().all():
+            missing |= nan
         if missing.any():
             row = int(missing.to_numpy().argmax())
             good = example if missing.all() else targets[column][~missing].iloc[0]
+            what = f"is {text.iloc[row]!r}" if text.iloc[row] else "is empty"
             raise UserError(
-                f"{path}, row {row + 2}: `{column}` is empty in {int(missing.sum())} row(s); "
-                f"every training row needs a label, such as {good!r}"
+                f"{path}, row {line_of(path, row)}: `{column}` {what} in {int(missing.sum())} row(s); every "
+                f"training row needs a label, such as {good!r}; fill it in or take such rows out of a copy "
+                f"of the file, and name the copy in data.train_csv"
             )
 
 
@@ -193,7 +202,8 @@ def check_classes(labels: pd.Series, path: Path) -> None:
     taken = labels.map(is_ours).to_numpy(dtype=bool)
     if taken.any():
         row = int(taken.argmax())
-        raise UserError(f"{path}, row {row + 2}: a class is called {labels.iloc[row]!r}, {RENAME}")
+        line = line_of(path, row)
+        raise UserError(f"{path}, row {line}: a class is called {labels.iloc[row]!r}, {RENAME}")
 
 
 def check_names(targets: pd.DataFrame, path: Path) -> None:
@@ -201,6 +211,14 @@ def check_names(targets: pd.DataFrame, path: Path) -> None:
     taken = [name for name in targets.columns if is_ours(name)]
     if taken:
         raise UserError(f"{path}: a target is called {taken[0]!r}, {RENAME}")
+
+
+def say_unknown(columns: list[str], outputs: list[str], path: Path) -> None:
+    """Say which columns of the sample no training row has, and that they will be 0."""
+    unknown = [column for column in columns if column not in outputs]
+    if unknown:
+        shown = ", ".join(unknown[:6]) + (f", … ({len(unknown)} in all)" if len(unknown) > 6 else "")
+        print(f"{path}: no training row has {shown}; the submission holds 0 there", flush=True)
 
 
 def in_order(labels: list[str]) -> list[str]:

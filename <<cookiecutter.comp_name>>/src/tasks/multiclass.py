@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Pseudo, UserError
-from src.tasks.base import Selection, Task, check_classes, check_filled, check_probabilities, in_order
+from src.tasks.base import (
+    Selection,
+    Task,
+    check_classes,
+    check_filled,
+    check_probabilities,
+    in_order,
+    say_unknown,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +51,7 @@ class Multiclass(Task):
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """One-hot rows."""
-        import numpy as np
-
-        return np.eye(len(outputs), dtype=np.float32)[self.truth(targets, outputs)]
+        return one_hot(self.truth(targets, outputs), len(outputs))
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """Class indices (N,)."""
@@ -58,23 +64,27 @@ class Multiclass(Task):
 
     def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
         """Rows whose top probability reaches the threshold; soft targets are the predictions themselves."""
-        import numpy as np
-
         confidence = predictions.max(1)
         chosen = confidence >= settings.threshold
         sure = predictions[chosen]
-        hard = np.eye(predictions.shape[1], dtype=np.float32)[sure.argmax(1)]
-        return Selection(chosen, hard if settings.labels == "hard" else sure, confidence[chosen])
+        told = one_hot(sure.argmax(1), predictions.shape[1]) if settings.labels == "hard" else sure
+        return Selection(chosen, told, confidence[chosen])
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """Either one column beside the id (the label), or exactly one a class (its probability)."""
+        """Either one column beside the id (the label), or one for each class (its probability); the
+        probability of a class that no training row has is 0."""
         columns = [c for c in sample.columns if c != id_column]
-        if len(columns) != 1 and sorted(columns) != sorted(outputs):
-            lost = sorted(set(outputs) - set(columns)) or sorted(set(columns) - set(outputs))
+        if len(columns) == 1:
+            return
+        lost = sorted(set(outputs) - set(columns))
+        if lost:
             raise UserError(
-                f"{path}: its columns are neither one label nor one a class of train.csv "
-                f"({lost[0]!r} has no partner); is data.target right?"
+                f"{path}: its columns are neither one label nor one a class of train.csv: there is none for "
+                f"{', '.join(map(repr, lost[:6]))}; it has {', '.join(columns[:12]) or 'none'}; is "
+                f"data.target right? Rows of a class that is not asked for can be taken out of a copy of "
+                f"train.csv, named in data.train_csv"
             )
+        say_unknown(columns, outputs, path)
 
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
@@ -89,7 +99,7 @@ class Multiclass(Task):
             table[columns[0]] = np.asarray(outputs, dtype=object)[predictions.argmax(1)]
         else:
             for column in columns:
-                table[column] = predictions[:, outputs.index(column)]
+                table[column] = predictions[:, outputs.index(column)] if column in outputs else 0.0
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
@@ -101,6 +111,15 @@ class Multiclass(Task):
         unknown = sorted({str(label) for label in table[columns[0]]} - set(outputs))
         if unknown:
             raise UserError(f"the submission's `{columns[0]}` holds {unknown[0]!r}, no class of train.csv")
+
+
+def one_hot(codes: np.ndarray, n: int) -> np.ndarray:
+    """(N, n) float32 of class numbers (N,); `numpy.eye` would make an (n, n) table of the classes first."""
+    import numpy as np
+
+    dense = np.zeros((len(codes), n), np.float32)
+    dense[np.arange(len(codes)), codes] = 1
+    return dense
 
 
 def is_label(columns: list[str], outputs: list[str]) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Pseudo, UserError
-from src.tasks.base import Selection, Task, check_filled, check_names, check_probabilities
+from src.rawfiles import line_of
+from src.tasks.base import Selection, Task, check_filled, check_names, check_probabilities, say_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,13 +41,13 @@ class Multilabel(Task):
             if wrong.any():
                 row = int(wrong.argmax())
                 raise UserError(
-                    f"{path}, row {row + 2}: `{column}` is {targets[column].iloc[row]!r}; a label column "
-                    f"holds 0 or 1"
+                    f"{path}, row {line_of(path, row)}: `{column}` is {targets[column].iloc[row]!r}; a label "
+                    f"column holds 0 or 1"
                 )
             if targets[column].astype(float).nunique() < 2:
                 raise UserError(
-                    f"{path}: `{column}` is {targets[column].iloc[0]} in every row; "
-                    f"leave it out of data.target"
+                    f"{path}: `{column}` is {targets[column].iloc[0]} in every row; leave it out of "
+                    f"data.target; a column of the sample for it is then filled with 0"
                 )
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
@@ -81,14 +82,16 @@ class Multilabel(Task):
         return Selection(chosen, targets, weight)
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """Exactly one column a label."""
+        """A column for each label; what no training row has is 0."""
         columns = [c for c in sample.columns if c != id_column]
-        if sorted(columns) != sorted(outputs):
-            lost = sorted(set(outputs) ^ set(columns))
+        lost = sorted(set(outputs) - set(columns))
+        if lost:
             raise UserError(
-                f"{path}: its columns are not the labels of train.csv ({lost[0]!r} has no partner); "
-                f"is data.target right?"
+                f"{path}: its columns are not the labels of train.csv: there is none for "
+                f"{', '.join(map(repr, lost[:6]))}; it has {', '.join(columns[:12]) or 'none'}; data.target "
+                f"should name columns of the sample"
             )
+        say_unknown(columns, outputs, path)
 
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
@@ -97,7 +100,7 @@ class Multilabel(Task):
         outputs = dataset["outputs"]
         table = sample[[id_column]].copy()
         for column in [c for c in sample.columns if c != id_column]:
-            table[column] = predictions[:, outputs.index(column)]
+            table[column] = predictions[:, outputs.index(column)] if column in outputs else 0.0
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:

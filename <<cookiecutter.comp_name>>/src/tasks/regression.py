@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import Pseudo, UserError
+from src.rawfiles import line_of
 from src.tasks.base import Selection, Task, check_filled, check_names, is_ours
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Regression(Task):
             if wrong.any():
                 row = int(wrong.argmax())
                 raise UserError(
-                    f"{path}, row {row + 2}: `{column}` is {targets[column].iloc[row]!r}, no number "
-                    f"({int(wrong.sum())} such row(s)); a regression target is one, such as 12.5"
+                    f"{path}, row {line_of(path, row)}: `{column}` is {targets[column].iloc[row]!r}, no "
+                    f"number ({int(wrong.sum())} such row(s)); a regression target is one, such as 12.5"
                 )
             if np.ptp(values) == 0:
                 raise UserError(f"{path}: `{column}` is {values[0]:g} in every row; is data.target right?")

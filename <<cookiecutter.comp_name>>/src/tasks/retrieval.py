@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import Config, Pseudo, UserError
 from src.metrics import Metric
 from src.metrics.retrieval import Ranking
+from src.rawfiles import line_of
 from src.tasks.base import Selection, Task, check_filled, in_order
 from src.tasks.multiclass import only_column
 
@@ -54,8 +55,9 @@ class Retrieval(Task):
         if self.new_label is not None and (labels == self.new_label).any():
             row = int((labels == self.new_label).to_numpy().argmax())
             raise UserError(
-                f"{path}, row {row + 2}: `{labels.name}` is {self.new_label!r}, which data.new_label says "
-                f"is no identity; take such rows out of a copy of the file, and name it in data.train_csv"
+                f"{path}, row {line_of(path, row)}: `{labels.name}` is {self.new_label!r}, which "
+                f"data.new_label says is no identity; take such rows out of a copy of the file, "
+                f"and name it in data.train_csv"
             )
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from src.config import UserError
+from src.data.decode import pillow
 from src.data.masks import stored_values
 from src.data.sniff.findings import Findings, some
 from src.data.tables import IMAGE_SUFFIXES, read_table
@@ -258,15 +259,12 @@ def _note_masks(findings: Findings, files: Files, folder: str) -> None:
 
 def find_sizes(findings: Findings, files: Files, folders: str | tuple[str, ...]) -> None:
     """Sizes, channels and depth from the headers of some training images, and a size to train at."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None
     folders = [folders] if isinstance(folders, str) else folders
     inside = [p for p in files.images if set(_above(p)) & set(folders) and not files.is_mask(p)]
     sizes, modes, broken = [], Counter(), 0
     for path in inside[:: max(1, len(inside) // LOOKED_AT)][:LOOKED_AT]:
         try:
-            with Image.open(files.raw / path) as image:
+            with pillow().open(files.raw / path) as image:
                 sizes.append(image.size)
                 modes[f"{image.format} {KINDS.get(image.mode, image.mode)}"] += 1
         except Exception:  # what is broken is named, row and all, by stage 01

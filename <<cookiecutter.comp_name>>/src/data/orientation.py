@@ -1,0 +1,75 @@
+"""Which way up: EXIF's orientation, and masks of images that it turns.
+
+Images are cached upright. A mask drawn in a tool that follows EXIF is upright too; one drawn on the pixels as
+they are stored has to be turned with its image. Mask files seldom say which, but where the turn is a quarter
+the sizes do.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.config import Data, UserError
+from src.data.decode import pillow, readable
+
+TAG = 0x0112
+
+
+def orientation(path: Path) -> int:
+    """1 to 8, as EXIF numbers them: 1 is upright, and a file without EXIF; from 5 on the sides swap."""
+    if path.suffix.lower() == ".npy":
+        return 1
+    with readable(), pillow().open(io.BytesIO(path.read_bytes())) as image:
+        return image.getexif().get(TAG, 1)
+
+
+def turned(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W) or (W, H), upright, of pixels (H, W) as they are stored."""
+    if orientation >= 5:
+        stored = stored.T
+    mirrored = orientation in (2, 3, 6, 7)
+    upended = orientation in (3, 4, 7, 8)
+    return stored[:: -1 if upended else 1, :: -1 if mirrored else 1]
+
+
+def upright_mask(
+    values: np.ndarray, own: int, of_image: int, size: tuple[int, int], lies: str | None
+) -> np.ndarray:
+    """(H, W) the values of a mask as its image is seen, whose upright `size` is (H, W).
+
+    `own` and `of_image` are the orientations of both files, `lies` is `data.mask_exif`. Raises `UserError`
+    where the mask would fit both ways.
+    """
+    other = turned(values, own if own != 1 else of_image)
+    if of_image == 1 or lies == "upright":
+        return values if values.shape == size or other.shape != size else other
+    if lies == "stored" or own == of_image or values.shape != size:
+        return other if other.shape == size else values
+    if other.shape != size or (values == other).all():
+        return values
+    raise UserError(
+        f"its image is turned by EXIF (orientation {of_image}), and the mask fits upright and as the pixels "
+        f"are stored; set data.mask_exif to `upright` or `stored`"
+    )
+
+
+def orientations(folder: Path, tables: Any, data: Data, title: str) -> list[int]:
+    """(N,) the orientation of each training image; says what run lengths of turned images are taken for.
+    `folder` is the image cache, `tables` the `Tables` of data/tables.py."""
+    index = pd.read_parquet(folder / "index.parquet", columns=["set", "id", "mode"])
+    there = index["mode"].str.contains("turned by EXIF")
+    marked = there[index["set"] == "train"]
+    if there.any() and data.rle is not None:
+        print(
+            f"{title}: {there.sum():,} images are turned by EXIF, such as {index['id'][there].iloc[0]}: "
+            f"run lengths of train are taken to be of the pictures "
+            f"{'as stored' if data.mask_exif == 'stored' else 'upright (else set data.mask_exif=stored)'}, "
+            f"those of the submission are of the upright ones"
+        )
+    files = zip(tables.images["train"], marked, strict=True)
+    return [orientation(path) if mark else 1 for path, mark in files]
