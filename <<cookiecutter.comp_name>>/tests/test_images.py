@@ -25,6 +25,7 @@ from src.data.masks import stored_values
 from src.data.packing import pack
 from src.data.prepare import prepare
 from src.data.tables import read_table
+from src.kernel.test import read_images
 
 SIDE = 48
 
@@ -634,3 +635,14 @@ def test_a_dicom_slice_is_squeezed_in_its_own_units(tmp_path, monkeypatch, white
     scaled.clear()  # a file may name no units
     decoded = decode(tmp_path / "a.dcm", Data(image_size=8, squeeze=2000)).pixels[:, :, 0].astype(int)
     assert np.abs(decoded - (np.tanh(stored / 2000) + 1) * 127.5).max() <= 1
+
+
+def test_a_kernel_takes_what_decodes_of_a_damaged_image(tmp_path):
+    contents = [holed(jpeg()), jpeg()[: len(jpeg()) // 2], jpeg(), b"<html>", b"\xff\xd8\xff"]
+    paths = [tmp_path / f"{number}.jpg" for number in range(5)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    store, good, sizes = read_images([*paths, None], Data(image_size=64), None)
+    assert good.tolist() == [True, True, True, False, False, False]
+    assert sizes[:4] == [(64, 64)] * 3 + [(1, 1)]
+    assert store.pixels[1, :16].std() > 20  # its beginning is there

@@ -764,3 +764,24 @@ def test_a_number_that_is_none_is_named_by_the_row_of_its_pair(tmp_path):
     config = Config(task={"name": "regression"}, data={"long": "kind", "target": "value"})
     with pytest.raises(UserError, match=r"train\.csv, row 6: `value` is ''"):
         read_targets(read_table(path), config, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "why"),
+    [
+        ("7", "0007.png", "zeros"),
+        ("a.jpg", "a.png", "ending"),
+        ("a", "a.gif", "are read"),
+        ("a", "a", "are read"),
+        ("Photo", "photo.png", "case"),
+        ("\u00e9", "e\u0301.png", "Unicode"),
+        ("b", "a.png", None),
+    ],
+)
+def test_a_file_whose_name_is_nearly_that_of_a_row_is_named(tmp_path, name, file, why):
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    (tmp_path / "images" / "deep" / file).touch()
+    with pytest.raises(UserError, match=f"row 2: no image for `id` '{name}'") as error:
+        find_images(pd.DataFrame({"id": [name]}), tmp_path / "images", "id", None, tmp_path / "train.csv")
+    assert (f"{file} is there, but" in str(error.value)) == (why is not None)
+    assert (why or "should be there") in str(error.value)

@@ -54,7 +54,8 @@ def readable() -> Iterator[None]:
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of OpenCV, Pillow, pydicom and numpy, and no memory for so large an image
-        raise UserError(f"the file cannot be decoded ({type(error).__name__}: {error})") from None
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"the file cannot be decoded ({why})") from None
 
 
 @contextmanager
@@ -279,7 +280,7 @@ def kind_of(content: bytes, cut_off: bool = False) -> str:
             "the file is no image that can be read (is it a web page or a Git LFS pointer?)"
         ) from None
     except Exception as error:  # Pillow's readers raise errors of a dozen kinds for a damaged file
-        raise UserError(f"the file is cut off or damaged ({error})") from None
+        raise UserError(f"the file is cut off or damaged ({' '.join(str(error).split())})") from None
 
 
 def fit(pixels: np.ndarray, data: Data) -> np.ndarray:

@@ -4,10 +4,11 @@ row."""
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -169,9 +170,36 @@ def find_images(
         raise UserError(
             f"{path}, row {line_with(path, id_column, table[id_column].iloc[row], row)}: no {what} for "
             f"`{column}` {name!r} in {place} ({len(missing)} of {len(files)} missing); "
-            f"a file such as {example} should be there"
+            f"{near_miss(name, folders) or f'a file such as {example} should be there'}"
         )
     return files
+
+
+def near_miss(name: str, folders: Sequence[Path]) -> str | None:
+    """A file that may be meant by a name which no image answers to, and in what the two differ."""
+    file = PurePosixPath(name.replace("\\", "/"))
+    stem = file.stem if file.name.lower().endswith(IMAGE_SUFFIXES) else file.name
+    for there in (there for folder in folders for _, _, names in os.walk(folder) for there in names):
+        here = PurePosixPath(there).stem
+        if stem in (here, there):
+            read = there.lower().endswith(IMAGE_SUFFIXES)
+            why = (
+                "its ending is another"
+                if read
+                else f"only files ending in {', '.join(IMAGE_SUFFIXES)} are read"
+            )
+        elif _plain(here) == _plain(stem):
+            why = "its letters are of another case, or composed otherwise (Unicode NFC and NFD)"
+        elif stem.isdecimal() and here.isdecimal() and int(here) == int(stem):
+            why = "the zeros before the number differ"
+        else:
+            continue
+        return f"{there} is there, but {why}; correct the names in a copy of the table, or the files' own"
+    return None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def files_of(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
