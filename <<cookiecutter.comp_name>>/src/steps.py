@@ -80,11 +80,9 @@ def round_of(config: Config, number: int) -> Run:
 def images_step(config: Config) -> Step:
     """The packed image cache, one folder a size and content, shared by every run."""
     data, size = config.data, config.data.cached_size
-    settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "id", "image"})
+    settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "damaged", "id", "image"})
     storage = None if data.storage == "packed" else data.storage
     settings |= {"image_size": size, "preprocess": preprocessing(data), "storage": storage}
-    if data.damaged == "keep":
-        settings["damaged"] = data.damaged
     tables = {role: digest(path) for role, path in raw_tables(config).items()}
     listings = {role: [listing(path) for path in paths] for role, paths in image_folders(config).items()}
     key = f"{size}px-{data.fit}" + ("" if data.max_value is None else f"-max{data.max_value:g}")
