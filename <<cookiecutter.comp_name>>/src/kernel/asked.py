@@ -153,9 +153,10 @@ def read(path: Path) -> pd.DataFrame:
     """A table of text, with no rows too; raises `UserError` for a file that is none."""
     for encoding in ("utf-8-sig", "latin-1"):
         try:
-            return pd.read_csv(
+            table = pd.read_csv(
                 path, dtype=str, keep_default_na=False, na_filter=False, index_col=False, encoding=encoding
             )
+            return table.fillna("")  # older versions of pandas end a short row so all the same
         except UnicodeDecodeError:
             continue
         except (OSError, ValueError) as error:  # pandas' own errors are of the latter kind
