@@ -14,6 +14,17 @@ FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PY ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c "$(FITS)" 2>/dev/null && echo $$python && break; done)
 
+# Whatever the machine's locale, text is UTF-8 (a path may need it). Without a home folder that can be written,
+# downloads are kept beside the environment; without the temporary folder that TMPDIR names, in the usual one.
+export PYTHONUTF8 := 1
+KEPT := $(shell { mkdir -p "$${XDG_CACHE_HOME:=$${HOME:?}/.cache}" && test -w "$$XDG_CACHE_HOME" && echo yes; } 2>/dev/null)
+ifneq ($(KEPT),yes)
+export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
+endif
+ifneq ($(shell test -w "$${TMPDIR:-/tmp}" && echo yes),yes)
+unexport TMPDIR
+endif
+
 # One thread a process: here whole processes run side by side, and OpenMP's threads get in each other's way.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
