@@ -32,8 +32,10 @@ def say_what_is_next():
     print(
         f"\n{ANSWERS['comp_name']} is ready. Next:\n"
         f"  cd {ANSWERS['comp_name']}\n"
-        "  make setup\n"
-        "  make all            (once the competition's files are in data/raw)\n"
+        "  make setup          (once: .venv with the pinned requirements)\n"
+        "  make data           (Kaggle's files into data/raw; or put them there by hand)\n"
+        "  make sniff          (which column, folder and task is which)\n"
+        "  make all            (all six stages, to a checked submission)\n"
     )
 
 

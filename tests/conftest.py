@@ -1,9 +1,7 @@
 """What the tests of the template share: a clean copy of it, and bakes from that copy."""
 
-import os
 import shutil
-import subprocess
-import tempfile
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,31 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = "<<cookiecutter.comp_name>>"
 
-# What was fetched once is not fetched again for the other home folder below.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-os.environ.setdefault("UV_CACHE_DIR", str(CACHE / "uv"))
+sys.path.append(str(ROOT / PROJECT / "tests"))
+import processes  # noqa: E402
 
-# Set before cookiecutter is imported, which looks the home folder up once: no test reads the developer's
-# settings, and none leaves a replay file or a clone there.
-HOME = tempfile.TemporaryDirectory(prefix="nntricks-home-")
-os.environ.update(
-    HOME=HOME.name,
-    GIT_CONFIG_NOSYSTEM="1",
-    GIT_AUTHOR_NAME="test",
-    GIT_AUTHOR_EMAIL="test@example.org",
-    GIT_COMMITTER_NAME="test",
-    GIT_COMMITTER_EMAIL="test@example.org",
-)
-# As the Makefile does, for a bare `pytest`.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE"):
-    os.environ.setdefault(variable, "1")
+# Before cookiecutter is imported, which looks the home folder up once: no test reads anyone's own settings,
+# and none leaves a replay file or a clone there.
+processes.isolate()
+GITCONFIG = "[user]\n\tname = test\n\temail = test@example.org\n[safe]\n\tdirectory = *\n"
+Path(processes.HOME.name, ".gitconfig").write_text(GITCONFIG)  # safe: a container's checkout is root's
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder, whoever owns it (a container's checkout is root's), and return what it prints."""
-    command = ["git", "-c", "safe.directory=*", *arguments]
-    run = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return run.stdout
+    """Run git in a folder and return what it prints."""
+    return processes.run(["git", *arguments], cwd=folder, check=True).stdout
 
 
 def source_files() -> list[Path]:

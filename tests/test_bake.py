@@ -1,11 +1,11 @@
 """Whatever the answers, a bake is complete, well formed, clean, and free of the template's own language."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 from conftest import bake_into, files_of
@@ -359,6 +359,7 @@ FILES = {
     "tests/kaggle_server/records.py",
     "tests/kaggle_server/runs.py",
     "tests/networks.py",
+    "tests/processes.py",
     "tests/rehearsals.py",
     "tests/several_devices.py",
     "tests/six_stages.py",
@@ -543,7 +544,7 @@ def test_every_yaml_toml_and_json_file_parses(combination):
 def test_ruff_finds_nothing_to_mend(combination, command):
     _, project = combination
     ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
-    run = subprocess.run(ruff, cwd=project, capture_output=True, text=True)
+    run = processes.run(ruff, cwd=project)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -4,10 +4,10 @@ import importlib.metadata
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT, bake_into, git
 
@@ -126,7 +126,7 @@ def test_answers_typed_at_the_prompts_are_checked_too(template, tmp_path):
     """Unlike those on the command line they are not rendered, so a tag of the template reaches the hook."""
     typed = "digits\na << b\n" + "\n" * 8
     command = [sys.executable, "-m", "cookiecutter", "--default-config", "-o", str(tmp_path), str(template)]
-    run = subprocess.run(command, input=typed, capture_output=True, text=True)
+    run = processes.run(command, input=typed)
     assert run.returncode == 1
     assert "title is 'a << b'; it should be one line" in run.stderr
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +162,7 @@ def test_the_hook_knows_the_metrics_of_the_project(project):
         "import json; from src.metrics import METRICS, names;"
         "print(json.dumps({task: names(task) for task in METRICS}))"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    run = processes.run([sys.executable, "-c", code], cwd=project)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {task: list(metrics) for task, metrics in hook["METRICS"].items()}
     choices = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["task"]
@@ -201,13 +201,6 @@ def test_a_project_is_baked_where_there_is_no_git(template, tmp_path, monkeypatc
     project = bake_into(tmp_path / "out", template)
     assert (project / "Makefile").is_file()
     assert not (project / ".git").exists()
-
-
-def test_the_next_three_commands_are_printed(bake, capfd):
-    bake(comp_name="digits")
-    said = [line.strip() for line in capfd.readouterr().out.splitlines() if line.strip()]
-    assert said[-4:-1] == ["digits is ready. Next:", "cd digits", "make setup"]
-    assert said[-1].startswith("make all")
 
 
 def test_the_code_of_the_hooks_says_nothing_to_the_network():

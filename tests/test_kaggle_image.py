@@ -7,7 +7,6 @@ the first takes a minute and 8 GB.
 import hashlib
 import re
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 from conftest import PROJECT, ROOT
 
@@ -41,9 +41,9 @@ def image() -> Path:
         pytest.skip(
             f"Kaggle's versions were not tried: that takes {SPACE >> 30} GB of disk, {free >> 30} are free"
         )
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(IMAGE)], check=True)
+    processes.run([sys.executable, "-m", "venv", "--without-pip", str(IMAGE)], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "--python", str(python), "-r", str(LOCK)]
-    done = subprocess.run(install, capture_output=True, text=True)
+    done = processes.run(install)
     if done.returncode:
         shutil.rmtree(IMAGE, ignore_errors=True)
         if "No module named uv" in done.stderr:
@@ -59,7 +59,7 @@ def image() -> Path:
 
 
 def run(*command: object, cwd: Path = ROOT) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    done = processes.run(list(command), cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,10 +1,10 @@
 """A baked project works where it lands: its own tests pass, and its Makefile says and does what it should."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import bake_into
 
@@ -15,17 +15,16 @@ def workplace(template, tmp_path_factory) -> Path:
     return bake_into(tmp_path_factory.mktemp("workplace"), template, comp_name="digits")
 
 
-def make(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+def make(project: Path, *arguments: str):
     # This interpreter has all that the project needs; its own set-up would download it once more.
-    command = ["make", "--no-print-directory", *arguments, f"PYTHON={sys.executable}"]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True)
+    return processes.run(["make", *arguments, f"PYTHON={sys.executable}"], cwd=project)
 
 
 def test_the_tests_of_a_baked_project_pass(workplace, capfd):
     pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
     with capfd.disabled():  # ten minutes: whoever waits sees where they are, and what fails
         print()
-        assert subprocess.run(pytest_run, cwd=workplace).returncode == 0
+        assert processes.run(pytest_run, cwd=workplace, capture_output=False).returncode == 0
 
 
 def test_make_alone_prints_every_target_in_order(workplace):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ CATALOGUE, TRAPS = rows("## The catalogue"), rows("## Traps")
 
 @pytest.fixture(scope="module")
 def keys() -> set[str]:
-    done = subprocess.run([sys.executable, "-c", KNOWN], cwd=PROJECT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", KNOWN], cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

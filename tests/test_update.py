@@ -1,10 +1,9 @@
 """A project can be baked from GitHub and follow the template with cruft; offline here, by local clones."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import PROJECT, bake_into, commit_all, files_of, git
 
@@ -70,9 +69,7 @@ def test_the_command_of_the_readme_bakes_from_github(template, tmp_path):
     home.mkdir()
     (home / ".gitconfig").write_text(f'[url "{github}/"]\n\tinsteadOf = https://github.com/\n')
     command = [sys.executable, "-m", "cookiecutter", "gh:org/nntricks-comp", "--no-input", "comp_name=digits"]
-    run = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True
-    )
+    run = processes.run(command, cwd=tmp_path, env=processes.environment(HOME=str(home)))
     assert run.returncode == 0, run.stdout + run.stderr
     (tmp_path / "plain").mkdir()
     assert contents(tmp_path / "digits") == contents(

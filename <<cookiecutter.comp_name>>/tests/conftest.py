@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-
-# Before numpy, torch or albumentations is imported: one thread a process, and no question to the network.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE"):
-    os.environ.setdefault(variable, "1")
-os.environ.setdefault("WANDB_MODE", "disabled")
-os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+from processes import isolate, run  # noqa: E402
+
+isolate()  # before numpy, torch or albumentations is imported, which look at it
 
 import contextlib  # noqa: E402
 import hashlib  # noqa: E402
@@ -111,13 +108,13 @@ def prepared(untouched_prepared_project, tmp_path) -> Path:
 def stage():
     """`stage(project, "01_folds.py", *args)` runs a stage in a process of its own and waits for its end."""
 
-    def run(
+    def run_stage(
         project: Path, script: str, *args: str, config: str = "baseline"
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / script), "--config", f"configs/{config}.yaml", *args]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+        command = [sys.executable, ROOT / script, "--config", f"configs/{config}.yaml", *args]
+        return run(command, cwd=project, timeout=600)
 
-    return run
+    return run_stage
 
 
 def call_stage(

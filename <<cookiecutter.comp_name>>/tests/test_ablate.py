@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from competitions import TASKS, prepare_competition
@@ -486,9 +486,7 @@ def spy(project: Path, module: str, *args: str) -> subprocess.CompletedProcess[s
     """Run a command in a fresh process that says in its last line which heavy packages it has imported."""
     code = SPY.format(root=str(ROOT), module=f"src.commands.{module}", heavy=HEAVY)
     command = [sys.executable, "-c", code, module, *args]
-    return subprocess.run(
-        command, cwd=project, capture_output=True, text=True, timeout=300, env=dict(os.environ)
-    )
+    return processes.run(command, cwd=project, timeout=300)
 
 
 @pytest.mark.parametrize("module", ["ablate", "sweep"])
@@ -555,8 +553,8 @@ def test_a_mark_tells_apart_what_changes_a_score_and_nothing_else(prepared):
     ],
 )
 def test_make_hands_the_words_on_as_they_are(tmp_path, target, words, expected):
-    command = ["make", "-n", "-f", str(ROOT / "Makefile"), target, "PYTHON=python", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = ["make", "-n", "-f", ROOT / "Makefile", target, "PYTHON=python", *words]
+    done = processes.run(command, cwd=tmp_path, check=True)
     assert done.stdout.split() == ["python", "-m", *f"src.commands.{expected}".split()]
 
 

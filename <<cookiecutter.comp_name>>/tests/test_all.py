@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+import processes
 import pytest
 from conftest import ROOT, call_all, write_config
 
@@ -85,8 +86,7 @@ def test_two_experiments_of_one_name_are_refused(prepared):
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "PYTHON=python", "EXP=a b", *words]
-    return subprocess.run(command, capture_output=True, text=True)
+    return processes.run(["make", "-n", "-f", ROOT / "Makefile", "PYTHON=python", "EXP=a b", *words])
 
 
 def test_make_hands_all_experiments_to_all_and_says_where_only_one_can_go():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
+import processes
 import pytest
 import yaml
 from conftest import BASELINE, ROOT, write_config
@@ -341,9 +341,7 @@ def spy(project, script: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run a stage in a fresh process that says in its last line which heavy packages it has imported."""
     code = SPY.format(root=str(ROOT), heavy=HEAVY)
     command = [sys.executable, "-c", code, str(ROOT / script), *args]
-    return subprocess.run(
-        command, cwd=project, capture_output=True, text=True, timeout=300, env=dict(os.environ)
-    )
+    return processes.run(command, cwd=project, timeout=300)
 
 
 @pytest.mark.parametrize("script", STAGES)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -397,5 +397,5 @@ def test_speaking_to_kaggle_imports_nothing_heavy():
     code = (
         f"import sys, {rooms}; print([m for m in ('kaggle', 'torch', 'pandas', 'numpy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code], cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -272,7 +273,7 @@ def test_a_killed_download_goes_on_where_it_was(desk):
         "--config",
         str(desk.root / "configs/baseline.yaml"),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = processes.start(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     while len(desk.store.sent) < 1:  # half of it is through, and the client waits before its next try
         time.sleep(0.05)
         assert process.poll() is None

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from competitions import TASKS, prepare_competition
@@ -441,9 +442,7 @@ def run_kernel(folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment |= {"KAGGLE_INPUT_DIR": str(folder / "input"), "KAGGLE_WORKING_DIR": str(folder / "working")}
     shutil.copy(ROOT / "kernel/infer.py", folder / "script.py")
-    return subprocess.run(
-        [sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return processes.run([sys.executable, "script.py"], cwd=folder, env=environment)
 
 
 def test_a_changed_file_of_the_bundle_ends_the_kernel_with_its_name(classes, tmp_path):

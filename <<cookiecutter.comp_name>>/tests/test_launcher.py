@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 import torch
 from competitions import prepare_competition
@@ -21,12 +22,11 @@ STEADY = ("model.backbone=test_efficientnet", "train.optimizer=sgd", "train.lr=0
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def python(*words: str, processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+def python(*words: str, count: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run Python, or so many of it by torchrun."""
-    launcher = [] if processes == 1 else [*TORCHRUN, str(processes)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, *launcher, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    launcher = [] if count == 1 else [*TORCHRUN, str(count)]
+    env = processes.environment(PYTHONPATH=str(HERE), GLOO_SOCKET_IFNAME="lo")
+    return processes.run([sys.executable, *launcher, *words], cwd=cwd, env=env, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def hosts():
         steps += [f"-n {name} link set lo up"]
     try:
         for step in steps:
-            done = subprocess.run(["ip", *step.split()], capture_output=True, text=True)
+            done = processes.run(["ip", *step.split()])
             if done.returncode != 0:
                 pytest.skip(f"no network namespaces may be made here: ip {step}: {done.stderr.strip()}")
         yield list(zip(names, addresses, cards, strict=True))
     finally:
         for name in names:  # the cable goes with them
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+            processes.run(["ip", "netns", "delete", name])
 
 
 def test_two_hosts_give_the_weights_of_one(competition, tmp_path, hosts):
@@ -68,9 +68,9 @@ def test_two_hosts_give_the_weights_of_one(competition, tmp_path, hosts):
     running = []
     for rank, (name, _, card) in enumerate(hosts):
         words = *launcher, "--node-rank", rank, script, competition, both, *STEADY
-        command = ["ip", "netns", "exec", name, sys.executable, *map(str, words)]
-        environment = {**os.environ, "PYTHONPATH": str(HERE), "GLOO_SOCKET_IFNAME": card}
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        command = ["ip", "netns", "exec", name, sys.executable, *words]
+        env = processes.environment(PYTHONPATH=str(HERE), GLOO_SOCKET_IFNAME=card)
+        running.append(processes.start(command, env=env, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     expected, found = load_file(alone), load_file(both)
@@ -82,7 +82,7 @@ def test_stage_02_on_two_devices_writes_one_run_that_stage_03_takes(competition)
     config = ("--config", competition, "fold=0", *STEADY)
     alone = python("02_train.py", *config, "name=alone")
     assert alone.returncode == 0, alone.stdout + alone.stderr
-    done = python("02_train.py", *config, "name=both", processes=2)
+    done = python("02_train.py", *config, "name=both", count=2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("both fold 0: accuracy") == 1  # the first process alone speaks
     runs = competition.parents[1] / "runs"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import ROOT
@@ -26,14 +27,8 @@ def config(project):
 
 
 def run_python(script: str, project: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    env = processes.environment(PYTHONPATH=str(ROOT))
+    return processes.run([sys.executable, "-c", script], cwd=project, env=env, timeout=120)
 
 
 def die_at_one(number, device, report):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -19,9 +20,7 @@ TABLES = ("oof.parquet", "test.parquet")
 
 
 def run(project, script):
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *SETTINGS], cwd=project, capture_output=True, text=True
-    )
+    return processes.run([sys.executable, ROOT / script, *SETTINGS], cwd=project)
 
 
 def predictions(project):
@@ -42,7 +41,7 @@ def undisturbed(untouched_prepared_project, tmp_path_factory):
 def kill_when(project, script, appears):
     """Start a stage and kill it with SIGKILL once the file `appears` is there; True unless it had ended
     before."""
-    stage = subprocess.Popen(
+    stage = processes.start(
         [sys.executable, str(ROOT / script), *SETTINGS],
         cwd=project,
         stdout=subprocess.DEVNULL,
@@ -107,9 +106,9 @@ def test_resuming_goes_on_from_the_checkpoint_and_does_not_start_over(undisturbe
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(prepared):
     assert kill_when(prepared, "02_train.py", "runs/baseline/fold0/checkpoint.pt")
     command = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "train.lr=1e-3"]
-    assert subprocess.run(command, cwd=prepared, capture_output=True).returncode == 0
+    assert processes.run(command, cwd=prepared).returncode == 0
     clean = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "train.lr=1e-3", "name=clean"]
-    assert subprocess.run(clean, cwd=prepared, capture_output=True).returncode == 0
+    assert processes.run(clean, cwd=prepared).returncode == 0
     weights = [
         (prepared / f"runs/{name}/fold0/model.safetensors").read_bytes() for name in ("baseline", "clean")
     ]
@@ -139,7 +138,7 @@ def test_a_killed_stage_leaves_no_worker_behind(prepared):
 @pytest.mark.parametrize("send", [os.kill, os.killpg])  # a notebook's stop; a terminal's Ctrl-C
 def test_an_interrupted_stage_ends_at_once_and_says_how_it_goes_on(prepared, send):
     command = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "train.epochs=100000", ALL]
-    stage = subprocess.Popen(
+    stage = processes.start(
         command, cwd=prepared, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
@@ -160,7 +159,7 @@ def test_an_interrupted_stage_ends_at_once_and_says_how_it_goes_on(prepared, sen
 
 def test_one_job_and_two_jobs_give_the_same_weights(undisturbed, prepared):
     command = [sys.executable, str(ROOT / "02_train.py"), *SETTINGS, "runtime.jobs=1"]
-    assert subprocess.run(command, cwd=prepared, capture_output=True).returncode == 0
+    assert processes.run(command, cwd=prepared).returncode == 0
     for k in range(2):
         name = f"runs/baseline/fold{k}/model.safetensors"
         assert (prepared / name).read_bytes() == (undisturbed / name).read_bytes()

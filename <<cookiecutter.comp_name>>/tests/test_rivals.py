@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import lightgbm as lgb
 import numpy as np
+import processes
 import pytest
 from conftest import ROOT
 from scipy.optimize import minimize, minimize_scalar, nnls
@@ -458,5 +458,5 @@ def test_xgboost_where_it_is_installed_starts_from_what_is_linear_and_is_stored_
 def test_a_kernel_imports_what_applies_a_stack_without_anything_heavy():
     heavy = ["torch", "pandas", "sklearn", "lightgbm", "scipy", "cv2"]
     code = f"import sys, src.ensemble.apply; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code], cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr

@@ -240,9 +240,9 @@ def test_what_the_whole_would_take_is_counted_from_the_pace(prepared, monkeypatc
 
 @pytest.mark.parametrize("name", ["lr_find", "overfit", "smoke"])
 def test_help_imports_nothing_heavy(name, project):
-    import subprocess
     import sys
 
+    import processes
     from conftest import ROOT
 
     heavy = ["torch", "timm", "pandas", "sklearn", "albumentations", "cv2", "numpy"]
@@ -252,11 +252,8 @@ def test_help_imports_nothing_heavy(name, project):
         f"except SystemExit as stop: assert not stop.code\n"
         f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
-        cwd=project,
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"], cwd=project
     )
     assert done.stdout.splitlines()[-1:] == ["HEAVY []"], done.stderr
     assert "Writes" in done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -636,7 +637,7 @@ def test_a_file_that_would_not_load_is_left_as_it_was(tmp_path):
 
 def run_it(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "src.data.sniff", "--config", str(project / "configs" / "baseline.yaml")]
-    return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    return processes.run([*command, *words], cwd=ROOT, timeout=100)
 
 
 def test_the_command_looks_writes_and_ends_well(tmp_path):

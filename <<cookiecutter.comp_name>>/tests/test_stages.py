@@ -4,11 +4,11 @@ again."""
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 from conftest import ROOT, call_all, write_config
 
@@ -24,9 +24,7 @@ def finished(untouched_prepared_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "project"
     shutil.copytree(untouched_prepared_project, folder)
     for script in STAGES:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / script), *EASY], cwd=folder, capture_output=True, text=True
-        )
+        done = processes.run([sys.executable, ROOT / script, *EASY], cwd=folder)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -144,7 +142,7 @@ def test_help_and_an_up_to_date_stage_import_nothing_heavy(script, finished):
             f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
         )
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-        done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
+        done = processes.run(command, cwd=finished)
         assert done.stdout.splitlines()[-1:] == ["HEAVY []"], done.stdout[-500:] + done.stderr
 
 

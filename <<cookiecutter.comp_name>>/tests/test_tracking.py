@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -171,11 +170,8 @@ print(json.dumps({"tracker": type(tracker).__name__, "imported": "wandb" in sys.
 
 
 def track_in_a_process(project: Path, mode: str) -> dict:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    env = {**kept, "WANDB_MODE": mode, "PYTHONPATH": str(ROOT), "HOME": str(project)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=project, env=env, capture_output=True, text=True, timeout=300
-    )
+    env = processes.environment(WANDB_MODE=mode, PYTHONPATH=str(ROOT), HOME=str(project))
+    done = processes.run([sys.executable, "-c", SCRIPT], cwd=project, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import processes
+
 if TYPE_CHECKING:
     from kaggle_server.api import Store
     from kaggle_server.records import Competition
@@ -52,14 +54,7 @@ def plain(script: Path, inputs: Path, working: Path, variables: dict[str, str]) 
         **{name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")},
         **variables,
     }
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=working,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run([sys.executable, script], cwd=working, env=environment, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -1,0 +1,81 @@
+"""The READMEs, the hook and CI name the same commands, and the caller's machine does not reach their tests."""
+
+import ast
+import os
+import re
+
+import processes
+from conftest import PROJECT, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+STARTERS = {
+    *(
+        "subprocess.run",
+        "subprocess.Popen",
+        "subprocess.call",
+        "subprocess.check_call",
+        "subprocess.check_output",
+    ),
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+}
+
+
+def two_commands() -> list[str]:
+    """The commands in the block of the README's "See it run", without their comments."""
+    block = README.split("## See it run")[1].split("```")[1]
+    return [line.partition("#")[0].strip() for line in block.strip().splitlines()]
+
+
+def test_the_readmes_test_command_is_what_ci_runs_and_nothing_more():
+    script = [
+        line
+        for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith(("#", "set ", "cd "))
+    ]
+    assert script == ["exec make test"]
+    assert two_commands() == ["make demo", "make test"]
+
+
+def test_the_hook_and_both_readmes_say_the_same_first_minute(bake, capfd):
+    project = bake()
+    hook = capfd.readouterr().out.split("Next:")[1]
+    own = (project / "README.md").read_text(encoding="utf-8").split("```")[1]
+    template = README.split("in the new folder:")[1].split("\n\n")[0]
+    first = [re.findall(r"make ([a-z]+)", text) for text in (hook, own, template)]
+    assert first == [["setup", "data", "sniff", "all"]] * 3
+    assert all("data/raw" in text and "by hand" in text for text in (hook, own, template))
+
+
+def test_a_test_starts_other_programs_in_the_clean_environment_alone():
+    tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / PROJECT / "tests").rglob("*.py")]
+    started = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: use tests/processes.py of the project"
+        for path in tests
+        if path.name != "processes.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in STARTERS
+    ]
+    assert len(tests) > 100
+    assert started == []
+
+
+def test_nothing_of_an_outer_make_shell_or_account_reaches_a_nested_tool(tmp_path, monkeypatch):
+    outer = {
+        **{"MAKEFLAGS": "-j8 -- ARGS=-k", "MAKELEVEL": "1", "ARGS": "-k hooks", "SUBMIT": "1"},
+        **{
+            "PYTHONIOENCODING": "latin-1",
+            "PYTHONUTF8": "0",
+            "LANG": "en_US.ISO-8859-1",
+            "PYTEST_ADDOPTS": "-x",
+        },
+        **{"KAGGLE_KEY": "secret", "WANDB_API_KEY": "secret", "WORLD_SIZE": "2"},
+        **{"HOME": "/proc", "TMPDIR": str(tmp_path / "missing")},
+    }
+    for name, value in outer.items():
+        monkeypatch.setenv(name, value)
+    recipe = '\t@echo "[$(MAKEFLAGS)] [$(ARGS)] [$(MAKELEVEL)] ✓"'
+    (tmp_path / "Makefile").write_text(f"all:\n{recipe}\n", encoding="utf-8")
+    assert processes.run(["make"], cwd=tmp_path).stdout == "[] [] [0] ✓\n"
+    inner = processes.environment()
+    assert {name for name in outer if name in inner and inner[name] == outer[name]} == set()
+    assert os.access(inner["HOME"], os.W_OK)
