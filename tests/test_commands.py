@@ -1,4 +1,4 @@
-"""The READMEs, the hook and CI name the same commands, and the caller's machine does not reach their tests."""
+"""READMEs, hook and CI name the same commands; nothing of the caller's machine reaches the tests."""
 
 import ast
 import os

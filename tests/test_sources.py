@@ -1,8 +1,11 @@
 """Nothing in the template's files trips the rendering, names one machine, or promises what is not there."""
 
+import ast
 import fnmatch
+import io
 import json
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,50 @@ def test_no_pin_is_a_build_of_one_machine():
     for lock in (project / "lock.txt", project / "kaggle.lock", ROOT / "requirements/dev.lock"):
         assert all("+" not in version for versions in pins(lock).values() for version in versions)
         assert " @ " not in text_of(lock)
+
+
+# A figure in the code drifts from the page that holds it (docs/): there it says what was found, not how much.
+NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+|two|three|four|five|ten|twenty|fifty|a hundred)"
+MEASURED = [
+    rf"{NUMBER} times (?:as|the time|slower|faster|longer)",
+    rf"(?:takes?|took|costs?|paid)\b[^.;]*? {NUMBER} ?(?:ms|s|seconds|minutes)\b",
+    rf": {NUMBER} ?(?:ms|s|seconds|minutes)\b",
+    r"\b(?:AUC|F1|RMSE|accuracy|noise)\b[^;]{0,30}? (?:of )?0?\.\d\d",
+    r"0?\.\d\d+ (?:AUC|F1|RMSE|accuracy)\b",
+]
+
+
+def sentences(path: Path) -> list[tuple[int, str]]:
+    """The comments and docstrings of a Python file, each with the line it begins on."""
+    text = text_of(path)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    found = [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (
+            words := ast.get_docstring(node)
+        ):
+            found.append((node.body[0].lineno, " ".join(words.split())))
+    return found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "on pure noise such an OOF scores .66 AUC; this one .50",
+        "F1 of pure noise: .383, and .352 honestly",
+        "Two processes took twenty times as long as one",
+        "OpenCV's own choice takes 3.8 ms in and 2.1 out",
+    ],
+)
+def test_a_measurement_is_recognised(words):
+    assert any(re.search(pattern, words) for pattern in MEASURED)
+
+
+def test_no_comment_or_docstring_of_the_code_quotes_a_measurement():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {words[:120]!r}"
+        for path in [*(ROOT / PROJECT / "src").rglob("*.py"), *(ROOT / PROJECT).glob("0?_*.py")]
+        for line, words in sentences(path)
+        if any(re.search(pattern, words) for pattern in MEASURED)
+    ]
+    assert found == [], "say it without the figure, and keep that in docs/"

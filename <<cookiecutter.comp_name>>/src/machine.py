@@ -13,7 +13,7 @@ from src.config import Config
 def limit_threads(config: Config) -> None:
     """Set the threads of one process before numpy or torch is imported.
 
-    Two processes with two threads each on two cores took twenty times as long as with one each.
+    More threads than cores get in each other's way: the same work then takes many times as long.
     """
     threads = str(config.runtime.threads or max(1, cpu_count() // jobs_on_cpu(config)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -66,7 +66,7 @@ class Data(Section):
 
 class CrossValidation(Section):
     kind: Literal["stratified", "group", "stratified_group", "plain"] = "stratified"
-    n_folds: Annotated[int, Field(ge=2, le=50)] = 5  # 80 % of the rows to learn from, five times the time
+    n_folds: Annotated[int, Field(ge=2, le=50)] = 5  # 80 % of the rows to learn from, five trainings
     seed: int = 42
     stop_parts: Annotated[int, Field(ge=2, le=50)] = 10  # a tenth of the training rows decides when to stop
     allow_rare: bool = False  # true: classes with fewer rows than folds are spread as far as they go

@@ -25,7 +25,7 @@ class Model(Section):
     stripes: Annotated[int, Field(ge=2, le=32)] | None = None  # of pcb, from the top; null: the paper's 6
     subcenters: Count | None = None  # directions a class of a margin loss's cosine head; null: one
     normalize: Literal["dataset", "backbone"] = "dataset"  # backbone: mean and std its weights were made with
-    checkpointing: bool = False  # activations made twice, not kept: half the memory, a third more time
+    checkpointing: bool = False  # activations made twice, not kept: less memory, more time
 
     @model_validator(mode="after")
     def _options_have_what_they_change(self) -> Model:

@@ -39,8 +39,8 @@ class Train(Losses, Optim):
     images_per_class: Annotated[int, Field(ge=2)] = 4  # of a triplet's batch: batch_size / this identities
     target_log: bool = False  # learn log(1 + target): for counts and prices, whose tails are heavy
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # bf16 where the GPU has it, else fp16; off on CPU
-    channels_last: bool = True  # 0.68 to 1.24 times the time, by network; most gain
-    compile: Switch = None  # torch.compile, one device; a minute a fold, and on a CPU no faster after
+    channels_last: bool = True  # most networks gain by it, a few lose
+    compile: Switch = None  # torch.compile, one device; pays in long trainings on a GPU
     early_stopping: EarlyStopping = EarlyStopping()
     ema: Ema = Ema()
     swa: Swa = Swa()

@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-FEW = 4096  # hashes that are compared each with each in a tenth of a second
+FEW = 4096  # hashes that are compared each with each at once
 SORT = 32  # comparisons that sorting one hash takes as long as, about
 
 

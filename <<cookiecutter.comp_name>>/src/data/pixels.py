@@ -51,7 +51,7 @@ def views(pixels: np.ndarray | Pixels, positions: np.ndarray) -> list[np.ndarray
     at is read."""
     if isinstance(pixels, Pixels):
         return [pixels.one(position) for position in positions.tolist()]
-    pixels = np.asarray(pixels)  # np.memmap itself takes ten times as long to cut
+    pixels = np.asarray(pixels)  # np.memmap itself is far slower to cut
     return [pixels[position] for position in positions.tolist()]
 
 
@@ -127,7 +127,7 @@ class Shards(Pixels):
         return whole
 
 
-JPEG = [  # about 20 kB a photograph of 256 pixels a side, a tenth of its pixels
+JPEG = [  # of a photograph about a tenth of its pixels' bytes
     cv2.IMWRITE_JPEG_QUALITY,
     95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,

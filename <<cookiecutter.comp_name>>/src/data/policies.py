@@ -27,7 +27,7 @@ class Policy(A.ImageOnlyTransform):
         return {"seed": int(self.random_generator.integers(2**32))}
 
     def apply(self, img: np.ndarray, seed: int, **_: object) -> np.ndarray:
-        image = Image.fromarray(np.ascontiguousarray(img))  # Pillow is three times as fast as tensors here
+        image = Image.fromarray(np.ascontiguousarray(img))  # Pillow is faster than tensors here
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed is every GPU's too
             return np.array(self.transform(image))
@@ -37,7 +37,7 @@ def create_policy(settings: Augment) -> Policy:
     """AutoAugment, the policy searched on ImageNet (Cubuk et al. 2019, AutoAugment: Learning Augmentation
     Strategies from Data), RandAugment (Cubuk et al. 2020, RandAugment: Practical Automated Data Augmentation)
     or TrivialAugment (Müller, Hutter 2021, TrivialAugment: Tuning-free Yet State-of-the-Art)."""
-    from torchvision.transforms import v2  # two seconds; not every run has a policy
+    from torchvision.transforms import v2  # slow to import; not every run has a policy
 
     if settings.policy == "autoaugment":
         return Policy(v2.AutoAugment(fill=GREY))

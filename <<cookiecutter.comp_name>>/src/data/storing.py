@@ -20,7 +20,7 @@ import pandas as pd
 from src.artifacts import write_parquet
 from src.data.pixels import Shards, encoded, ending_of
 
-SHARD = 1000  # images: 20 MB of photographs at 256 pixels
+SHARD = 1000  # images: a file of some megabytes
 BLOCK = 512  # bytes of a tar file, which holds whole blocks and ends with two empty ones
 
 

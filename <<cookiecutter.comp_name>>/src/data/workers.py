@@ -49,7 +49,7 @@ def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: 
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=send,
-        multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again: 15 s
+        multiprocessing_context=context,  # forkserver, Python 3.14's default, imports everything again
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=functools.partial(_begin, os.getpid()) if workers else None,

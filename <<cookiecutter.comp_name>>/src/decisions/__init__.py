@@ -1,8 +1,8 @@
 """Decisions out of probabilities, for the metrics that need them: thresholds and cut points fitted on OOF.
 
-A rule fitted on the rows it is scored on flatters itself (F1 of pure noise: .383, and .352 told honestly). So
-`nested` decides each fold by a rule that saw the other folds alone, and that is the score to print; the rule
-that `fit` finds on all rows is for the test rows.
+A rule fitted on the rows it is scored on flatters itself, on pure noise too. So `nested` decides each fold by
+a rule that saw the other folds alone, and that is the score to print; the rule that `fit` finds on all rows
+is for the test rows.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def thresholds(ranking: Ranking) -> np.ndarray:
 def scores_by_place(
     metric: Metric, targets: Any, ranking: Ranking, new: str, tried: np.ndarray
 ) -> np.ndarray | None:
-    """The metric at each of the thresholds, from where the right answer then stands: a hundred times as fast
-    as a walk over all lists for each. None for a metric that needs more than its first place."""
+    """The metric at each of the thresholds, from where the right answer then stands, without a walk over
+    all lists for each. None for a metric that needs more than its first place."""
     import numpy as np
 
     known = re.fullmatch(r"(map|recall)(\d+|_full)", metric.name)

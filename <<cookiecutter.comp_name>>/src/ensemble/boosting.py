@@ -1,8 +1,9 @@
 """LightGBM as a second level, monotone in every member's own opinion.
 
 It may only rise with each member's word on the output at hand. That is there for honesty as much as for small
-data: OOF columns of the other folds know the scored fold's labels, and a free level-2 model scores .53 AUC on
-pure noise under cross-validation on the same folds (docs/decisions.md). `stack.monotone=false` lets it go.
+data: OOF columns of the other folds know the scored fold's labels, and a free level-2 model is above
+chance on pure noise under cross-validation on the same folds (docs/decisions.md of the template).
+`stack.monotone=false` lets it go.
 
 Here is what outputs (rivals/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
 """

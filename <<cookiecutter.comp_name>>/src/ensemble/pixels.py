@@ -24,8 +24,8 @@ from src.metrics import Metric
 from src.metrics.counts import dice
 from src.metrics.segmentation import class_masks
 
-CLIMB_IMAGES, CLIMB_SIDE = 256, 128  # to weigh a few members; 20 rounds of 5 members took 3 s a class
-PIXELS, ALL_PIXELS = 400, 400_000  # drawn of an image and of all; a booster learns from these in seconds
+CLIMB_IMAGES, CLIMB_SIDE = 256, 128  # to weigh a few members quickly
+PIXELS, ALL_PIXELS = 400, 400_000  # drawn of an image and of all; a booster learns quickly from these
 COMBINATIONS = 2**24  # remembered from image to image, two bytes each
 LOG_ODDS = log_odds(np.arange(256) / 255)  # of a level
 

@@ -1,4 +1,4 @@
-"""Which backbones timm knows, without the five seconds that importing timm takes."""
+"""Which backbones timm knows, without the seconds that importing timm takes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How many pseudo-labels of each class: a cap, and the class prior.
 
-A bare threshold collapses the prior: common classes are learned best, so their rows are sure first ([.70,
-.20, .10] became [.98, .02, .002] at 0.9). A label of many is a pair of classes, yes and no; numbers and
-masks have one class.
+A bare threshold collapses the prior: common classes are learned best, so their rows are sure first, and the
+rare classes all but vanish from what is selected. A label of many is a pair of classes, yes and no; numbers
+and masks have one class.
 """
 
 from __future__ import annotations

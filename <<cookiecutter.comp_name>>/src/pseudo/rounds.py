@@ -2,9 +2,10 @@
 
 Round r is a run of its own, `<name>-round<r>`. Its fold k learns from the training rows of fold k and from
 the test rows that fold k's own model of the round before was sure of. The ensemble of all folds would label
-better, but four of its five models learned from fold k's rows: their labels would come back as confident
-pseudo-labels (on pure noise such an OOF scores .66 AUC; this one .50). `pseudo.source=ensemble` does so all
-the same, for the labels' sake, and its CV is marked as optimistic wherever it is shown.
+better, but all of its other models learned from fold k's rows: their labels would come back as confident
+pseudo-labels, and CV would be above chance on pure noise (docs/decisions.md of the template has the figures).
+`pseudo.source=ensemble` does so all the same, for the labels' sake, and its CV is marked as optimistic
+wherever it is shown.
 
 The rounds end when nothing is selected, the selection is that of the round before, or a round's CV does not
 beat the best so far by more than the standard error of the difference; such a round is not kept. Of an

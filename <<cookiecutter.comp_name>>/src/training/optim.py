@@ -9,11 +9,7 @@ from torch import nn
 from src.config import Train
 from src.training.groups import parameter_groups
 
-FUSED = (
-    "adam",
-    "adamw",
-    "sgd",
-)  # one kernel a step: 0.27 times the time of the loop for 11 M parameters, on CPU too
+FUSED = ("adam", "adamw", "sgd")  # one kernel a step, far faster than a loop over parameters, on CPU too
 MOMENTUM = 0.9  # of SGD; timm's sgd has Nesterov's look ahead
 
 

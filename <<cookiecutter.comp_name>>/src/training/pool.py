@@ -84,7 +84,7 @@ def _pooled(
     start = (
         "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
     )
-    context = multiprocessing.get_context(start)  # fork: the imports, five seconds of them, are paid once
+    context = multiprocessing.get_context(start)  # fork: the imports are paid once
     queue, given = context.SimpleQueue(), context.SimpleQueue()
     places = places[: len(jobs)]
     for place in places:

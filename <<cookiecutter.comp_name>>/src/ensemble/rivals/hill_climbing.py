@@ -20,7 +20,7 @@ PATIENCE = 6  # ... and after so many without a gain it ends
 BAGS = 10  # climbs, each among a random half of the members ...
 FEWEST = 4  # ... but no fewer than these
 ROWS = 50_000  # that decide a step by the kind's own loss
-METRIC_CELLS, METRIC_ROWS, METRIC_BAGS = 20_000, 2_000, 4  # a metric takes milliseconds a step, not one
+METRIC_CELLS, METRIC_ROWS, METRIC_BAGS = 20_000, 2_000, 4  # a metric takes longer a step
 Loss = Callable[[np.ndarray], float]
 
 
