@@ -78,24 +78,6 @@ def test_cruft_finds_the_folder_it_insists_on():
     assert (ROOT / "{{cookiecutter.cruft}}" / ".gitkeep").is_file()
 
 
-def make_targets(makefile: Path) -> set[str]:
-    return set(re.findall(r"^([a-z][a-z-]*):", text_of(makefile), flags=re.MULTILINE))
-
-
-@pytest.mark.parametrize("folder", [ROOT, ROOT / PROJECT], ids=["template", "project"])
-def test_every_make_command_of_the_readme_exists(folder):
-    readme, targets = text_of(folder / "README.md"), make_targets(folder / "Makefile")
-    code = re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.DOTALL)
-    commands = re.findall(r"\bmake ((?:[a-z][a-z-]*[ ]?)+)", "\n".join(code))
-    named = {target for command in commands for target in command.split()}
-    assert named
-    if folder == ROOT:
-        # The template's README shows the commands of a baked project as well.
-        targets |= make_targets(ROOT / PROJECT / "Makefile")
-        assert {"demo", "test"} <= named
-    assert named <= targets, f"{sorted(named - targets)} of README.md: no such target"
-
-
 @pytest.mark.parametrize("path", source_files(), ids=str)
 def test_no_file_names_a_package_index_or_a_folder_of_one_machine(path):
     text = text_of(ROOT / path)

@@ -1,6 +1,6 @@
 """Which values of a few keys are best: a grid, or successive halving over it, paired with the experiment.
 
-    make sweep EXP=baseline KEYS="train.margin.scale=10,20,30 train.margin.angle=0.2,0.3,0.5" MINUTES=60
+    make sweep EXP=baseline KEYS="train.margin.scale=10,20,30 train.margin.size=0.2,0.3,0.5" MINUTES=60
 
 Reads   what 02 and 03 read
 Writes  sweeps/<name>/ (table.csv, pairs.csv, sweep.png, report.txt, plan.json), and in runs/ a run a point

@@ -89,7 +89,8 @@ def score_run(run: Run, step: Step) -> None:
     order = read_folds(run.config)["id"]
     if len(parts) != len(order) or not parts.index.is_unique:
         raise UserError(
-            f"{run.folder}: the folds' tables do not hold every training row once; run `make oof --force`"
+            f"{run.folder}: the folds' tables do not hold every training row once; "
+            f"run `make oof EXP={run.config.name} ARGS=--force`"
         )
     oof = parts.loc[order].reset_index()
     tests = [pd.read_parquet(run.fold_folder(k) / "test.parquet") for k in folds]
