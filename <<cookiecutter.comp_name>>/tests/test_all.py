@@ -91,7 +91,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_hands_all_experiments_to_all_and_says_where_only_one_can_go():
     done = make("all", "ARGS=seed=7")
-    expected = "python -m src.commands.all --config configs/a.yaml --config configs/b.yaml seed=7"
+    expected = '"python" -m src.commands.all --config configs/a.yaml --config configs/b.yaml seed=7'
     assert done.stdout.strip() == expected
     for words in (("train",), ("train", "GPUS=2"), ("oof",), ("ablate",)):
         done = make(*words)
