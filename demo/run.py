@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="go on with the demo of last time")
     parser.add_argument("--results", type=Path, help="also write the table there, as a page")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every sign of the table
     began = time.monotonic()
     project, solution = BUILD / "digits-demo", BUILD / "solution.csv"
     if not arguments.keep:
@@ -86,7 +87,7 @@ def bake(project: Path) -> None:
     cookiecutter(
         str(template),
         no_input=True,
-        default_config=True,
+        default_config={"replay_dir": str(project.parent / "replay")},  # not in a home that may be read-only
         extra_context=answers,
         output_dir=str(project.parent),
     )
@@ -102,7 +103,8 @@ def command(python: str = sys.executable) -> list[str]:
 def run(command: list[str], folder: Path) -> None:
     """Run a command in the project with one thread a process; end the demo with its status if it fails."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    ours = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS", "EXP")  # what make hands on is not the project's
+    # What this make hands on, or an account's own settings, is not the demo's.
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "EXP", "GPUS", "LAUNCHER")
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     status = subprocess.run(command, cwd=folder, env={**kept, **threads}).returncode
     if status:
