@@ -3,8 +3,10 @@
 import ast
 import os
 import re
+import runpy
 
 import processes
+import yaml
 from conftest import PROJECT, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,3 +81,15 @@ def test_nothing_of_an_outer_make_shell_or_account_reaches_a_nested_tool(tmp_pat
     inner = processes.environment()
     assert {name for name in outer if name in inner and inner[name] == outer[name]} == set()
     assert os.access(inner["HOME"], os.W_OK)
+
+
+def test_ci_tries_the_demo_under_every_condition_and_the_tests_under_known_ones():
+    names = runpy.run_path(str(ROOT / ".ci" / "conditions"))["NAMES"]
+    job = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))["jobs"][
+        "conditions"
+    ]
+    matrix = job["strategy"]["matrix"]
+    assert (matrix["command"], matrix["condition"]) == (["make demo"], list(names))
+    for entry in matrix["include"]:
+        assert entry["command"] in two_commands()
+        assert set(entry["condition"].split("+")) < set(names)
