@@ -20,6 +20,7 @@ export PYTHONUTF8 := 1
 KEPT := $(shell { mkdir -p "$${XDG_CACHE_HOME:=$${HOME:?}/.cache}" && test -w "$$XDG_CACHE_HOME" && echo yes; } 2>/dev/null)
 ifneq ($(KEPT),yes)
 export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
+export MPLCONFIGDIR := $(XDG_CACHE_HOME)/matplotlib
 endif
 ifneq ($(shell test -w "$${TMPDIR:-/tmp}" && echo yes),yes)
 unexport TMPDIR

@@ -4,8 +4,11 @@ import ast
 import os
 import re
 import runpy
+import sys
+from pathlib import Path
 
 import processes
+import pytest
 import yaml
 from conftest import PROJECT, ROOT
 
@@ -93,3 +96,46 @@ def test_ci_tries_the_demo_under_every_condition_and_the_tests_under_known_ones(
     for entry in matrix["include"]:
         assert entry["command"] in two_commands()
         assert set(entry["condition"].split("+")) < set(names)
+
+
+@pytest.fixture(params=[ROOT, ROOT / PROJECT], ids=["template", "project"])
+def makefile(request, tmp_path) -> Path:
+    """A copy of a Makefile in a folder with a blank and an umlaut, and with two targets that show variables."""
+    folder = tmp_path / "für mich"
+    folder.mkdir()
+    shown = '"[$$XDG_CACHE_HOME] [$${TMPDIR-none}] [$$PYTHONUTF8]"'
+    text = (request.param / "Makefile").read_text(encoding="utf-8")
+    (folder / "Makefile").write_text(
+        f"{text}\nshow:\n\t@echo {shown}\npy:\n\t@echo $(PY)\n", encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("home", [None, "/proc", "a file"])
+def test_make_needs_neither_a_home_nor_the_temporary_folder(makefile, tmp_path, home):
+    (tmp_path / "a file").touch()
+    changed = processes.environment(TMPDIR=str(tmp_path / "missing"), PYTHONUTF8="0")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        changed.pop(name, None)
+    if home is not None:
+        changed["HOME"] = str(tmp_path / home)
+    done = processes.run(["make", "show"], cwd=makefile, env=changed)
+    assert (done.stdout, done.stderr) == (f"[{makefile}/.venv/cache] [none] [1]\n", "")
+
+
+def test_make_keeps_a_home_and_a_temporary_folder_that_are_there(makefile, tmp_path):
+    changed = processes.environment(TMPDIR=str(tmp_path), HOME=str(tmp_path))
+    changed.pop("XDG_CACHE_HOME", None)
+    assert processes.run(["make", "show"], cwd=makefile, env=changed).stdout == f"[] [{tmp_path}] [1]\n"
+
+
+def test_setup_passes_over_a_python_that_does_not_start(makefile, tmp_path):
+    """As the stand-ins of pyenv do for versions that are installed and not chosen."""
+    (tmp_path / "bin").mkdir()
+    for name in ("python3.13", "python3.12"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "bin" / "python3.11").symlink_to(sys.executable)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    done = processes.run(["make", "py"], cwd=makefile, env=processes.environment(PATH=path))
+    assert done.stdout == "python3.11\n"
