@@ -100,7 +100,7 @@ def test_ci_tries_the_demo_under_every_condition_and_the_tests_under_known_ones(
 
 @pytest.fixture(params=[ROOT, ROOT / PROJECT], ids=["template", "project"])
 def makefile(request, tmp_path) -> Path:
-    """A copy of a Makefile in a folder with a blank and an umlaut, and with two targets that show variables."""
+    """A copy of a Makefile in a folder with a blank and an umlaut; two more targets show variables."""
     folder = tmp_path / "für mich"
     folder.mkdir()
     shown = '"[$$XDG_CACHE_HOME] [$${TMPDIR-none}] [$$PYTHONUTF8]"'
