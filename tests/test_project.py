@@ -21,7 +21,9 @@ def make(project: Path, *arguments: str):
 
 
 def test_the_tests_of_a_baked_project_pass(workplace, capfd):
-    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
+    # worksteal: a module's tests stay with one worker, which makes its fixtures once
+    workers = ["-n", "2", "--dist", "worksteal"]
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers]
     with capfd.disabled():  # ten minutes: whoever waits sees where they are, and what fails
         print()
         assert processes.run(pytest_run, cwd=workplace, capture_output=False).returncode == 0
