@@ -131,6 +131,8 @@ def wrong_words(command: str, sections: set[str]) -> Iterator[str]:
     """What of a `make ...` is no target, no variable of a Makefile, or no argument that ARGS may carry."""
     makefiles = "".join(MAKEFILES.values())
     for word in shlex.split(command)[1:]:
+        if re.fullmatch(r"-j\d*", word):
+            continue
         name, is_set, value = word.partition("=")
         if not is_set:
             if not re.search(rf"^{re.escape(name)}:", makefiles, flags=re.MULTILINE):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT, called
 
@@ -23,6 +24,7 @@ SCRIPTS = sorted(ROOT.glob("0?_*.py"))
 MODULES = sorted(
     path for path in (ROOT / "src").rglob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")
 )
+BYTES = {"encoding": None, "errors": None, "timeout": 60}
 SHOW = [sys.executable, str(ROOT / "01_folds.py"), "--show"]
 
 
@@ -150,7 +152,7 @@ def show(options: str, **environment: str) -> subprocess.CompletedProcess[bytes]
     """`01_folds.py --show` in a shell."""
     command = f'"$0" "$1" --show {options}; echo "status $?" >&2'
     words = ["sh", "-c", command, *SHOW[:2]]
-    return subprocess.run(words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=60)
+    return processes.run(words, cwd=ROOT, env=processes.environment(**environment), **BYTES)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -167,10 +169,9 @@ def test_nobody_reads_the_output(flag):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
-        environment = {**os.environ, "PYTHONUNBUFFERED": flag}
-        done = subprocess.run(
-            SHOW, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, env=environment, timeout=60
-        )
+        streams = {"capture_output": False, "stdout": closed, "stderr": subprocess.PIPE}
+        environment = processes.environment(PYTHONUNBUFFERED=flag)
+        done = processes.run(SHOW, cwd=ROOT, env=environment, **streams, **BYTES)
     assert (done.returncode, done.stderr) == (141, b"")
 
 
@@ -199,8 +200,6 @@ def test_file_names_are_utf8_whatever_the_locale(tmp_path):
         "with plain_errors():\n    print(Path('é.png').exists())\n",
         encoding="utf-8",
     )
-    environment = {**os.environ, **LATIN, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, timeout=60
-    )
+    environment = processes.environment(**LATIN, PYTHONPATH=str(ROOT))
+    done = processes.run([sys.executable, script], cwd=tmp_path, env=environment, **BYTES)
     assert done.stdout == b"True\n", done.stderr

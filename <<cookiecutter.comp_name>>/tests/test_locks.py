@@ -6,11 +6,11 @@ import errno
 import multiprocessing
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -216,9 +216,8 @@ def test_make_keeps_the_order_of_the_stages(tmp_path):
         f'#!/bin/sh\necho "begin $1" >> {tmp_path}/log\nsleep 0.1\necho "end $1" >> {tmp_path}/log\n'
     )
     python.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    command = ["make", "-C", str(ROOT), "folds", "train", "oof", "stack", f"PYTHON={python}"]
-    subprocess.run(command, env=environment | {"MAKEFLAGS": "-j8"}, check=True, capture_output=True)
+    command = ["make", "-C", ROOT, "folds", "train", "oof", "stack", f"PYTHON={python}"]
+    processes.run(command, env=processes.environment(MAKEFLAGS="-j8"), check=True)
     scripts = ["01_folds.py", "02_train.py", "03_oof_predict.py", "05_stack.py"]
     expected = [f"{word} {script}" for script in scripts for word in ("begin", "end")]
     assert (tmp_path / "log").read_text().splitlines() == expected
