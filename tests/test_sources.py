@@ -82,7 +82,7 @@ def test_cruft_finds_the_folder_it_insists_on():
 def test_no_file_names_a_package_index_or_a_folder_of_one_machine(path):
     text = text_of(ROOT / path)
     index = r"--(?:extra-)?(?:index|find-links)(?:-url)?[ =]|/simple\b|(?:pypi|pythonhosted)\.org|\bfile://"
-    home = r"/(?:home|Users)/[a-z]\w*|/root\b"
+    home = r"/(?:home|Users)/[a-z]\w*|(?<!\w)/root\b"
     for pattern in (index, home):
         found = re.search(pattern, text)
         assert found is None or path.name == "test_sources.py", f"{path}: {found[0]!r}"

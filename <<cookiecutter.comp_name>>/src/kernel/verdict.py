@@ -100,7 +100,6 @@ def why_failed(config: Config, done: Outcome) -> str:
     cause = next((cause for words, cause in CAUSES.items() if re.search(words, last)), None)
     lost = re.search(r"No such file or directory: '(/[^']+)'", last)
     ours = (config.root.resolve(), os.path.expanduser("~"))
-    ours = (config.root.resolve(), os.path.expanduser("~"))
     if lost and (Path(lost[1]).exists() or any(Path(lost[1]).is_relative_to(place) for place in ours)):
         cause = "it reads a file of this machine, which Kaggle has not"
     return f"{cause}: {last}" if cause else f"exit status {done.status}: {last}"
