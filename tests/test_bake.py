@@ -58,6 +58,7 @@ FILES = {
     "requirements/base.in",
     "requirements/dev.in",
     "requirements/kaggle-image.in",
+    "requirements/kaggle-packages.txt",
     "requirements/kaggle.in",
     "requirements/kaggle.lock",
     "requirements/lock.txt",

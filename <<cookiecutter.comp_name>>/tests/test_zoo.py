@@ -168,7 +168,8 @@ def project(tmp_path, bundled) -> Path:
     """What holds the kernel that is rehearsed."""
     (tmp_path / "project/kernel").mkdir(parents=True)
     (tmp_path / "project/requirements").mkdir()
-    shutil.copy(ROOT / "requirements/kaggle.lock", tmp_path / "project/requirements")
+    for name in ("kaggle.lock", "kaggle-packages.txt"):
+        shutil.copy(ROOT / "requirements" / name, tmp_path / "project/requirements")
     return tmp_path / "project"
 
 

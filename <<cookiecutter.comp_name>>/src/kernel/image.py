@@ -1,6 +1,7 @@
 """Kaggle's image: which packages are in it, and whether those here are the same.
 
-`requirements/kaggle.lock` holds the versions there of all that a kernel imports.
+`requirements/kaggle.lock` holds the versions there of all that a kernel of ours imports, and
+`requirements/kaggle-packages.txt` beside it the names of all that is there.
 """
 
 from __future__ import annotations
@@ -12,17 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 LOCK = "requirements/kaggle.lock"
+NAMES = "kaggle-packages.txt"
 
 # What a kernel imports, for the manifest and the kernel's log.
 PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")
 PACKAGES += ("lightgbm", "safetensors", "pydantic")
-
-# In the image too, though nothing of ours asks for them in a kernel.
-ALSO = (
-    "accelerate albumentations albucore catboost einops fastai kornia matplotlib onnx opencv-python optuna "
-)
-ALSO += "plotly polars pycocotools pydicom ray scikit-image seaborn torchaudio torchmetrics transformers "
-ALSO += "wandb xgboost"
 
 
 def versions() -> dict[str, str]:
@@ -49,13 +44,13 @@ def said(made_with: dict[str, str]) -> str:
 
 @functools.cache
 def absent(lock: Path) -> frozenset[str]:
-    """Modules that can be imported here and not there, as far as the lock tells; none where there is no
-    lock."""
-    if not lock.is_file():
+    """Modules that can be imported here and not there, as far as the lock and the list beside it tell; none
+    where either is missing."""
+    files = (lock, lock.with_name(NAMES))
+    if not all(path.is_file() for path in files):
         return frozenset()
-    lines = lock.read_text(encoding="utf-8").splitlines()
-    there = {_plain(name) for name in ALSO.split()}
-    there |= {_plain(line.partition("==")[0]) for line in lines if line and not line.startswith("#")}
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    there = {_plain(line.partition("==")[0]) for line in lines if line and not line.startswith("#")}
     modules = metadata.packages_distributions()
     return frozenset(
         name for name, owners in modules.items() if not any(_plain(owner) in there for owner in owners)
