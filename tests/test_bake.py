@@ -202,7 +202,6 @@ FILES = {
     "src/kaggle/dataset.py",
     "src/kaggle/download.py",
     "src/kaggle/kernels.py",
-    "src/kaggle/lock.py",
     "src/kaggle/metadata.py",
     "src/kaggle/names.py",
     "src/kaggle/output.py",

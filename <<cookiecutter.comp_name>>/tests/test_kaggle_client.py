@@ -128,6 +128,8 @@ PRINTED = {
     '{"code": 503, "message": "try again"}': 503,  # as its JSON, and as the message alone
     "The service is currently unavailable.": 503,
     "Internal error encountered.": 500,
+    "An error occurred, please try again later": 503,
+    "Competition 'leaves' does not exist": 404,
     "504 Gateway Time-out": 504,
     "Max retries exceeded with url: /x (Caused by ResponseError('too many 502 error responses'))": 502,
     "Request failed: 503 Server Error: x. Will retry in 2.0 seconds\n403 Client Error: Forbidden": 403,

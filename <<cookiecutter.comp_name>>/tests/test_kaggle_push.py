@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 
 import pytest
 from kaggle_server.numbers import KERNEL
 
-from src.configfile import load_config
 from src.kaggle.kernels import inside
-from src.kaggle.lock import only_one
+from src.locks import alone
 
 pytest_plugins = ["kaggle_server.desk"]
 
+FORK = multiprocessing.get_context("fork")
 NAME = "quickfox/even-numbers-infer"
 
 
@@ -185,10 +186,20 @@ def test_a_pattern_matches_whole_paths_below_the_folder(name, wanted):
 
 
 def test_two_pushes_at_once_are_one(desk):
-    desk.bundle()
-    config = load_config(desk.root / "configs/baseline.yaml")
-    with only_one(config, "push"):
-        assert "another command of this project is at the same work" in desk.run("push").sentence
+    """The second says who is at work, and sends nothing."""
+    ours, theirs = FORK.Pipe()
+
+    def hold() -> None:
+        with alone(desk.root / "kaggle" / "kernel"):
+            theirs.send("held")
+            theirs.recv()
+
+    process = FORK.Process(target=hold)
+    process.start()
+    assert ours.recv() == "held"
+    assert f"process {process.pid} " in desk.run("push").sentence
+    process.kill()
+    process.join()
     assert desk.calls() == []
 
 

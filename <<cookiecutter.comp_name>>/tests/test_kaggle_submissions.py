@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
+import multiprocessing
+import time
 
 import pytest
 from kaggle_server.numbers import CONFIG
@@ -18,6 +19,8 @@ from src.kaggle.output import rows_on_prior, said_of_prior
 from src.kaggle.parcels import Parcel
 from src.kaggle.submissions import receipts_of, scores_under_way
 from src.submission.log import LogRow, note, read_log, remarks
+
+FORK = multiprocessing.get_context("fork")
 
 
 class Account:
@@ -225,34 +228,27 @@ def test_what_kaggle_refused_leaves_no_receipt_and_may_be_sent_again(account, co
 def test_two_commands_at_once_send_once(account, config, monkeypatch):
     parcel = Parcel("csv", "first", 0.76, "c" * 20, ("-f", "x.csv"))
     monkeypatch.setattr(sending, "parcel_of", lambda _: parcel)
-    began, go_on = threading.Event(), threading.Event()
+    sent = config.root / "sent.jsonl"  # Kaggle's side, of both processes
+    sent.touch()
 
     def slow(account, row):
-        began.set()
-        assert go_on.wait(20)
-        account.rows.append(row)
-        account.finish(row["ref"])
+        time.sleep(0.5)  # the other one is here by now
+        with open(sent, "a") as handle:
+            handle.write(json.dumps(row | {"status": "X.COMPLETE", "publicScore": "0.5"}) + "\n")
 
     account.reply = slow
-    ends: list[str] = []
-
-    def run():
-        try:
-            sending.send(config, submit=True)
-            ends.append("sent")
-        except UserError as error:
-            ends.append(str(error))
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    threads[0].start()
-    assert began.wait(20)
-    threads[1].start()
-    threads[1].join(0.3)  # it waits for the first one
-    go_on.set()
-    for thread in threads:
-        thread.join(20)
-    assert len(account.rows) == 1
-    assert len(ends) == 2
+    monkeypatch.setattr(
+        Account,
+        "rows",
+        property(lambda _: [json.loads(row) for row in sent.read_text().splitlines()]),
+        raising=False,
+    )
+    processes = [FORK.Process(target=sending.send, args=(config, True)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert len(sent.read_text().splitlines()) == 1
     assert list(logged(config)) == ["70"]
 
 

@@ -16,8 +16,8 @@ from src.artifacts import read_json
 from src.config import UserError
 from src.configfile import load_config
 from src.entry import plain_errors
-from src.kaggle.lock import only_one
 from src.kaggle.submissions import scores_under_way
+from src.locks import alone
 from src.submission.log import LogRow, log_path, note, read_log, remarks
 
 ENOUGH = 5  # submissions with both numbers: of fewer a correlation says nothing
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
     if arguments.name is not None:
-        with only_one(config, "log"):
+        with alone(log_path(config.root)):
             by_hand(config.root, arguments.name, arguments.public, arguments.private)
     elif arguments.public is not None or arguments.private is not None:
         raise UserError("PUBLIC and PRIVATE are scores of a submission: say which with NAME, such as stack")

@@ -44,11 +44,14 @@ NUMBER = re.compile(
 WORDS = {
     r"Authentication required|unauthenticated|unauthorized|invalid credentials": 401,
     r"must accept this competition|permission '[\w.]+' was denied|permission[_ ]denied|forbidden": 403,
-    r"(?<!file)(?<!file )(?<!module)not[ _-]?found\b": 404,  # a file that is not found is one of this machine
+    # A file that is not found is one of this machine.
+    r"(?<!file)(?<!file )(?<!module)not[ _-]?found\b|no such (?:competition|dataset|kernel|notebook)"
+    r"|(?:competition|dataset|kernel|notebook)\b.* does(?: not|n't) exist": 404,
     r"too many requests|rate limit|resource[_ ]exhausted": 429,
-    r"internal (?:server )?error": 500,
+    r"internal (?:server )?error|something went wrong": 500,
     r"bad gateway": 502,
-    r"(?:temporarily|currently|service|backend) (?:is )?(?:\w+ )?unavailable|^\W*unavailable\b": 503,
+    r"(?:temporarily|currently|service|server|backend) (?:is )?(?:\w+ )?unavailable|^\W*unavailable\b"
+    r"|try again (?:later|in (?:a|some) )": 503,
     r"gateway time-?out|deadline[_ ]exceeded": 504,
 }
 AFTER = re.compile(r"retry[- ]after\W{1,4}(\d+(?:\.\d+)?)|retry(?:ing)? in (\d+(?:\.\d+)?) ?s", re.IGNORECASE)

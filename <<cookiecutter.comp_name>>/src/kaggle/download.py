@@ -11,7 +11,6 @@ from pathlib import Path
 
 from src.artifacts import read_json, write_json, writing
 from src.config import Config
-from src.kaggle.lock import only_one
 from src.kaggle.names import competition
 from src.kaggle.receipts import now
 from src.kaggle.transfer import fetch, marker_of
@@ -26,20 +25,19 @@ def download(config: Config, force: bool = False) -> None:
     slug, raw = competition(config), config.root / config.data.raw
     folder = config.root / "data" / "download"
     record, archive = folder / f"{slug}.json", folder / f"{slug}.zip"
-    with only_one(config, "data"):
-        before = files_that_came(record)
-        if before and not force and not archive.exists() and all((raw / name).is_file() for name in before):
-            changed = [name for name, (size, _) in before.items() if (raw / name).stat().st_size != size]
-            print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
-            say_kept(raw, changed)
-            return
-        if force and not marker_of(archive).exists():  # a whole one that is not the newest, or damaged
-            archive.unlink(missing_ok=True)
-        fetch(slug, folder, raw)
-        unpacked = unpack(archive, raw, replace=force, came=before)
-        withdraw(raw, folder / "withdrawn", before, unpacked, force)
-        write_json(record, {"when": now(), "competition": slug, "files": unpacked.files})
-        archive.unlink()
+    before = files_that_came(record)
+    if before and not force and not archive.exists() and all((raw / name).is_file() for name in before):
+        changed = [name for name, (size, _) in before.items() if (raw / name).stat().st_size != size]
+        print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
+        say_kept(raw, changed)
+        return
+    if force and not marker_of(archive).exists():  # a whole one that is not the newest, or damaged
+        archive.unlink(missing_ok=True)
+    fetch(slug, folder, raw)
+    unpacked = unpack(archive, raw, replace=force, came=before)
+    withdraw(raw, folder / "withdrawn", before, unpacked, force)
+    write_json(record, {"when": now(), "competition": slug, "files": unpacked.files})
+    archive.unlink()
     total = sum(size for size, _ in unpacked.files.values())
     print(
         f"{raw}: {len(unpacked.files):,} file(s), {total / 2**20:,.1f} MiB, {unpacked.written:,} of them "

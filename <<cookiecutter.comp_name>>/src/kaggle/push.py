@@ -22,11 +22,11 @@ from src.kaggle.kernels import (
     read_back,
     wait_until_done,
 )
-from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import bundle_folder, dataset_ref, kernel_ref
 from src.kaggle.output import SUMMARY, check_table, rows_on_prior, said_of_prior
 from src.kaggle.receipts import read_receipt, receipt_path, write_receipt
+from src.locks import alone
 from src.rawfiles import raw_tables
 from src.submission.manifest import read_manifest
 
@@ -39,7 +39,7 @@ def push_bundle(config: Config, force: bool = False) -> None:
 
     Raises `UserError` unless `make rehearse` passed for exactly this bundle and this kernel.
     """
-    with only_one(config, "push", wait=0.0):
+    with alone(config.root / "kaggle" / "kernel", wait=False):
         push_once(config, force)
 
 

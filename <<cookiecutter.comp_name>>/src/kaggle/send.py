@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from src.config import Config, UserError
 from src.kaggle.client import Busy, about_competition, call
-from src.kaggle.lock import only_one
 from src.kaggle.names import competition
 from src.kaggle.parcels import Parcel, parcel_of
 from src.kaggle.receipts import read_receipt, receipt_path
@@ -28,6 +27,7 @@ from src.kaggle.submissions import (
     row_of,
 )
 from src.kaggle.waiting import TimedOut, wait_for
+from src.locks import alone
 
 SCORING_HOURS = 3.0  # beside the run itself
 APPEAR_HOURS = 0.1  # for a submission to be listed
@@ -46,7 +46,7 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
     """
     slug = competition(config)
     try:
-        with only_one(config, "send"):
+        with alone(config.root / "kaggle" / "send"):
             parcel = parcel_of(config)
             name = None if force else newest_receipt(config, slug, parcel)
             if name is not None:

@@ -15,12 +15,12 @@ from typing import Any
 
 from src.config import Config, UserError
 from src.kaggle.client import about_competition, call
-from src.kaggle.lock import only_one
 from src.kaggle.output import said_of_prior
 from src.kaggle.parcels import Parcel
 from src.kaggle.receipts import now, read_receipt, receipt_path, write_receipt
 from src.kaggle.replies import Limits, Submission, read_submissions
-from src.submission.log import LogRow, note, read_log, remarks
+from src.locks import alone
+from src.submission.log import LogRow, log_path, note, read_log, remarks
 
 UNDER_WAY, FINAL = ("sending", "sent"), ("scored", "failed")
 KEYS = {"state", "competition", "content", "kind", "name", "cv", "message"}
@@ -106,7 +106,7 @@ def note_scores(config: Config, slug: str, rows: list[Submission]) -> dict[str, 
     """Note every submission under way that has its end in `rows` in submissions/log.csv; gives the receipts
     of these."""
     ended = {}
-    with only_one(config, "log"):
+    with alone(log_path(config.root)):
         for name, receipt in receipts_of(config).items():
             if receipt["state"] not in UNDER_WAY or receipt["competition"] != slug:
                 continue
@@ -139,7 +139,7 @@ def log_receipt(config: Config, receipt: dict[str, Any]) -> None:
 
 def log_again(config: Config, receipt: dict[str, Any]) -> None:
     """Write the row of a submission that has come to its end where the log lacks it."""
-    with only_one(config, "log"):
+    with alone(log_path(config.root)):
         if str(receipt["ref"]) not in {row["ref"] for row in read_log(config.root)}:
             log_receipt(config, receipt)
 

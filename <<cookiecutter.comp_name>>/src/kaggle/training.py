@@ -27,11 +27,11 @@ from src.kaggle.kernels import (
     read_back,
     wait_until_done,
 )
-from src.kaggle.lock import only_one
 from src.kaggle.metadata import kernel_metadata
 from src.kaggle.names import code_ref, competition, train_ref
 from src.kaggle.receipts import read_receipt, write_receipt
 from src.kaggle.scan import copy_code, refuse_secret_settings
+from src.locks import alone
 from src.steps import Run, train_step
 from src.submission.manifest import write_manifest
 
@@ -47,7 +47,7 @@ def train_on_kaggle(config: Config, force: bool = False) -> None:
     begins anew. Raises `UserError` where stage 01 was not done here, a run of this name is in the way, or a
     session failed.
     """
-    with only_one(config, f"train-{config.name}", wait=0.0):
+    with alone(config.root / "kaggle" / f"train-{config.name}", wait=False):
         train_in_sessions(config, force)
 
 
@@ -95,7 +95,7 @@ def job_of(config: Config) -> dict[str, Any]:
 
 def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, Any]]) -> None:
     """Bring the code up and push a kernel that takes the last session as input; adds its row."""
-    with only_one(config, "code"):  # one folder and one dataset for all experiments
+    with alone(code_folder(config)):  # one folder and one dataset for all experiments
         content = stage_code(config)
         dataset = upload(config, code_folder(config), code_ref(config), content, "code")
     ref = train_ref(config, len(sessions) + 1)
