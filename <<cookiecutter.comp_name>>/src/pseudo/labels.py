@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts import write_parquet
+from src.data.classes import ClassTargets, targets_of
 from src.data.extra import PREFIX
 from src.data.loaders import read_folds
 from src.inference.oof import read_outputs
@@ -66,10 +67,10 @@ def calibration_rows(run: Run, fold: int) -> pd.DataFrame | None:
     return None if path is None else pd.read_parquet(path)
 
 
-def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.ndarray:
+def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.ndarray | ClassTargets:
     """(N, L) targets of the labelled rows that fold `fold` may know: all but its own."""
     table = read_folds(run.config)
-    return task.encode(targets_in(table[table["fold"] != fold]), outputs)
+    return targets_of(task, targets_in(table[table["fold"] != fold]), outputs)
 
 
 def _ids(path: Path) -> pd.DataFrame:

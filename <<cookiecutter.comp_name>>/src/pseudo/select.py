@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import Pseudo
+from src.data.classes import ClassTargets
 from src.pseudo.balance import class_weights, classes_of, kept_cells, shares_of
 from src.pseudo.calibrate import calibrated
 from src.pseudo.confidence import first_is_right
@@ -20,7 +21,7 @@ def select(
     outputs: list[str],
     settings: Pseudo,
     known: pd.DataFrame | None = None,
-    labelled: np.ndarray | None = None,
+    labelled: np.ndarray | ClassTargets | None = None,
 ) -> pd.DataFrame:
     """The confident rows of a fold's predictions: id, `confidence`, then the columns of `Task.write`, and
     `pseudo.weight` where rows weigh differently.
@@ -57,7 +58,7 @@ def balanced(
     outputs: list[str],
     settings: Pseudo,
     asked: int,
-    labelled: np.ndarray | None,
+    labelled: np.ndarray | ClassTargets | None,
 ) -> pd.DataFrame:
     """The rows of a selection that `pseudo.cap` and `pseudo.prior` leave, of many labels the cells; `sure`
     (n, L) of each."""
@@ -77,7 +78,7 @@ def balanced(
     return table
 
 
-def _numbers(targets: np.ndarray, task: Task) -> np.ndarray:
+def _numbers(targets: np.ndarray | ClassTargets, task: Task) -> np.ndarray:
     """(N, L) encoded targets as `decided` gives them."""
     return targets.argmax(1)[:, None] if task.stacking == "classes" else targets
 
