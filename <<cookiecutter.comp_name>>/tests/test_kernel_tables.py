@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import write_config
+from digits import write_competition
 
 from src.artifacts import read_json, write_json
 from src.config import Data
+from src.configfile import load_config
+from src.kernel import run as kernel_run
 from src.kernel.asked import asked_for, made_up, same_columns
+from src.kernel.bundle import form_of
 from src.kernel.run import last_resort
 from src.kernel.search import find_test_images
 from src.kernel.summary import Summary, note_fallback, summary_of
@@ -109,6 +114,47 @@ def test_where_nothing_can_be_read_the_sample_itself_or_its_columns_are_left(tmp
     assert last_resort(tmp_path, tmp_path).to_numpy().tolist() == [["7", "0"]]
 
 
+@pytest.mark.parametrize("rerun", [True, False])
+def test_a_mistake_before_the_prior_is_written_still_leaves_a_submission(tmp_path, monkeypatch, rerun):
+    """In the run that is scored alone: elsewhere it is raised."""
+    mount, working = tmp_path / "mount", tmp_path / "working"
+    for folder in (mount, working):
+        folder.mkdir()
+    about = {"config": {"data": {"sample_csv": "sample.csv"}}, "form": {"columns": ["id", "value"]}}
+    write_json(tmp_path / "competition.json", about)
+    write_json(tmp_path / "manifest.json", {"versions": {}})
+    (mount / "sample.csv").write_text("id,value\n7,0\n8,0\n")
+    monkeypatch.setattr(kernel_run, "predict_competition", lambda *_: 1 / 0)
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1" if rerun else "")
+    if not rerun:
+        with pytest.raises(ZeroDivisionError):
+            kernel_run.run(tmp_path, mount, working)
+        return
+    kernel_run.run(tmp_path, mount, working)
+    assert (working / "submission.csv").read_text() == "id,value\n7,0\n8,0\n"
+    summary = read_json(working / "summary.json")
+    assert (summary["rows"], summary["prior"]) == (2, {"not predicted": 2})
+    assert "ZeroDivisionError" in summary["fallback"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_what_joins_image_and_class_at_home_is_kept_for_the_hidden_sample(tmp_path, suffix):
+    """Ids such as `<image>_<class>`, whose image may lack the extension that the test table has."""
+    write_competition(tmp_path / "data/raw", n_train=10, n_test=4, task="masks")
+    test = tmp_path / "data/raw/test.csv"
+    ids = [name + suffix for name in pd.read_csv(test, dtype=str)["id"]]
+    pd.DataFrame({"id": ids}).to_csv(test, index=False)
+    pd.DataFrame({"id": ids}).to_parquet(tmp_path / "test.parquet")
+    text = "task: {name: segmentation}\ndata: {train_masks: train_masks, mask_classes: [plain, loop]}\n"
+    config = load_config(write_config(tmp_path, "masks", text))
+    form = form_of(config, tmp_path, ["plain", "loop"])
+    assert (form["joint"], form["stems"], form["suffixes"]) == ("_", suffix != "", suffix != "")
+    hidden = made_up(["x" + suffix], form, ["plain", "loop"])
+    assert hidden["id"].tolist() == ["x_plain", "x_loop"]
+    asked = asked_for(hidden, Path("s.csv"), form, ["plain", "loop"], ["x" + suffix])
+    assert asked.form.images == ("x" + suffix, "x" + suffix)
+
+
 # --- the images ---------------------------------------------------------------------------------------------
 
 DATA = Data(train_images="train", test_images="test", train_csv="train.csv", sample_csv="sample.csv")
@@ -119,6 +165,7 @@ DATA = Data(train_images="train", test_images="test", train_csv="train.csv", sam
     [
         (["test/a.png", "other/a.png"], "a", "test/a.png"),
         (["test/deep/a.png"], "a", "test/deep/a.png"),
+        (["hidden/A.PNG"], "a.png", "hidden/A.PNG"),
         (["test/a.jpg"], "a.png", "test/a.jpg"),
         (["hidden/a.JPG"], "a.png", "hidden/a.JPG"),
         (["hidden/a.png"], "test/a.png", "hidden/a.png"),

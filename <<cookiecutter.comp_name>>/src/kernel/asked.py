@@ -7,6 +7,7 @@ missing. None of this may keep a kernel from writing a submission of the rows th
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,23 @@ def meanings(
     if form["class_column"] is not None:
         images, classes = ids, sample[form["class_column"]].tolist()
     else:
-        pairs = [split(name, form["joint"], outputs, set(known or ())) for name in ids]
-        images, classes = [image for image, _ in pairs], [name for _, name in pairs]
         whole = {Path(name).stem: name for name in known or ()} | {name: name for name in known or ()}
-        images = [whole.get(image, image) for image in images]
+        pairs = [split(name, form["joint"], set(outputs), whole) for name in ids]
+        images, classes = [whole.get(image, image) for image, _ in pairs], [name for _, name in pairs]
     unknown = np.array([name not in set(outputs) for name in classes], dtype=bool)
     return images, [outputs[0] if bad else name for name, bad in zip(classes, unknown, strict=True)], unknown
 
 
-def split(name: str, joint: str, outputs: list[str], known: set[str]) -> tuple[str, str]:
-    """Image and class of an id such as `<image>_<class>`: an image of the test table if any, else the longest
-    class; no class where the id ends in none."""
-    fits = [one for one in outputs if name.endswith(joint + one)]
-    cuts = [(name[: -len(joint + one)], one) for one in sorted(fits, key=len, reverse=True)]
-    stems = {Path(one).stem for one in known}
-    return next((cut for cut in cuts if cut[0] in known or cut[0] in stems), (cuts or [(name, "")])[0])
+def split(name: str, joint: str, outputs: set[str], known: Collection[str]) -> tuple[str, str]:
+    """Image and class of an id such as `<image>_<class>`: where a `known` image ends if there is one, else at
+    the longest class; no class where the id ends in none."""
+    cuts, place = [], name.find(joint)
+    while place >= 0:
+        image, kind = name[:place], name[place + len(joint) :]
+        if kind in outputs:
+            cuts.append((image, kind))
+        place = name.find(joint, place + 1)
+    return next((cut for cut in cuts if cut[0] in known), (cuts or [(name, "")])[0])
 
 
 def made_up(ids: list[str], form: dict[str, Any], outputs: list[str]) -> pd.DataFrame:

@@ -249,9 +249,12 @@ def run(bundle: Path, mount: Path, working: Path) -> None:
         if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
             raise
         print(f"FALLBACK: {type(error).__name__}: {error}", flush=True)
+        rows = 0
         if not (working / OUTPUT).exists():
-            write(working, last_resort(mount, bundle))
-        note_fallback(working, f"{type(error).__name__}: {error}")
+            table = last_resort(mount, bundle)
+            write(working, table)
+            rows = len(table)
+        note_fallback(working, f"{type(error).__name__}: {error}", rows)
 
 
 def last_resort(mount: Path, bundle: Path) -> pd.DataFrame:

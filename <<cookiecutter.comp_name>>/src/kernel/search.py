@@ -43,7 +43,7 @@ def search(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
     own = {part.lower() for folder in test_folders(mount, data) for part in folder.relative_to(mount).parts}
     by_stem: dict[str, list[Path]] = {}
     for file in image_files(mount, data):
-        by_stem.setdefault(file.stem, []).append(file.relative_to(mount))
+        by_stem.setdefault(file.stem.lower(), []).append(file.relative_to(mount))
     options = [_answers(name, by_stem, own) for name in names]
     votes = Counter(root for several in options for root in set(several.values()))
 
@@ -60,19 +60,19 @@ def search(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
 
 
 def _answers(name: str, by_stem: dict[str, list[Path]], own: set[str]) -> dict[Path, Path]:
-    """The files that a name may mean, whatever their extension: those whose path ends in it, without the
-    folders of home before it; and the folder that each is looked up from."""
-    path = PurePosixPath(name.replace("\\", "/").lstrip("/"))
-    if path.name.lower().endswith(IMAGE_SUFFIXES):
+    """The files that a name may mean, whatever their extension, in capitals or not: those whose path ends in
+    it, without the folders of home before it; and the folder that each is looked up from."""
+    path = PurePosixPath(name.lower().replace("\\", "/").lstrip("/"))
+    if path.name.endswith(IMAGE_SUFFIXES):
         path = path.with_suffix("")
     parts = list(path.parts)
-    while len(parts) > 1 and parts[0].lower() in own | {"."}:
+    while len(parts) > 1 and parts[0] in own:
         del parts[0]
     count = len(parts)
     return {
         file: file.parents[count - 1]
         for file in by_stem.get(path.name, [])
-        if count <= len(file.parts) and [*file.parts[-count:-1], path.name] == parts
+        if count <= len(file.parts) and [part.lower() for part in file.parts[-count:-1]] == parts[:-1]
     }
 
 

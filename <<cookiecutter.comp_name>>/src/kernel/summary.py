@@ -80,10 +80,11 @@ def summary_of(test: TestSet, unseen: Mapping[str, np.ndarray]) -> Summary:
     return Summary(len(image), len(test), int(left.sum()), prior)
 
 
-def note_fallback(working: Path, error: str) -> None:
-    """Add the error that ended the run to the summary of what was written before it."""
+def note_fallback(working: Path, error: str, rows: int = 0) -> None:
+    """Add the error that ended the run to the summary of what was written before it, or of so many `rows` of
+    the sample itself."""
     path = working / NAME
-    known = Summary(**read_json(path)) if path.is_file() else Summary(0, 0, 0)
+    known = Summary(**read_json(path)) if path.is_file() else Summary(rows, 0, 0, {NOT_YET: rows})
     known = replace(known, fallback=error)
     known.write(working)
     known.warn()

@@ -63,19 +63,21 @@ def read_test(mount: Path, config: Config, form: dict[str, Any], outputs: list[s
     """
     data = config.data
     sample, path = _table(mount, data.sample_csv, "asking for what the test table lists", SAMPLES)
-    hints = None if sample is None else set(sample.to_numpy().ravel())
     test = None
     if data.test_csv is not None:
         test, test_path = _table(mount, data.test_csv, "going by the sample submission")
         path = path or test_path
     if test is not None:
         wanted = [data.id, *(one for one in form["test_columns"] if one != data.id)]
-        test = test.rename(columns=same_columns(test, wanted, data.id, hints and sorted(hints)))
+        hints = None if sample is None or data.id in test else sample.to_numpy().ravel().tolist()
+        test = test.rename(columns=same_columns(test, wanted, data.id, hints))
         test = _one_row_an_id(test, data) if data.id in test else None
     known = None if test is None else test.index.tolist()
     if sample is None:
         ids = known if known is not None else _ids_of_files(mount, data, form)
         sample, path = made_up(ids, form, outputs), path or mount
+        if not ids:
+            print(f"WARNING: {mount}: neither tables nor images say what is asked for", flush=True)
     asked = asked_for(sample, path, form, outputs, known)
     ids = list(dict.fromkeys(asked.form.images))
     names = ids
