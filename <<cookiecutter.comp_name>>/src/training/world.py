@@ -89,7 +89,8 @@ def join(config: Config) -> tuple[World, torch.device]:
         except RuntimeError as error:  # one of them failed, was not started, or looks in another place
             first = str(error).strip().splitlines()[0][:200]
             raise UserError(
-                f"process {rank} of {size}: the others did not come ({first}); see what they say, and whether all were started with the same number and place to meet"
+                f"process {rank} of {size}: the others did not come ({first}); see what they say, and "
+                f"whether all were started with the same number and place to meet"
             ) from error
     return World(rank, size), device
 
