@@ -30,10 +30,16 @@ def tell_apart(config) -> None:
     import pandas as pd
 
     from src.artifacts import write_csv, write_json
+    from src.config import UserError
     from src.data.images import open_images
     from src.report.pictures import draw_worst
 
     store = open_images(config)
+    if len(store.test) < FOLDS:
+        raise UserError(
+            f"data.test_images: the public test set has {len(store.test)} image(s), and at least {FOLDS} are "
+            f"needed to compare them with the training images; a hidden test set cannot be compared"
+        )
     random = np.random.default_rng(config.seed)
     chosen = [sample(random, len(rows), MOST // 2) for rows in (store.train, store.test)]
     positions = np.concatenate([store.train[chosen[0]], store.test[chosen[1]]])

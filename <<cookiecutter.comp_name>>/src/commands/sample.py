@@ -8,7 +8,7 @@ import numpy as np
 
 from src.artifacts import write_csv
 from src.config import Config
-from src.data.tables import Tables, load_tables, read_table
+from src.data.tables import Tables, load_tables, read_table, read_test_table
 from src.data.targets import NO_MASK
 from src.rawfiles import image_folders, raw_tables
 from src.tasks import create_task
@@ -30,9 +30,9 @@ def copy_sample(
     known = set(tables.test[data.id].iloc[test])
     ids = {"train": set(tables.train[data.id].iloc[train]), "test": known}
     for role in paths.keys() & ids.keys():
-        table = read_table(paths[role])
+        table = read_test_table(paths[role], config) if role == "test" else read_table(paths[role])
         write_csv(raw / getattr(data, f"{role}_csv"), table[table[data.id].isin(ids[role])])
-    meant = [image in known for image in tables.form.images]
+    meant = np.array([image in known for image in tables.form.images], dtype=bool)
     write_csv(raw / data.sample_csv, tables.sample[meant])
     images = list(dict.fromkeys(tables.images["train"][i] for i in train))
     shown = dealt(images, config) if deal else images

@@ -171,7 +171,7 @@ def _check_named(asked: list[str], outputs: list[str], config: Config, path: Pat
 
 def _answers(cells: pd.Series, outputs: list[str], separator: str, config: Config) -> int:
     """How many answers the fullest cell holds where cells hold several, else 0."""
-    most = max(len(labels_of(cell, separator)) for cell in cells)
+    most = max((len(labels_of(cell, separator)) for cell in cells), default=0)  # a sample may have no rows
     if config.task.name == "retrieval":
         return max(1, most)
     if config.task.name == "multilabel":

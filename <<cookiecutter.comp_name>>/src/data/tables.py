@@ -52,7 +52,8 @@ def load_tables(config: Config) -> Tables:
 
     paths, data = raw_tables(config), config.data
     task = create_task(config)
-    whole, sample = read_table(paths["train"]), read_table(paths["sample"])
+    empty = config.kaggle.code_competition  # its test set may be hidden as a whole
+    whole, sample = read_table(paths["train"]), read_table(paths["sample"], empty)
     _check_ids(whole, data.id, paths["train"], repeated=_repeats(config))
     if data.group is not None:
         present(whole, data.group, paths["train"], key="data.group")
@@ -99,7 +100,7 @@ def _read_test(config: Config, paths: dict[str, Path]) -> pd.DataFrame | None:
     """The test table, one row an id; None where the sample lists the test rows."""
     if "test" not in paths:
         return None
-    test, repeated = read_table(paths["test"]), _repeats(config)
+    test, repeated = read_test_table(paths["test"], config), _repeats(config)
     _check_ids(test, config.data.id, paths["test"], repeated=repeated)
     return test.drop_duplicates(config.data.id).reset_index(drop=True) if repeated else test
 
@@ -110,9 +111,17 @@ def _extra(train: pd.DataFrame, test: pd.DataFrame, config: Config) -> tuple[str
     return tuple(column for column in train.columns if column in test.columns and column not in used)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV as text columns, nothing taken for a missing value; raises `UserError` for an empty or broken
-    file."""
+def read_test_table(path: Path, config: Config) -> pd.DataFrame:
+    """test.csv; of a code competition, whose test set may be hidden as a whole, even a file without a
+    header."""
+    if config.kaggle.code_competition and not path.read_bytes().strip():
+        return pd.DataFrame({config.data.id: pd.Series([], dtype=str)})
+    return read_table(path, config.kaggle.code_competition)
+
+
+def read_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+    """A CSV as text columns, nothing taken for a missing value; raises `UserError` for a broken file, and
+    unless it `may_be_empty` for one without rows."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -130,8 +139,11 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV ({str(error).strip().splitlines()[-1]})") from None
-    if len(table) == 0:
-        raise UserError(f"{path}: there are column names but no rows; is the download complete?")
+    if len(table) == 0 and not may_be_empty:
+        raise UserError(
+            f"{path}: there are column names but no rows; is the download complete? A test set that Kaggle "
+            f"hides as a whole goes with kaggle.code_competition=true"
+        )
     return table
 
 

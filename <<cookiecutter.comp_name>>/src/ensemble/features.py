@@ -83,11 +83,13 @@ def read_features(
 ) -> tuple[Features, np.ndarray, np.ndarray]:
     """The features that `stack.features` names, for these training and test rows: what they are, (N, F) and
     (T, F). Raises `UserError` for a column that one of the tables lacks."""
-    from src.data.tables import read_table
+    from src.data.tables import read_table, read_test_table
     from src.rawfiles import raw_tables
 
     names, paths = config.stack.features, raw_tables(config)
-    tables = {role: read_table(paths[role]) for role in ("train", "test") if role in paths}
+    tables = {"train": read_table(paths["train"])}
+    if "test" in paths:
+        tables["test"] = read_test_table(paths["test"], config)
     found: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for name in names:
         there = [role for role, table in tables.items() if name in table.columns]

@@ -39,7 +39,7 @@ class Asked:
         return read_folds(self.config).iloc[index].drop(columns=["stop", "group"]).reset_index(drop=True)
 
     def test_ids(self) -> pd.DataFrame:
-        return pd.DataFrame({"id": self.data.store.test_ids})
+        return pd.DataFrame({"id": pd.Series(self.data.store.test_ids, dtype=str)})
 
 
 def numbers(asked: Asked) -> dict[str, pd.DataFrame]:
@@ -125,6 +125,8 @@ def identities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, candidates) identities of queries (Q, D) and their similarity, as `top_identities` gives them, in a
     gallery (G, D) of `owners` (G,); each query on its own, whatever the settings."""
+    if not len(queries):
+        queries = gallery[:0]  # of no images a network says not even how long an embedding is
     if settings.expansion is not None:
         queries, gallery = expand(queries, gallery, settings.expansion)
     by = None if settings.rerank is None else partial(Reranked, settings=settings.rerank)

@@ -19,11 +19,11 @@ SPARE = 64 * 2**20  # bytes: the tables, and what the kernel itself puts there
 
 @dataclass(frozen=True)
 class Asked:
-    """One test image of a case: its id, the test row that its rows are copied from, and its file; bytes are
-    what stands in the file's place, None that there is none."""
+    """One test image of a case: its id, the test row that its rows are copied from (None where the public
+    test set has none), and its file; bytes are what stands in the file's place, None that there is none."""
 
     id: str
-    like: str
+    like: str | None
     file: Path
     content: bytes | bool | None = True  # True: the file's own
 
@@ -49,17 +49,21 @@ def lay_out(
 def lay_out_tables(config: Config, tables: Tables, place: Path, asked: list[Asked]) -> None:
     """sample_submission.csv and test.csv of these images: rows of the real ones under the images' ids."""
     data, form = config.data, tables.form
-    rows: dict[str, list[int]] = {}
+    rows: dict[str | None, list[int]] = {}
     for row, image in enumerate(form.images):
         rows.setdefault(image, []).append(row)
     cells = tables.sample[form.id_column].tolist()
-    chosen = [(row, one) for one in asked for row in rows[one.like]]
-    sample = tables.sample.iloc[[row for row, _ in chosen]].reset_index(drop=True)
-    sample[form.id_column] = [renamed(cells[row], form.images[row], one.id) for row, one in chosen]
+    chosen = [(row, one) for one in asked for row in rows.get(one.like, [-1])]  # -1: no row to copy
+    sample = tables.sample.reset_index(drop=True).reindex([row for row, _ in chosen], fill_value="0")
+    sample = sample.reset_index(drop=True)
+    sample[form.id_column] = [
+        one.id if row < 0 else renamed(cells[row], form.images[row], one.id) for row, one in chosen
+    ]
     write_csv(place / data.sample_csv, sample)
     if data.test_csv is None:
         return
-    test = tables.test.set_index(data.id, drop=False).loc[[one.like for one in asked]].reset_index(drop=True)
+    test = tables.test.set_index(data.id, drop=False).reindex([one.like for one in asked], fill_value="")
+    test = test.reset_index(drop=True)
     test[data.id] = [one.id for one in asked]
     if data.image is not None and data.image in test:
         test[data.image] = [file_name(one) for one in asked]

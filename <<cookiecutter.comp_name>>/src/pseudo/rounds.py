@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from src.artifacts import Step, read_json, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
@@ -47,7 +49,7 @@ def _label_recursively(config: Config, step: Step) -> None:
     task = create_task(config)
     best = read_json(run_of(config).folder / "metrics.json")
     report = [{"round": 0, "run": config.name, **_cv(best), "kept": True}]
-    for number in range(1, config.pseudo.rounds + 1):
+    for number in range(1, rounds_of(config) + 1):
         run, before = round_of(config, number), round_of(config, number - 1)
         row = {"round": number, "run": run.name} | prepare_round(run, before, task)
         if (end := why_end(row, task, run.config.pseudo.threshold)) is not None:
@@ -66,6 +68,17 @@ def _label_recursively(config: Config, step: Step) -> None:
         step.folder / "pseudo.json", {"metric": task.metric.name, "rounds": report, "best": best_run(report)}
     )
     step.done()
+
+
+def rounds_of(config: Config) -> int:
+    """`pseudo.rounds`; none where a code competition shows no test rows and no external images are named."""
+    tests = pd.read_parquet(run_of(config).folder / "test.parquet", columns=["id"])
+    if len(tests) or config.pseudo.external is not None:
+        return config.pseudo.rounds
+    print(
+        f"04 {config.name}: no rows to label, for the public test set has none; pseudo.external names others"
+    )
+    return 0
 
 
 def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:

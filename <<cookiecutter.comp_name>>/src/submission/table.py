@@ -38,7 +38,8 @@ def _write_submission(step: Step, config: Config, source: Path) -> None:
     dataset = read_json(config.root / "data" / "dataset.json")
     metrics = read_json(source / "metrics.json")
     sample_path = raw_tables(config)["sample"]
-    sample, predictions = read_table(sample_path), pd.read_parquet(source / "test.parquet")
+    sample = read_table(sample_path, config.kaggle.code_competition)
+    predictions = pd.read_parquet(source / "test.parquet")
     form = describe_sample(sample, config, dataset["outputs"], sample_path, predictions["id"].tolist())
     table = build(form, task, predictions, sample, dataset, Rule.from_json(metrics["rule"]), sample_path)
     check(form, task, table, sample, dataset, sample_path)
@@ -46,7 +47,7 @@ def _write_submission(step: Step, config: Config, source: Path) -> None:
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
         # What Kaggle will read, not what we meant; a file that fails takes the place of none.
-        written = read_table(temporary)
+        written = read_table(temporary, may_be_empty=True)
         check(form, task, written, sample, dataset, sample_path)
         if form.kind == "rle":
             sizes = zip(predictions["height"].tolist(), predictions["width"].tolist(), strict=True)

@@ -141,8 +141,9 @@ def _tables_in(folder: Path) -> list[str]:
     return [name for name in names if "solution" not in name.lower()]
 
 
-def find_tables(findings: Findings, raw: Path) -> dict[str, pd.DataFrame]:
-    """The train, test and sample tables, told by their names and read; there may be no test table."""
+def find_tables(findings: Findings, raw: Path, hidden: bool = False) -> dict[str, pd.DataFrame]:
+    """The train, test and sample tables, told by their names and read; there may be no test table. `hidden`:
+    test and sample may have no rows."""
     names = _tables_in(raw)
     patterns = {"sample": r"sample|submission", "test": r"test", "train": r"train"}
     found: dict[str, str | None] = {}
@@ -168,7 +169,8 @@ def find_tables(findings: Findings, raw: Path) -> dict[str, pd.DataFrame]:
         found[role] = findings.settle(
             f"data.{role}_csv", found[role], why, doubt, lambda name: name is None or (raw / name).is_file()
         )
-    tables = {role: read_table(raw / name) for role, name in found.items() if name is not None}
+    there = {role: raw / name for role, name in found.items() if name is not None}
+    tables = {role: read_table(path, hidden and role != "train") for role, path in there.items()}
     for role, table in tables.items():
         findings.note(f"{role} rows", f"{len(table):,}", f"columns {some(table.columns, 8)}")
     return tables

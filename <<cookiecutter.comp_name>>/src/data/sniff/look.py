@@ -40,7 +40,7 @@ def look(config: Config, chosen: dict[str, Any]) -> Findings:
     findings = Findings(chosen)
     raw = find_raw(findings, config.root, config.data.raw)
     files = Files.below(raw)
-    tables = find_tables(findings, raw)
+    tables = find_tables(findings, raw, config.kaggle.code_competition)
     train = tables["train"]
     key = find_id(findings, tables, files)
     image = find_image(findings, train, files, key)

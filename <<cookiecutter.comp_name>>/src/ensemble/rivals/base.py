@@ -97,7 +97,7 @@ def predict(fitted: Fitted, level: Level, rows: np.ndarray) -> np.ndarray:
         part = rows[start : start + step]
         extra = None if level.extra is None else level.extra[part]
         parts.append(fitted.apply(rows_of(level.oof, part), extra).astype(np.float32))
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty((0, level.oof.shape[2]), np.float32)
 
 
 def _numbers_a_row(level: Level) -> int:
