@@ -41,7 +41,7 @@ def image() -> Path:
         pytest.skip(
             f"Kaggle's versions were not tried: that takes {SPACE >> 30} GB of disk, {free >> 30} are free"
         )
-    processes.run([sys.executable, "-m", "venv", "--without-pip", str(IMAGE)], check=True)
+    make_environment()
     install = [sys.executable, "-m", "uv", "pip", "install", "--python", str(python), "-r", str(LOCK)]
     done = processes.run(install)
     if done.returncode:
@@ -56,6 +56,17 @@ def image() -> Path:
         pytest.fail(done.stderr)
     ready.write_text(wanted)
     return python
+
+
+def make_environment() -> None:
+    """An empty environment of a Python that Kaggle's versions have wheels for; skips where there is none."""
+    if sys.version_info < (3, 13):
+        processes.run([sys.executable, "-m", "venv", "--without-pip", IMAGE], check=True)
+        return
+    done = processes.run([sys.executable, "-m", "uv", "venv", "--python", ">=3.11,<3.13", IMAGE])
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1].strip()
+        pytest.skip(f"Kaggle's versions were not tried: they need Python 3.12 or 3.11 ({last})")
 
 
 def run(*command: object, cwd: Path = ROOT) -> str:
