@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHOW = "TRACEBACK"
 PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # whose versions a report names
 MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's own, and torch's for a GPU
+TORCH = "Original Traceback (most recent call last):"  # of a loader's process, before what happened there
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOST = 141  # as a shell has it for a process that wrote to a closed pipe
 
@@ -67,7 +68,9 @@ def say(line: str) -> None:
 
 def report(error: BaseException) -> int:
     """Say an unforeseen error in one sentence, write its traceback to a file, and give the exit status."""
-    what = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    lines = str(error).strip().splitlines() or [""]
+    told = lines[0] if TORCH not in lines else lines[-1]
+    what = f"{type(error).__name__}: {told[:300]}"
     if type(error).__name__ in MEMORY:
         return fail(
             f"memory ran out ({what}); lower train.batch_size, data.image_size, runtime.jobs or "

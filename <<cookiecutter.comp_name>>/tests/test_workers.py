@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 import src.data.transfer
 import src.data.workers
+import src.entry
 from src.config import UserError
 from src.data.transfer import by_value, came_by_value, received, send
 from src.data.workers import Watchdog, create_loader
@@ -80,6 +81,32 @@ def test_outside_of_a_worker_nothing_is_sent(no_shared_memory):
 )
 def test_by_value_keeps_values_and_memory_layout(tensor):
     assert_same([tensor], received([by_value(tensor)]))
+
+
+class Broken(Dataset):
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sentence_from_a_process_is_that_sentence(workers):
+    loader = create_loader(
+        Broken(UserError("train/a.png: it is cut off")), range(6), workers, pin_memory=False
+    )
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    assert str(caught.value) == "train/a.png: it is cut off"
+
+
+def test_an_error_of_ours_in_a_process_is_said_with_what_happened(tmp_path, monkeypatch, capsys):
+    """Torch says first where it was caught, and the traceback."""
+    monkeypatch.setattr(src.entry, "PROJECT", tmp_path)
+    with pytest.raises(SystemExit), src.entry.plain_errors():
+        list(create_loader(Broken(ValueError("seven is not six")), range(6), workers=1, pin_memory=False))
+    assert "seven is not six" in capsys.readouterr().err.splitlines()[0]
 
 
 class Stuck(Dataset):

@@ -70,6 +70,8 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
             if came_by_value(batch):
                 _say_by_value(len(workers))
             yield received(batch)
+    except UserError as error:  # torch has put the process's traceback before what it says
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
     except (RuntimeError, OSError, EOFError) as error:
         for worker in workers:
             worker.join(timeout=0.1)  # it may be dying
