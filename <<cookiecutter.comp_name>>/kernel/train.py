@@ -128,7 +128,8 @@ def read_folds(project: Path) -> bytes:
 def run_stage(project: Path, stage: str, left: float) -> bool:
     """Whether the stage came to its end in the time left; its failure ends this session as failed."""
     command = [sys.executable, stage, "--config", f"configs/{JOB['name']}.yaml", *JOB["overrides"]]
-    process = subprocess.Popen(command, cwd=project, start_new_session=True)
+    environment = {**os.environ, "TRACEBACK": "1"}  # the session's log is all that is kept of an error
+    process = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True)
     try:
         code = process.wait(timeout=max(0.0, left))
     except subprocess.TimeoutExpired:

@@ -18,7 +18,7 @@ DROPPED = (
     *("LC_*", "LANG", "LANGUAGE", "XDG_*", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS"),
     *("RANK", "LOCAL_*", "WORLD_SIZE", "MASTER_*", "GROUP_*", "ROLE_*", "TORCHELASTIC_*"),
     *("ARGS", "EXP", "TRY", "KEYS", "NAME", "MINUTES", "GPUS", "LAUNCHER", "PUBLIC", "PRIVATE", "SUBMIT"),
-    *("PY", "READY", "CACHED"),
+    *("PY", "READY", "CACHED", "TRACEBACK"),
 )
 FIXED = {
     "LC_ALL": "C",

@@ -180,6 +180,17 @@ FAULTS = {
         {"stages": {**STAGES, "02_train.py": "raise SystemExit('out of memory')"}},
         ["out of memory", "02_train.py failed with exit status 1"],
     ),
+    "an error of the program itself": (
+        {
+            "stages": {
+                **STAGES,
+                "src/config.py": "class UserError(Exception):\n    pass\n",
+                "src/entry.py": (ROOT / "src/entry.py").read_text(encoding="utf-8"),
+                "02_train.py": "from src.entry import plain_errors\nwith plain_errors():\n    1 / 0\n",
+            }
+        },
+        ["Traceback (most recent call last)", "ZeroDivisionError", "02_train.py failed with exit status 1"],
+    ),
     "other folds": (
         {"stages": {**STAGES, "01_folds.py": "open('data/folds.csv', 'a').write('x')"}},
         ["stage 01 decided other folds here than at home"],
