@@ -142,7 +142,7 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path, capsys, monkeypatch)
     assert capsys.readouterr().out.count(str(tmp_path)) == 1
 
 
-def test_a_fold_is_trained_once(prepared, monkeypatch):
+def test_a_fold_is_trained_once(prepared, monkeypatch, capfd):
     config = load_config(prepared / "configs/baseline.yaml", ["fold=0", "runtime.device=cpu"])
     run, trained = run_of(config), prepared / "trained"
 
@@ -159,6 +159,9 @@ def test_a_fold_is_trained_once(prepared, monkeypatch):
     monkeypatch.setattr(src.training.launch, "draw_run", lambda _: None)
     assert both(src.training.launch.train_run, (run, (0,)), (run, (0,))) == [0, 0]
     assert trained.read_text() == "once "
+    said = capfd.readouterr().out
+    assert "fold 0: up to date" in said
+    assert "changed by hand" not in said
     assert train_step(run, 0).fresh()
 
 

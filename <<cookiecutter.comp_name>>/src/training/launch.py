@@ -38,10 +38,13 @@ def train_run(run: Run, folds: tuple[int, ...]) -> None:
 
 def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
     for step in steps.values():
-        if step.why():
+        if step.fresh():  # another process has trained it meanwhile
+            print(step.up_to_date_line())
+        elif step.why():
             print(f"{step.title}: {'; '.join(step.why())}")
-    todo = [fold for fold, step in steps.items() if step.begin()]  # not one of earlier settings set aside
-    if not todo:  # nor one that another process has trained meanwhile
+    # those of these settings may have been set aside, and come back
+    todo = [fold for fold, step in steps.items() if step.begin()]
+    if not todo:
         return
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     prepare(run.config)
