@@ -10,10 +10,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import BASELINE, call_stage, write_config
 from digits import write_competition
+from PIL import Image
 from six_stages import COMPETITIONS, text
+
+from src.maps import unpack
 
 ROW = 4  # the row that goes wrong, counted from 0; row 6 of the file, its image 40 wide and 24 high
 
@@ -123,6 +127,37 @@ def test_mask_files_without_a_mask_among_them(spoiled):
     for path in (project.raw / "train_masks").iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path), -1) * (cv2.imread(str(path), -1) == 1))
     assert project.refusal() == "class 'loop' is empty in every mask; is data.train_masks right?"
+
+
+def stored_under(project: Project, orientation: int, undo: Image.Transpose) -> np.ndarray:
+    """Turn the wrong row's image and mask so that EXIF, in the image alone, shows the image as it was; gives
+    the mask as it was."""
+    path, exif = project.raw / "train_images" / f"{project.name}.png", Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).transpose(undo).save(path, exif=exif)
+    path = project.raw / "train_masks" / f"{project.name}.png"
+    mask = np.asarray(Image.open(path))
+    Image.open(path).transpose(undo).save(path)
+    return mask
+
+
+def test_a_mask_of_an_image_that_exif_turns_lies_on_it_or_is_asked_about(spoiled):
+    project = spoiled("masks")
+    mask = stored_under(project, 6, Image.Transpose.ROTATE_90)
+    assert project.folds().returncode == 0
+    table = pd.read_parquet(next(project.root.glob("data/cache/*/masks.parquet")))
+    row = table[table["id"] == project.name].iloc[0]
+    for value, name in enumerate(table.columns[1:3], start=1):
+        assert (unpack(row[name]) > 0).tolist() == (mask == value).tolist()
+
+
+def test_a_mask_that_fits_its_turned_image_both_ways_is_named(spoiled):
+    project = spoiled("masks")
+    stored_under(project, 3, Image.Transpose.ROTATE_180)
+    said = project.refusal()
+    assert said.startswith(mask_file(project))
+    assert "data.mask_exif" in said
+    assert project.folds("data.mask_exif=stored").returncode == 0
 
 
 # --- run lengths --------------------------------------------------------------------------------------------
