@@ -94,6 +94,12 @@ def line_of(path: Path, row: int) -> int:
     return row + 2
 
 
+def column_names(path: Path) -> list[str]:
+    """The names in the first line of a CSV file, as they stand there: pandas would rename the second of two
+    that are the same."""
+    return next(_lines(path), (0, []))[1]
+
+
 def line_with(path: Path, column: str, value: str, row: int) -> int:
     """The line of the first row whose `column` is `value`, or begins so, as the id of a pair does: of a table
     that was made from several rows an id, in which this id has number `row`."""

@@ -398,7 +398,7 @@ def test_a_missing_image_with_an_extension_is_not_given_a_second_one(tmp_path):
     with pytest.raises(
         UserError, match=r"row 2: no image for `id` 'b\.jpg' .*a file such as b\.jpg should be there"
     ):
-        images_of(tmp_path, ["b.png"], ["b.jpg"])
+        images_of(tmp_path, ["c.png"], ["b.jpg"])
 
 
 def test_an_image_column_that_is_not_there_is_named(project):
@@ -785,3 +785,12 @@ def test_a_file_whose_name_is_nearly_that_of_a_row_is_named(tmp_path, name, file
         find_images(pd.DataFrame({"id": [name]}), tmp_path / "images", "id", None, tmp_path / "train.csv")
     assert (f"{file} is there, but" in str(error.value)) == (why is not None)
     assert (why or "should be there") in str(error.value)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("id,label,label\na,1,2\n")
+    with pytest.raises(UserError, match=r"train\.csv: the column 'label' is there twice"):
+        read_table(path)
+    path.write_text("id,,,label.1,label\na,,,1,2\n")  # no name is none twice, and pandas' own is a name
+    assert len(read_table(path)) == 1

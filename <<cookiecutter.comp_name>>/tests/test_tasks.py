@@ -186,6 +186,15 @@ def test_a_class_called_as_a_column_of_the_prediction_tables_is_refused_before_t
     )
 
 
+@pytest.mark.parametrize("task", [MULTICLASS, BINARY], ids=lambda task: task.name)
+def test_a_class_that_is_one_number_in_two_spellings_is_refused(task):
+    said = refusal(task, column(["1", "0", "1", "1.0"]))
+    assert "1.0" in said
+    assert task is BINARY or "row 5: the class is '1.0', in row 2 it is '1'" in said
+    for good in (["1", "01", "1"], ["1.0", "2.0"], ["1.5", "1"]):  # an id such as 01 is not 1
+        task.check_targets(column(good), Path("train.csv"))
+
+
 @pytest.mark.parametrize("task", [MULTILABEL, REGRESSION], ids=lambda task: task.name)
 @pytest.mark.parametrize("name", [*OUR_COLUMNS, "target.cat"])
 def test_one_of_several_targets_called_so_is_refused_too(task, name):

@@ -22,7 +22,7 @@ class ClassTargets:
     n_classes: int
     soft: np.ndarray
 
-    ndim = 2
+    ndim, dtype = 2, np.dtype(np.float32)
 
     @classmethod
     def of(cls, codes: np.ndarray, n_classes: int) -> ClassTargets:

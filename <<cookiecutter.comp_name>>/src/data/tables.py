@@ -16,7 +16,7 @@ from src.config import Config, UserError
 from src.data.masks import mask_classes
 from src.data.sample import SampleForm, describe_sample
 from src.data.targets import filled, present, read_targets, target_columns
-from src.rawfiles import image_folders, line_of, line_with, raw_tables
+from src.rawfiles import column_names, image_folders, line_of, line_with, raw_tables
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm", ".dicom")
 
@@ -144,7 +144,17 @@ def read_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
             f"{path}: there are column names but no rows; is the download complete? A test set that Kaggle "
             f"hides as a whole goes with kaggle.code_competition=true"
         )
+    _check_once(column_names(path), path)
     return table
+
+
+def _check_once(names: list[str], path: Path) -> None:
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{path}: the column {twice!r} is there twice; rename or drop one in a copy of the file, and "
+            f"name the copy in the config, such as in data.train_csv"
+        )
 
 
 def find_images(

@@ -192,13 +192,34 @@ def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
             )
 
 
+def _number(label: str) -> float | None:
+    """The label as a number, where it is one."""
+    try:
+        return float(label)
+    except ValueError:
+        return None
+
+
 def is_ours(name: str) -> bool:
     """Whether a column of the prediction tables is called so, beside which no output can be."""
     return name in OUR_COLUMNS or name.startswith(PREFIX)
 
 
 def check_classes(labels: pd.Series, path: Path) -> None:
-    """Raise `UserError` for the first row whose class is called as one of our own columns is."""
+    """Raise `UserError` for the first row whose class is called as one of our own columns is, or is a number
+    that other rows write otherwise."""
+    numbers: dict[float, str] = {}
+    for label in labels.unique():
+        number = _number(label)
+        other = label if number is None else numbers.setdefault(number, label)
+        if ("." in label) != ("." in other):
+            first, second = (
+                line_of(path, int((labels == one).to_numpy().argmax())) for one in (other, label)
+            )
+            raise UserError(
+                f"{path}, row {second}: the class is {label!r}, in row {first} it is {other!r}, the same "
+                f"number; write it in one way in a copy of the file, and name the copy in data.train_csv"
+            )
     taken = labels.map(is_ours).to_numpy(dtype=bool)
     if taken.any():
         row = int(taken.argmax())
