@@ -398,6 +398,7 @@ FILES = {
     "tests/test_geometry.py",
     "tests/test_hamming.py",
     "tests/test_heads.py",
+    "tests/test_hidden_test_set.py",
     "tests/test_hill_climbing.py",
     "tests/test_ibn.py",
     "tests/test_identities.py",
