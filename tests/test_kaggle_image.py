@@ -118,6 +118,16 @@ def test_a_kernel_says_the_same_under_kaggles_versions(asked, task):
     assert apart(task, found, stored) < (1e-2 if task == "binary" else 1e-3)
 
 
+def test_the_list_of_backbones_that_kaggles_timm_lacks_is_whole(image):
+    script = ROOT / "requirements" / "kaggle_timm.py"
+    made = run(
+        sys.executable,
+        "-c",
+        f"import runpy; print(runpy.run_path({str(script)!r})['lacking']({str(image)!r}))",
+    )
+    assert made.strip() == (ROOT / PROJECT / "requirements" / "kaggle-timm.txt").read_text().strip()
+
+
 def test_every_second_level_is_read_under_kaggles_versions(asked):
     rivals = sorted(asked.glob("stack by *"))
     assert {"stack by lightgbm", "stack by mlp", "stack by mean"} <= {path.name for path in rivals}

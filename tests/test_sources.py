@@ -110,6 +110,14 @@ def test_the_locks_hold_every_pin_and_agree():
         assert locked[name] == locked_dev[name], name
 
 
+def test_the_list_of_new_backbones_is_of_the_versions_in_the_locks():
+    """Renewed by `python requirements/kaggle_timm.py`; tests/test_kaggle_image.py compares the names."""
+    project = ROOT / PROJECT / "requirements"
+    head = text_of(project / "kaggle-timm.txt").splitlines()[0]
+    new, old = re.search(r"timm ([\d.]+) that timm ([\d.]+)", head).groups()
+    assert ({new}, {old}) == (pins(project / "lock.txt")["timm"], pins(project / "kaggle.lock")["timm"])
+
+
 def test_no_pin_is_a_build_of_one_machine():
     """`2.15.0+cpu` is on no registry."""
     project = ROOT / PROJECT / "requirements"

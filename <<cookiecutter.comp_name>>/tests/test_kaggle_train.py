@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 from kaggle_server import Competition, plain
 
-from src.config import UserError
+from src.config import Config, UserError
 from src.configfile import load_config
-from src.kaggle.training import stage_code
+from src.kaggle.training import job_of, stage_code
 from src.submission.manifest import write_manifest
 
 pytest_plugins = ["kaggle_server.desk"]
@@ -133,6 +133,17 @@ def test_the_models_of_every_teacher_travel_with_the_code_and_one_that_is_not_tr
 
 
 # --- the script alone ---
+
+
+def test_a_backbone_that_kaggles_image_lacks_is_not_trained_there():
+    config = Config(competition={"slug": "digits"}, model={"backbone": "lcnetv2_small"})
+    with pytest.raises(UserError, match="lcnetv2_small"):
+        job_of(config)
+
+
+def test_a_session_knows_that_the_test_set_may_be_empty():
+    config = Config(competition={"slug": "digits"}, kaggle={"code_competition": True, "hours": 5})
+    assert job_of(config)["config"]["kaggle"] == {"code_competition": True}
 
 
 @pytest.fixture

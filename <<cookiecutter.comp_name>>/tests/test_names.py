@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from src.config import UserError
-from src.models.names import check_backbone, known_backbones
+from src.models.names import check_backbone, known_backbones, unknown_on_kaggle
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,28 @@ def test_the_names_read_from_timms_source_are_those_that_timm_lists():
     import timm
 
     assert set(timm.list_models()) == set(known_backbones())
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("resnet18", True),
+        ("test_resnet.r160_in1k", True),
+        ("resnet50.a1_in1k", True),
+        ("lcnetv2_small", False),
+        ("lcnetv2_small.some_tag", False),
+        ("resnet50.bamboo", False),  # a network that is there, under a tag that is not
+    ],
+)
+def test_a_backbone_that_kaggles_timm_lacks_is_named_beside_one_that_it_has(name, known):
+    why = unknown_on_kaggle(name)
+    assert (why is None) is known
+    if why is not None:
+        assert name in why
+        near = why.rpartition("such as ")[2].split(", ")
+        assert near
+        assert all(other in known_backbones() and unknown_on_kaggle(other) is None for other in near)
+
+
+def test_without_a_list_nothing_is_known_of_kaggles_timm(tmp_path):
+    assert unknown_on_kaggle("lcnetv2_small", tmp_path / "none.txt") is None

@@ -32,6 +32,7 @@ from src.kaggle.names import code_ref, competition, train_ref
 from src.kaggle.receipts import read_receipt, write_receipt
 from src.kaggle.scan import copy_code, refuse_secret_settings
 from src.locks import alone
+from src.models.names import unknown_on_kaggle
 from src.steps import Run, train_step
 from src.submission.manifest import write_manifest
 
@@ -80,9 +81,11 @@ def train_in_sessions(config: Config, force: bool) -> None:
 
 def job_of(config: Config) -> dict[str, Any]:
     """What is to be trained: the resolved config, without what belongs to this machine alone."""
+    if (why := unknown_on_kaggle(config.model.backbone)) is not None:
+        raise UserError(why)
     settings = config.settings()
-    for key in ("runtime", "kaggle"):
-        del settings[key]
+    del settings["runtime"]
+    settings["kaggle"] = {"code_competition": config.kaggle.code_competition}  # whose test set may be empty
     settings["data"]["raw"] = "data/raw"
     folds = config.selected_folds
     return {

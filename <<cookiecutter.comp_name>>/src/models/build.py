@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -113,6 +114,11 @@ def _probe(backbone: nn.Module, architecture: Architecture, look: Callable[[torc
 
 
 def _why(architecture: Architecture, error: Exception) -> str:
+    if _first_line(error).startswith(("Unknown model", "Invalid pretrained tag")):
+        return (
+            f"model.backbone: timm {timm.__version__} does not know {architecture.backbone}; choose "
+            f"another, or install the version of timm that it was trained with"
+        )
     return (
         f"model.backbone: {architecture.backbone} cannot be built for {architecture.image_size} px "
         f"({_first_line(error)}); try another data.image_size, such as 224"

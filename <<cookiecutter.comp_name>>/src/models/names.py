@@ -1,4 +1,4 @@
-"""Which backbones timm knows, without the seconds that importing timm takes."""
+"""Which backbones timm knows, here and in Kaggle's image, without the seconds that importing timm takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.config import UserError
 
+NEWER = Path(__file__).resolve().parents[2] / "requirements" / "kaggle-timm.txt"
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)\s*\(", re.MULTILINE)
 
 
@@ -33,3 +34,20 @@ def check_backbone(name: str) -> None:
         near = difflib.get_close_matches(architecture, known_backbones(), n=4, cutoff=0.5)
         hint = f"near names are {', '.join(near)}" if near else "a good one is resnet18"
         raise UserError(f"model.backbone: timm knows no {name!r}; {hint}")
+
+
+def unknown_on_kaggle(name: str, newer: Path = NEWER) -> str | None:
+    """Why no kernel can build this backbone, in a sentence that names others; None where one can. `newer`
+    lists what the timm here knows beyond that of Kaggle's image."""
+    if not newer.is_file():
+        return None
+    head, *lacking = newer.read_text(encoding="utf-8").splitlines()
+    architecture = name.partition(".")[0]
+    if not {name, architecture} & set(lacking):
+        return None
+    near = difflib.get_close_matches(architecture, known_backbones() - set(lacking), n=3, cutoff=0.4)
+    version = re.search(r"timm ([\d.]+) of Kaggle", head)
+    return (
+        f"model.backbone: no kernel can build {name}, for timm {version[1] if version else ''} of Kaggle's "
+        f"image does not know it; choose another, such as {', '.join(near or ['resnet18'])}"
+    )

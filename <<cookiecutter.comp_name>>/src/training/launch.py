@@ -11,6 +11,7 @@ import torch
 from src.artifacts import Step, write_yaml
 from src.data.loaders import create_epochs, load_fold, training_rows
 from src.locks import alone
+from src.models.names import unknown_on_kaggle
 from src.progress import Progress
 from src.steps import Run, train_step
 from src.tasks import create_task
@@ -46,6 +47,7 @@ def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
     todo = [fold for fold, step in steps.items() if step.begin()]
     if not todo:
         return
+    warn_of_image(run)
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     prepare(run.config)
     jobs = [(run, fold, steps[fold]) for fold in todo]
@@ -66,6 +68,7 @@ def _train_by_all(run: Run, steps: dict[int, Step], world: World, device: torch.
     todo: list[int] = []
     if world.first:
         todo = [fold for fold, step in steps.items() if step.begin()]
+        warn_of_image(run)
         write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
     todo = world.gather(todo)[0]
     limit_torch(run.config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -83,6 +86,13 @@ def _train_by_all(run: Run, steps: dict[int, Step], world: World, device: torch.
             world.gather(None)  # finished, by all
     if world.first:
         draw_run(run)
+
+
+def warn_of_image(run: Run) -> None:
+    """Say before a night is spent on it that no kernel of a code competition could build the backbone."""
+    why = unknown_on_kaggle(run.config.model.backbone) if run.config.kaggle.code_competition else None
+    if why is not None:
+        print(f"warning: {why}; `make bundle` will refuse this run")
 
 
 def draw_run(run: Run) -> None:
