@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
+BEGAN = time.monotonic()
 INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
 WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
 
@@ -23,7 +25,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from src.kernel.run import run
 
-    run(bundle, find_competition(manifest["competition"]), WORKING)
+    run(bundle, find_competition(manifest["competition"]), WORKING, BEGAN)
 
 
 def find_bundle() -> tuple[Path, dict]:

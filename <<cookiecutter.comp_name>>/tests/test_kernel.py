@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from conftest import ROOT, forget_the_listings
 from rehearsals import run_in_process, small_cases
 
 from src.artifacts import read_json, write_json
+from src.config import Config, UserError
 from src.configfile import load_config
 from src.ensemble.apply import apply_stack
 from src.inference.oof import predict_run
@@ -33,7 +35,7 @@ from src.kernel.run import predict_competition
 from src.models.weights import load_model
 from src.steps import run_of, stack_step, submission_source, submit_step
 from src.submission.table import write_submission
-from src.training.launch import train_run
+from src.training.launch import train_run, warn_of_image
 
 SETTINGS = (
     "submit.source=run:baseline",
@@ -205,39 +207,79 @@ def test_a_test_set_of_a_hundred_times_the_size_is_held_piece_by_piece(classes, 
     others: list[int] = []
     read = run.read_images
 
-    def watched(files, data, seen):
+    def watched(files, data, seen, tick):
         others.append(sum(store() is not None for store in stores))
-        made = read(files, data, seen)
+        made = read(files, data, seen, tick)
         stores.append(weakref.ref(made[0]))
         assert len(made[0].pixels) <= 100
         return made
 
-    def idle(members, stores, *_):
+    def idle(members, stores, *_, **__):
         return [np.full((len(stores[0][0].test), 10), 0.1, np.float32) for _ in members]
 
     monkeypatch.setattr(run, "PIECE", 100)
     monkeypatch.setattr(run, "read_images", watched)
     monkeypatch.setattr(run, "ask_all", idle)
     assert len(kernel(bundle, mount, tmp_path)) == len(names) == 2400
-    assert others == [0] * 24
+    assert others == [0] * len(others)
+    assert len(others) > 24
 
 
-def test_where_the_time_runs_out_the_guard_leaves_out_views_and_folds(classes, tmp_path, monkeypatch, capsys):
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def kernel_by_the_clock(config, bundle: Path, tmp_path: Path, monkeypatch, hours: float) -> tuple:
+    """The kernel where a look at an image takes a second, one image a batch: what it wrote, and the plans."""
     from src.kernel import run
 
-    config, bundle = classes
     short = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     about = read_json(short / "competition.json")
-    write_json(short / "competition.json", about | {"hours": (run.SPARE + 1e-3) / 3600})
-    monkeypatch.setattr(run, "PIECE", 8)
-    asked: list[Plan] = []
-    ask_all = run.ask_all
-    monkeypatch.setattr(run, "ask_all", lambda *args: asked.append(args[2]) or ask_all(*args))
+    about["members"][0]["config"]["inference"]["batch_size"] = 1
+    write_json(short / "competition.json", about | {"hours": hours})
+    clock, plans, ask = Clock(), [], members.Member.ask
+
+    def slow(self, fold, store, sizes, plan, device, replay, report):
+        def batch(rows: int) -> None:
+            clock.now += self.views if plan.all_views else 1
+            report(rows)
+
+        plans.append(plan)
+        return ask(self, fold, store, sizes, plan, device, replay, batch)
+
+    monkeypatch.setattr(run, "Guard", lambda seconds, loads: Guard(seconds, loads, clock))
+    monkeypatch.setattr(members.Member, "ask", slow)
     table = kernel(short, config.root / "data/raw", tmp_path)
-    assert asked == [PLANS[0], PLANS[-1], PLANS[-1]]
-    assert "going on with one view, one fold" in capsys.readouterr().out
+    assert clock.now <= 3600 * hours - run.SPARE
+    return table, plans
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(200, PLANS[0]), (80, PLANS[1]), (60, PLANS[2])])
+def test_where_the_time_runs_out_the_guard_leaves_out_views_and_folds(
+    classes, tmp_path, monkeypatch, seconds, last
+):
+    """24 images of two folds and two views: 96 seconds for all, 48 with one view, 24 with one fold too."""
+    config, bundle = classes
+    hours = (120 + seconds) / 3600
+    table, plans = kernel_by_the_clock(config, bundle, tmp_path, monkeypatch, hours)
+    assert plans[0] == PLANS[0]
+    assert plans[-1] == last
     assert table["id"].tolist() == pd.read_csv(config.root / "data/raw/test.csv", dtype=str)["id"].tolist()
-    assert table["label"].nunique() > 1
+
+
+def test_images_that_the_time_does_not_suffice_for_hold_the_prior(bundled, tmp_path, monkeypatch, capsys):
+    config, bundle = bundled
+    whole = kernel(bundle, config.root / "data/raw", tmp_path)
+    table, _ = kernel_by_the_clock(config, bundle, tmp_path, monkeypatch, (120 + 25) / 3600)
+    late = int(re.search(r"OUT OF TIME: (\d+) of 24 images", capsys.readouterr().out)[1])
+    assert 0 < late < 24
+    assert table.iloc[:, 0].tolist() == whole.iloc[:, 0].tolist()
+    rows = late * len(table) // 24  # of the last images
+    assert (table.iloc[-rows:, 1:].nunique() == 1).all()
 
 
 def test_two_gpus_share_the_models(classes, monkeypatch):
@@ -246,7 +288,7 @@ def test_two_gpus_share_the_models(classes, monkeypatch):
     monkeypatch.setattr(members, "load_model", lambda path, device: Placed(device))
     asked = []
 
-    def ask(self, fold, store, sizes, plan, device, replay):
+    def ask(self, fold, store, sizes, plan, device, replay, report):
         asked.append((fold, device, threading.get_ident()))
         together.wait(30)  # both are at work at the same time
         return np.full((3, 10), fold, np.float32)
@@ -428,6 +470,42 @@ def test_an_average_of_ranks_is_refused(classes):
         page.write_text(text)
 
 
+def test_a_backbone_that_kaggles_image_lacks_is_refused(classes):
+    config, _ = classes
+    page = config.root / "runs/baseline/config.yaml"
+    text = page.read_text()
+    page.write_text(text.replace("backbone: test_resnet", "backbone: lcnetv2_small"))
+    try:
+        with pytest.raises(UserError, match=r"runs/baseline/config\.yaml: .*lcnetv2_small"):
+            build_bundle(config, config.root / "kaggle" / "other")
+    finally:
+        page.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "code", "warned"),
+    [("lcnetv2_small", True, True), ("lcnetv2_small", False, False), ("resnet18", True, False)],
+)
+def test_stage_02_warns_of_such_a_backbone(capsys, backbone, code, warned):
+    config = Config(model={"backbone": backbone}, kaggle={"code_competition": code})
+    warn_of_image(run_of(config))
+    assert (backbone in capsys.readouterr().out) is warned
+
+
+def test_a_backbone_that_timm_does_not_know_is_no_broken_file(classes, tmp_path):
+    """What a kernel says whose timm is older than the one that trained its models."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = classes[1] / "members/baseline-fold0.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["architecture"])
+    made = {"architecture": json.dumps(about | {"backbone": "resnet_of_tomorrow"})}
+    save_file(load_file(path), tmp_path / "a.safetensors", metadata=made)
+    with pytest.raises(UserError, match=r"a\.safetensors: .*timm [\d.]+ does not know resnet_of_tomorrow"):
+        members.open_model(tmp_path, "a.safetensors", torch.device("cpu"))
+
+
 def test_the_notebook_is_the_script(tmp_path):
     write_notebook(ROOT / "kernel/infer.py", tmp_path / "infer.ipynb")
     page = json.loads((tmp_path / "infer.ipynb").read_text())
@@ -469,45 +547,3 @@ def test_a_foreign_manifest_does_not_hide_ours(tmp_path, script, foreign):
     look = found["find_bundle"] if script == "infer" else found["find_code"]
     look.__globals__["INPUT"] = tmp_path
     assert (look()[0] if script == "infer" else look("1")) == mine
-
-
-# --- the time -----------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_fast_machine_uses_everything():
-    clock = Clock()
-    guard = Guard(1000, folds=5, views=4, clock=clock)
-    clock.now = 10
-    guard.saw(100, 10)
-    assert guard.next(800) == Plan()
-
-
-@pytest.mark.parametrize(
-    ("left", "plan"), [(8000, PLANS[0]), (30_000, PLANS[1]), (50_000, PLANS[2]), (10**6, PLANS[-1])]
-)
-def test_views_go_first_and_then_folds_so_that_every_image_is_seen(left, plan):
-    clock = Clock()
-    guard = Guard(1000, folds=5, views=4, clock=clock)
-    guard.saw(100, 10)  # 5 ms a look
-    assert guard.next(left) == plan
-    if plan != PLANS[-1]:
-        assert left * 0.005 * plan.cost(5, 4) <= 900
-        earlier = PLANS[: PLANS.index(plan)]
-        assert all(left * 0.005 * other.cost(5, 4) > 900 for other in earlier)
-
-
-def test_what_was_left_out_does_not_come_back():
-    clock = Clock()
-    guard = Guard(1000, folds=5, views=4, clock=clock)
-    guard.saw(100, 10)
-    guard.next(30_000)
-    guard.saw(100, 0.01)
-    assert guard.next(10) == PLANS[1]

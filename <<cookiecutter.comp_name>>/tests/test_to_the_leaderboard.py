@@ -75,8 +75,8 @@ def test_a_trained_run_reaches_the_leaderboard(config, tmp_path, monkeypatch):
     receipt = read_json(root / "kaggle/receipts/rehearsal.json")
     assert receipt["cases"] == dict.fromkeys(CASES, "good")
     assert (receipt["bundle_hash"], receipt["passed"]) == (whole, True)
-    assert "images fit into 9 h" in said[rehearse]
-    assert "a hidden test of 24 images: " in said[rehearse]
+    assert " of 9 h: an image takes " in said[rehearse]
+    assert "a hidden test of 24 images" in said[rehearse]
 
     kernel = server.store.kernels["quickfox/digits-infer"]
     assert kernel.saved["text"] == (ROOT / "kernel/infer.py").read_text()

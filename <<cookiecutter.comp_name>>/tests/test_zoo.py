@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from src.artifacts import read_json, write_json
 from src.config import UserError
 from src.kernel import rehearse, verdict
+from src.kernel.image import PYTHON
 from src.kernel.sandbox import namespaces
 from src.models.architecture import Architecture
 from src.models.build import create_model
@@ -335,6 +337,22 @@ def test_a_broken_bundle_is_caught_and_its_cause_is_named(spoiled, monkeypatch, 
     monkeypatch.setattr(rehearse, "run_kernel", run_in_process)
     (wrong,) = [case.wrong for case in rehearse.rehearse(spoiled, ROOT)]
     assert cause in (wrong or "")
+
+
+def test_what_fails_under_the_versions_of_kaggles_image_alone_is_caught(spoiled, tmp_path, monkeypatch):
+    """Where they are installed a fold is replayed under them too."""
+    project = Path(shutil.copytree(ROOT / "kernel", tmp_path / "project/kernel")).parent
+    python = project / PYTHON
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nOLD=1 exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    text = (project / "kernel/infer.py").read_text()
+    change = 'if os.environ.get("OLD"):\n    sys.exit("torch has no such function")\n'
+    (project / "kernel/infer.py").write_text(text.replace("BEGAN = ", change + "BEGAN = "))
+    small_cases(monkeypatch, "empty")
+    empty, versions = rehearse.rehearse(spoiled, project)
+    assert (empty.name, empty.wrong, versions.name) == ("empty", None, "versions")
+    assert "torch has no such function" in versions.wrong
 
 
 def test_a_bundle_that_lacks_a_file_is_not_even_played(spoiled):

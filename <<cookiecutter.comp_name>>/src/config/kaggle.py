@@ -56,6 +56,9 @@ class Kaggle(Section):
     machine_shape: Shape = "NvidiaTeslaT4"  # T4 x2, which every account has
     internet: bool = False  # a code competition takes no kernel that had any
     hours: Session = 9.0  # a submission's run may take this long: see the competition's code requirements
+    network_speedup: Annotated[float, Field(gt=0)] = (
+        1.0  # times as fast there as here: for a rehearsal without a GPU
+    )
     train_kernel: Slug | None = None  # null: <competition>-train-<experiment>; sessions after add -2, -3, ...
     train_internet: bool = True  # pretrained weights come from the hub; needs a phone-verified account
     train_hours: Session = 11.5  # of a session's twelve; the rest saves what there is

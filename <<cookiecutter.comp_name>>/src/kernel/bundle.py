@@ -28,11 +28,12 @@ from src.configfile import load_config
 from src.data.images import open_images
 from src.data.loaders import read_folds
 from src.data.sample import describe_sample
-from src.data.tables import IMAGE_SUFFIXES, read_table
+from src.data.tables import IMAGE_SUFFIXES, read_table, read_test_table
 from src.inference.predict import embed
 from src.inference.snapshots import model_files
 from src.kaggle.scan import check_folder, copy_code, refuse_secret, refuse_secret_settings
 from src.kernel.image import versions
+from src.models.names import unknown_on_kaggle
 from src.models.weights import load_model
 from src.rawfiles import raw_tables
 from src.steps import submission_source
@@ -80,7 +81,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
         source=about["source"],
         metric=metrics["metric"],
         cv=metrics["cv"],
-        columns=list(read_table(raw_tables(config)["sample"]).columns),
+        columns=list(read_table(raw_tables(config)["sample"], may_be_empty=True).columns),
         git_commit=git_commit(config.root),
         versions=versions(),
     )
@@ -92,6 +93,8 @@ def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
     """Copy a run's models into the bundle; gives its entry."""
     run = config.root / "runs" / name
     own = load_config(run / "config.yaml")
+    if (why := unknown_on_kaggle(own.model.backbone)) is not None:
+        raise UserError(f"{run / 'config.yaml'}: {why}, train it, and bundle again")
     if own.inference.average == "rank":
         raise UserError(
             f"{name}: inference.average=rank puts a row's place among all test rows in place of its "
@@ -163,7 +166,7 @@ def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
 def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
     """The sample submission's form, without its rows: a hidden one has the same, or nearly so."""
     tables = raw_tables(config)
-    sample, path = read_table(tables["sample"]), tables["sample"]
+    sample, path = read_table(tables["sample"], may_be_empty=True), tables["sample"]
     known = pd.read_parquet(source / "test.parquet", columns=["id"])["id"].tolist()
     read = describe_sample(sample, config, outputs, path, known)
     form = asdict(read)
@@ -172,7 +175,7 @@ def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
     more = {
         "pairs": pairs,
         "columns": list(sample.columns),
-        "test_columns": list(read_table(tables["test"]).columns) if "test" in tables else [],
+        "test_columns": list(read_test_table(tables["test"], config).columns) if "test" in tables else [],
         "suffixes": any(name.lower().endswith(IMAGE_SUFFIXES) for name in images),
         "joint": None,
         "stems": False,

@@ -1,7 +1,8 @@
 """Kaggle's image: which packages are in it, and whether those here are the same.
 
 `requirements/kaggle.lock` holds the versions there of all that a kernel of ours imports, and
-`requirements/kaggle-packages.txt` beside it the names of all that is there.
+`requirements/kaggle-packages.txt` beside it the names of all that is there; `make kaggle-image` makes an
+environment of the former.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 LOCK = "requirements/kaggle.lock"
 NAMES = "kaggle-packages.txt"
+PYTHON = ".kaggle-image/bin/python"
 
 # What a kernel imports, for the manifest and the kernel's log.
 PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")

@@ -16,14 +16,12 @@ from safetensors.numpy import load_file
 from src.config import Config, UserError
 from src.data.images import ImageStore
 from src.inference.answers import identities
-from src.inference.predict import embed, predict, predict_maps
-from src.kernel.guard import Plan
+from src.inference.predict import Report, embed, predict, predict_maps
+from src.kernel.guard import Guard, Load, Plan
 from src.models.build import Network
 from src.models.weights import load_model
 from src.tasks import create_task
 from src.tasks.base import Task
-
-Jobs = list[tuple["Member", int]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,11 @@ class Member:
         plan: Plan,
         device: torch.device,
         replay: bool = False,
+        report: Report = lambda rows: None,
     ) -> Any:
         """What one fold says of all test images of the store; in a `replay` these are its own validation
-        images, and the gallery is that of the other folds, as in stage 03."""
+        images, and the gallery is that of the other folds, as in stage 03. `report` is called after every
+        batch."""
         settings = self.config.inference
         if not plan.all_views:
             settings = settings.model_copy(update={"tta": settings.tta[:1], "scales": None})
@@ -63,7 +63,7 @@ class Member:
         for model in self.models[fold]:
             while True:
                 try:
-                    said.append(self._ask(model, fold, store, sizes, settings, device, replay))
+                    said.append(self._ask(model, fold, store, sizes, settings, device, replay, report))
                     break
                 except torch.cuda.OutOfMemoryError:
                     if settings.batch_size == 1:
@@ -81,18 +81,19 @@ class Member:
         settings: Any,
         device: torch.device,
         replay: bool,
+        report: Report,
     ) -> Any:
         if self.task.kind == "maps":
             return predict_maps(
-                model, self.task, store, store.test, sizes, settings, self.config.data, device
+                model, self.task, store, store.test, sizes, settings, self.config.data, device, report
             )
         if self.task.kind == "rankings":
-            queries = embed(model, store, store.test, settings, device)
+            queries = embed(model, store, store.test, settings, device, report)
             seen = self.folds != fold if replay else np.ones(len(self.owners), dtype=bool)
             gallery = self.galleries[fold][seen].astype(np.float32)
             numbers, similarity = identities(queries, gallery, self.owners[seen], settings)
             return self.task.ranking(numbers, similarity, self.outputs)
-        said = predict(model, self.task, store, store.test, settings, device)[0]
+        said = predict(model, self.task, store, store.test, settings, device, report)[0]
         if not np.isfinite(said).all():
             raise UserError(
                 f"{self.name}: fold {fold}'s model says values that are no numbers: do its weights fit into "
@@ -123,9 +124,25 @@ def open_model(bundle: Path, name: str, device: torch.device) -> Network:
     """A model of the bundle; raises `UserError` naming the file that holds none."""
     try:
         return load_model(bundle / name, device)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: holds no weights that can be used ({first}); bundle again") from None
+
+
+def loads_of(members: list[Member], devices: list[torch.device]) -> list[Load]:
+    """What each fold of each member has to do for an image, and on which of the devices."""
+    return [
+        Load(number, fold, devices.index(place_of(models)), len(models), member.views)
+        for number, member in enumerate(members)
+        for fold, models in enumerate(member.models)
+    ]
+
+
+def place_of(models: list[Network]) -> torch.device:
+    """The device that a fold's models lie on."""
+    return next(models[0].parameters()).device
 
 
 def ask_all(
@@ -134,31 +151,36 @@ def ask_all(
     plan: Plan,
     devices: list[torch.device],
     only_fold: int | None = None,
+    guard: Guard | None = None,
 ) -> list[Any]:
     """What each member says of the images, the mean of its folds: one worker a device, each with the models
-    that lie there."""
-    jobs: Jobs = []
-    for member in members:
+    that lie there. The guard looks at the clock after every batch, and learns how long each member took."""
+    jobs = []
+    for number, member in enumerate(members):
         folds = range(plan.models(len(member.models))) if only_fold is None else [only_fold]
-        jobs += [(member, fold) for fold in folds]
-    places = [next(jobs_model.parameters()).device for jobs_model in (m.models[f][0] for m, f in jobs)]
-    stores_of = {id(member): store for member, store in zip(members, stores, strict=True)}
-    said: dict[int, Any] = {}
+        jobs += [(number, fold) for fold in folds]
+    said: dict[tuple[int, int], Any] = {}
     lock = threading.Lock()
 
     def work(device: torch.device) -> None:
-        for number, (member, fold) in enumerate(jobs):
-            if places[number] == device:
-                store, sizes = stores_of[id(member)]
-                answer = member.ask(fold, store, sizes, plan, device, only_fold is not None)
-                with lock:
-                    said[number] = answer
+        report: Report = (lambda rows: guard.tick()) if guard else (lambda rows: None)
+        report(0)
+        for number, fold in jobs:
+            member, (store, sizes) = members[number], stores[number]
+            if place_of(member.models[fold]) != device:
+                continue
+            began = guard.clock() if guard else 0.0
+            answer = member.ask(fold, store, sizes, plan, device, only_fold is not None, report)
+            with lock:
+                said[number, fold] = answer
+                if guard:
+                    guard.looked(number, fold, len(sizes), guard.clock() - began)
 
     with ThreadPoolExecutor(len(devices)) as pool:
         for finished in [pool.submit(work, device) for device in devices]:
             finished.result()
     result = []
-    for member in members:
-        own = [said[number] for number, (one, _) in enumerate(jobs) if one is member]
+    for number, member in enumerate(members):
+        own = [said[job] for job in jobs if job[0] == number]
         result.append(own[0] if len(own) == 1 else member.task.mean(own))
     return result

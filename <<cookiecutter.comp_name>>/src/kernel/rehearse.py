@@ -8,6 +8,7 @@
 | empty, one row | what a public test set may be |
 | broken | one image that is none, and one that is missing |
 | replay | a fold's validation images: its models must say what stage 03 stored |
+| versions | the same under the versions of Kaggle's image, where `make kaggle-image` installed them |
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,19 +27,22 @@ from src.data.tables import Tables, load_tables
 from src.kaggle.names import bundle_folder
 from src.kaggle.push import KERNEL
 from src.kaggle.receipts import write_receipt
-from src.kernel.image import LOCK, absent
+from src.kernel.image import LOCK, PYTHON, absent
 from src.kernel.mounts import Asked, lay_out
-from src.kernel.run import PIECE
+from src.kernel.projection import projection
 from src.kernel.sandbox import namespaces, run_kernel
-from src.kernel.verdict import DISK, FOLD, MEMORY, Case, wrong_with
+from src.kernel.verdict import DISK, FOLD, Case, wrong_with
 from src.submission.manifest import read_manifest
 
 PUBLIC, HIDDEN, REPLAYED = 100, 300, 100  # images of a case
+ENOUGH = 12  # test images that cases other than the public ones are made of; training images where they lack
+SECONDS = 10  # that the pace is measured for
 VARIABLES = {
     "public": {"NNTRICKS_PREDICTIONS": "1"},
     "hidden": {"KAGGLE_IS_COMPETITION_RERUN": "1"},
     "replay": {"NNTRICKS_FOLD": str(FOLD)},
 }
+VARIABLES["versions"] = VARIABLES["replay"]
 NO_IMAGE = b"<html>429 Too Many Requests</html>"
 
 
@@ -49,20 +54,26 @@ def rehearse(config: Config, project: Path) -> list[Case]:
     how = "in namespaces: no network, read-only input, the project out of sight"
     weaker = "WITHOUT namespaces: no network and an empty home, but the project is in sight"
     print(f"rehearsing bundle {manifest['bundle_hash'][:12]} {how if namespaces() else weaker}", flush=True)
-    cases, lacking = [], absent(project / LOCK)
-    for name, choose in CASES.items():
+    cases, lacking, python = [], absent(project / LOCK), project / PYTHON
+    chosen = CASES | ({"versions": replay} if python.exists() else {})
+    for name, choose in chosen.items():
         asked = choose(config, tables)
         with tempfile.TemporaryDirectory(prefix="input-") as folder:
             mount, out = Path(folder), config.root / "kaggle" / "rehearsal" / name.replace(" ", "-")
             lay_out(config, tables, bundle, mount, asked, old=name == "old layout")
             limit = 3600 * config.kaggle.hours
-            done = run_kernel(
-                kernel, mount, out, config.root, limit, DISK, absent=lacking, **VARIABLES.get(name, {})
-            )
+            variables: dict[str, Any] = VARIABLES.get(name, {})
+            if name == "hidden":
+                variables = variables | {"NNTRICKS_MEASURE": str(SECONDS)}
+            if name == "versions":  # that environment lies in the project, which walls would hide
+                variables = variables | {"isolated": False, "interpreter": python}
+            done = run_kernel(kernel, mount, out, config.root, limit, DISK, absent=lacking, **variables)
             ids = [one.id for one in asked]
             wrong = wrong_with(config, tables.form, name, ids, done, mount)
             cases.append(Case(name, len(asked), done, wrong))
         print(cases[-1].line(), flush=True)
+    if "versions" not in chosen:
+        print("not tried under the versions of Kaggle's image: `make kaggle-image` installs them (8 GB)")
     lines, fits = projection(config, cases, len(tables.images["test"]))
     print("\n".join(lines))
     write_receipt(
@@ -85,18 +96,28 @@ def public(config: Config, tables: Tables) -> list[Asked]:
     return [Asked(name, name, file) for name, file in pairs[:PUBLIC]]
 
 
+def known_images(config: Config, tables: Tables) -> list[Asked]:
+    """The public test images, and training images as well where Kaggle hides almost all of its test set."""
+    found = public(config, tables)
+    if len(found) >= ENOUGH:
+        return found
+    like = found[0].like if found else None
+    others = zip(tables.train[config.data.id], tables.images["train"], strict=True)
+    return (found + [Asked(name, like, file) for name, file in others])[:PUBLIC]
+
+
 def hidden(config: Config, tables: Tables) -> list[Asked]:
-    """The test images again and again in another order, under new names that look like the old ones."""
-    known = public(config, tables)
+    """The known images again and again in another order, under new names that look like the old ones."""
+    known = known_images(config, tables)
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(known)), max(HIDDEN, len(known))))
     return [
-        Asked(f"hidden{number:06d}{_extension(known[row].id)}", known[row].id, known[row].file)
+        Asked(f"hidden{number:06d}{_extension(known[row].id)}", known[row].like, known[row].file)
         for number, row in enumerate(order)
     ]
 
 
 def broken(config: Config, tables: Tables) -> list[Asked]:
-    first, second, *others = public(config, tables)[:12]
+    first, second, *others = known_images(config, tables)[:12]
     spoiled = [
         Asked(first.id, first.like, first.file, NO_IMAGE),
         Asked(second.id, second.like, second.file, None),
@@ -108,7 +129,7 @@ def replay(config: Config, tables: Tables) -> list[Asked]:
     """Images that the fold's models have not seen, as test images."""
     folds = pd.read_csv(config.root / "data" / "folds.csv", dtype=str, keep_default_na=False)
     rows = np.flatnonzero(folds["fold"].to_numpy() == str(FOLD))[:REPLAYED]
-    like = tables.test[config.data.id].iloc[0]
+    like = next(iter(tables.test[config.data.id]), None)
     return [Asked(folds["id"].iloc[row], like, tables.images["train"][row]) for row in rows]
 
 
@@ -122,37 +143,7 @@ CASES: dict[str, Callable[[Config, Tables], list[Asked]]] = {
     "old layout": public,
     "hidden": hidden,
     "empty": lambda config, tables: [],
-    "one row": lambda config, tables: public(config, tables)[:1],
+    "one row": lambda config, tables: known_images(config, tables)[:1],
     "broken": broken,
     "replay": replay,
 }
-
-
-# --- whether it fits ----------------------------------------------------------------------------------------
-
-
-def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str], bool]:
-    """Time, peak memory and disk of the hidden test, of `kaggle.hidden_images` or as many as are `here`,
-    against Kaggle's limits, in lines; and whether all of it fits."""
-    by_name = {case.name: case for case in cases}
-    many, one = by_name["hidden"], by_name["one row"]
-    images = config.kaggle.hidden_images or here
-
-    def each(what: str, least: float) -> float:
-        """Of one more image."""
-        more = getattr(many.outcome, what) - getattr(one.outcome, what)
-        return max(least, more / max(1, many.images - one.images))
-
-    pace = each("seconds", 1e-4)
-    fit = int((3600 * config.kaggle.hours - one.outcome.seconds) / pace)
-    hours = (one.outcome.seconds + pace * images) / 3600
-    highest = max(case.outcome.memory for case in cases)
-    memory = max(highest, one.outcome.memory + each("memory", 0.0) * min(images, PIECE))
-    disk = one.outcome.disk + each("disk", 0.0) * images
-    lines = [
-        f"an image takes {pace * 1000:.0f} ms on this machine: {fit:,} images fit into "
-        f"{config.kaggle.hours:g} h (beyond that the kernel drops views, then folds)",
-        f"a hidden test of {images:,} images: {hours:.2f} of {config.kaggle.hours:g} h, peak memory "
-        f"{memory:,.0f} of {MEMORY:,} MiB, working folder {disk:,.1f} of {DISK:,} MiB",
-    ]
-    return lines, memory < 0.8 * MEMORY and disk < DISK and fit > 0

@@ -1,14 +1,18 @@
 """What a kernel does once it has found its bundle: a mounted competition to submission.csv.
 
 A valid submission is there before anything else, made of the prior. Then the test images go through every
-member in pieces, so memory does not grow with them, and within the time there is.
+member in pieces, so memory does not grow with them, and within the time there is: images that are left when
+it ends keep the prior.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src.artifacts import read_json, write_csv, write_parquet
+from src.artifacts import read_json, write_csv, write_json, write_parquet
 from src.config import Config, UserError
 from src.decisions import Rule, assemble, take
 from src.kernel import image
 from src.kernel.asked import find, read
-from src.kernel.guard import Guard, Plan
-from src.kernel.members import Member, ask_all, open_members
-from src.kernel.summary import NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
+from src.kernel.guard import Guard, OutOfTime, Plan
+from src.kernel.members import Member, ask_all, loads_of, open_members
+from src.kernel.pace import PACE, measure, peak
+from src.kernel.summary import LATE, NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
 from src.kernel.test import SAMPLES, TestSet, read_images, read_test
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
@@ -32,21 +37,28 @@ from src.submission.table import check
 from src.tasks import create_task
 from src.tasks.base import Task
 
-PIECE = 512  # images in memory at a time, at every member's size
+PIECE = 512  # images in memory at a time at most, at every member's size
 OUTPUT = "submission.csv"
 PREDICTIONS = "predictions.parquet"
-SPARE = 120.0  # seconds of the session for starting and writing
+SPARE = 120.0  # seconds of the session before the kernel starts and after it ends
 
 
 def predict_competition(
-    bundle: Path, mount: Path, working: Path, only_fold: int | None = None, keep: bool = False
+    bundle: Path,
+    mount: Path,
+    working: Path,
+    only_fold: int | None = None,
+    keep: bool = False,
+    seconds: float = 0.0,
+    began: float | None = None,
 ) -> None:
     """Write `submission.csv` into the working folder, with `keep` the predictions it was made of too.
 
     With `only_fold` each member's models of that fold are asked alone, and what they say is written instead:
-    a rehearsal compares it with the stored OOF.
+    a rehearsal compares it with the stored OOF. With `seconds` the pace and the memory are then measured for
+    about so long, for the rehearsal's projection. `began`: when the process did, on the monotonic clock.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     about = read_json(bundle / "competition.json")
     config = Config.model_validate(about["config"])
     task, outputs = create_task(config), about["dataset"]["outputs"]
@@ -63,13 +75,13 @@ def predict_competition(
     devices = devices_here()
     members = open_members(bundle, about, devices)
     folds = sum(len(member.models) for member in members)
-    views = max(member.views for member in members)
     print(f"{len(members)} member(s), {folds} fold models, on {', '.join(map(str, devices))}", flush=True)
     if only_fold is not None:
         replay(members, test, only_fold, devices, working)
         return
-    guard = Guard(3600 * about["hours"] - SPARE - (time.monotonic() - began), folds, views)
-    said, good = ask_in_pieces(members, test, about, prior, guard, devices)
+    work, started = Work(members, test, about, prior, devices), time.monotonic() - began
+    guard = Guard(3600 * about["hours"] - SPARE - started, loads_of(members, devices))
+    said, good, late = ask_in_pieces(work, guard)
     if keep:
         kept = task.write(said, outputs)
         kept.insert(0, "id", test.ids)
@@ -82,7 +94,7 @@ def predict_competition(
         check(test.form, task, *of_rows, about["dataset"], test.path)
     write(working, test.asked.as_found(table))
     missing = np.array([file is None for file in test.files], dtype=bool)
-    summary = summary_of(test, {NOT_FOUND: missing, UNREADABLE: ~good & ~missing})
+    summary = summary_of(test, {NOT_FOUND: missing, LATE: late, UNREADABLE: ~good})
     summary.write(working)
     summary.warn()
     if bad := int((~good).sum()):
@@ -90,6 +102,12 @@ def predict_competition(
             f"{bad:,} of {len(test):,} images were missing or broken: their rows hold the prior", flush=True
         )
     print(f"{OUTPUT}: {len(table):,} rows in {time.monotonic() - began:,.0f} s", flush=True)
+    if seconds:
+        about_memory = {"peak": peak(), "piece": guard.largest}  # before anything is measured
+        anew = Guard(math.inf, guard.loads, decay=1.0)
+        found = measure(partial(predict_piece, work), anew, len(test), PIECE, work.batch, seconds)
+        rest = {"started": started, "writing": guard.writing / len(test)}
+        write_json(working / PACE, found | about_memory | rest)
 
 
 def devices_here() -> list[torch.device]:
@@ -98,45 +116,96 @@ def devices_here() -> list[torch.device]:
     return [torch.device("cuda", i) for i in range(count)] or [torch.device("cpu")]
 
 
-def ask_in_pieces(
-    members: list[Member],
-    test: TestSet,
-    about: dict[str, Any],
-    prior: Prior,
-    guard: Guard,
-    devices: list[torch.device],
-) -> tuple[Any, np.ndarray]:
-    """The stack's predictions of all test images in their order, and which of these (n,) could be read."""
-    task, numbers = members[0].task, members[0].task.kind == "numbers"
-    parts: list[Any] = []
-    extra: list[pd.DataFrame] = []
-    goods: list[np.ndarray] = []
-    for start in range(0, len(test), PIECE):
-        began = time.monotonic()
-        files = test.files[start : start + PIECE]
-        stores, good, sizes = stores_of(members, files)
-        plan = guard.plan
-        said = ask_all(members, stores, plan, devices)
-        del stores  # before the next piece is read
-        columns = columns_of(test.table.iloc[start : start + PIECE], sizes, about)
-        goods.append(good)
-        if numbers:
-            parts.append(np.stack(said))
-            extra.append(columns)
-        else:
-            parts.append(prior.where(good, stacked(said, columns, about)))
-        guard.saw(len(files), time.monotonic() - began)
-        left = len(test) - start - len(files)
-        print(f"{start + len(files):,} of {len(test):,} images", flush=True)
-        if left:
-            guard.next(left)
-    if numbers:  # a mean of ranks looks at all rows
-        whole = stacked(list(np.concatenate(parts, axis=1)), pd.concat(extra), about)
-        return prior.where(np.concatenate(goods), whole), np.concatenate(goods)
-    ends = np.cumsum([len(part) for part in parts])
-    rows = [np.arange(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
-    whole = Maps.joined(parts) if task.kind == "maps" else assemble(list(zip(rows, parts, strict=True)))
-    return whole, np.concatenate(goods)
+@dataclass(frozen=True)
+class Work:
+    """What is to be predicted, of what, and with what."""
+
+    members: list[Member]
+    test: TestSet
+    about: dict[str, Any]
+    prior: Prior
+    devices: list[torch.device]
+
+    @property
+    def batch(self) -> int:
+        """The images of a forward pass, of the member that takes the most at a time."""
+        return max(member.config.inference.batch_size for member in self.members)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of the test images: the members' predictions, or those of the stack; which could be read; and what
+    the stack looks at beside the predictions."""
+
+    said: Any
+    good: np.ndarray
+    columns: pd.DataFrame
+
+
+def ask_in_pieces(work: Work, guard: Guard) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The stack's predictions of all test images in their order, the prior for those that the time does not
+    suffice for; which of the images (n,) are good as far as they were looked at, and which came too late."""
+    total, done, pieces = len(work.test), 0, []
+    try:
+        predict_piece(work, guard, np.arange(1))  # the first forward pass is slower than all others
+        size = guard.size(total, PIECE, work.batch)
+        guard.forget()
+        while done < total:
+            pieces.append(predict_piece(work, guard, np.arange(done, done + size)))
+            done += size
+            print(f"{done:,} of {total:,} images", flush=True)
+            if done == size:
+                guard.writing = seconds_to_write(work, pieces[0]) / size * total
+            if done < total:
+                guard.next(total - done)
+                size = guard.size(total - done, PIECE, work.batch)
+    except OutOfTime:
+        late = total - done
+        print(f"OUT OF TIME: {late:,} of {total:,} images are not predicted and hold the prior", flush=True)
+    rows, good = np.arange(total), np.ones(total, dtype=bool)
+    if not pieces:
+        return work.prior.of(total), good, rows >= 0
+    said, good[:done] = joined(work, pieces), np.concatenate([piece.good for piece in pieces])
+    if done < total:
+        said = assemble([(rows[:done], said), (rows[done:], work.prior.like(said, total - done))])
+    return said, good, rows >= done
+
+
+def predict_piece(work: Work, guard: Guard, rows: np.ndarray) -> Piece:
+    """Read the images of these rows and ask every member; the guard learns how long each part took."""
+    began = guard.clock()
+    stores, good, sizes = stores_of(work.members, [work.test.files[row] for row in rows], guard)
+    read = guard.clock()
+    said: Any = ask_all(work.members, stores, guard.plan, work.devices, guard=guard)
+    asked = guard.clock()
+    columns = columns_of(work.test.table.iloc[rows], sizes, work.about)
+    if work.members[0].task.kind != "numbers":  # these wait: a mean of ranks looks at all rows
+        said = work.prior.where(good, stacked(said, columns, work.about))
+    stored = guard.clock()
+    guard.saw(len(rows), read - began + stored - asked)
+    guard.step(stored - asked)
+    return Piece(said, good, columns)
+
+
+def joined(work: Work, pieces: list[Piece]) -> Any:
+    """The stack's predictions of the images of all pieces."""
+    kind = work.members[0].task.kind
+    if kind == "numbers":
+        said = list(np.concatenate([np.stack(piece.said) for piece in pieces], axis=1))
+        whole = stacked(said, pd.concat([piece.columns for piece in pieces]), work.about)
+        return work.prior.where(np.concatenate([piece.good for piece in pieces]), whole)
+    if kind == "maps":
+        return Maps.joined([piece.said for piece in pieces])
+    ends = np.cumsum([len(piece.good) for piece in pieces])
+    rows = [np.arange(end - len(piece.good), end) for end, piece in zip(ends, pieces, strict=True)]
+    return assemble(list(zip(rows, [piece.said for piece in pieces], strict=True)))
+
+
+def seconds_to_write(work: Work, piece: Piece) -> float:
+    """How long the rows of the first piece take to stack and to write into the table's cells."""
+    began = time.monotonic()
+    table_of(joined(work, [piece]), work.test, work.members[0].task, work.about, len(piece.good))
+    return time.monotonic() - began
 
 
 def replay(
@@ -154,7 +223,9 @@ def replay(
         write_parquet(working / f"replay-{member.name}.parquet", pd.concat(tables, ignore_index=True))
 
 
-def stores_of(members: list[Member], files: Sequence[Path | None]) -> tuple[list[Any], np.ndarray, list]:
+def stores_of(
+    members: list[Member], files: Sequence[Path | None], guard: Guard | None = None
+) -> tuple[list[Any], np.ndarray, list]:
     """Each member's store of the images, read once for all members that want them alike; which images are
     good for all of them; and their sizes."""
     known: dict[str, Any] = {}
@@ -166,7 +237,7 @@ def stores_of(members: list[Member], files: Sequence[Path | None]) -> tuple[list
             include={"image_size", "cache_size", "fit", "max_value", "squeeze", "preprocess"}
         )
         if key not in known:
-            known[key] = read_images(files, data, seen)
+            known[key] = read_images(files, data, seen, guard.tick if guard else None)
         store, fine, sizes = known[key]
         good &= fine
         stores.append((store, sizes))
@@ -212,6 +283,10 @@ class Prior:
             return Maps([nothing.cells[0]] * count, [(1, 1)] * count)
         return Ranking([list(self.said)] * count, [[-1.0] * len(self.said)] * count, self.new)
 
+    def like(self, said: Any, count: int) -> Any:
+        """For so many images, in the type of these predictions."""
+        return self.of(count).astype(said.dtype) if self.kind == "numbers" else self.of(count)
+
     def where(self, good: np.ndarray, said: Any) -> Any:
         """The predictions, with the prior for the rows that are not good."""
         bad = np.flatnonzero(~good)
@@ -219,32 +294,43 @@ class Prior:
             return said
         if self.kind == "maps":
             return Maps.joined([take(said if ok else self.of(len(good)), [i]) for i, ok in enumerate(good)])
-        kept, prior = np.flatnonzero(good), self.of(len(bad))
-        prior = prior.astype(said.dtype) if self.kind == "numbers" else prior
-        return assemble([(kept, take(said, kept)), (bad, prior)])
+        kept = np.flatnonzero(good)
+        return assemble([(kept, take(said, kept)), (bad, self.like(said, len(bad)))])
 
 
-def table_of(said: Any, test: TestSet, task: Task, about: dict[str, Any]) -> pd.DataFrame:
-    """The submission of predictions of `test.ids`, under the columns of home."""
+def table_of(
+    said: Any, test: TestSet, task: Task, about: dict[str, Any], first: int | None = None
+) -> pd.DataFrame:
+    """The submission of predictions of `test.ids`, under the columns of home; with `first` the rows of the
+    first so many ids alone."""
     if not len(test.sample):
         return test.sample
     place = {name: row for row, name in enumerate(test.ids)}
-    rows = np.array([place[name] for name in test.form.images])
+    rows, form, sample = np.array([place[name] for name in test.form.images]), test.form, test.sample
+    if first is not None:
+        chosen = np.flatnonzero(rows < first)
+        parts = (
+            None if column is None else tuple(np.array(column, dtype=object)[chosen])
+            for column in (form.images, form.classes)
+        )
+        rows, sample = rows[chosen], sample.iloc[chosen]
+        form = replace(form, **dict(zip(("images", "classes"), parts, strict=True)))
     rule = Rule.from_json(about["rule"])
-    return fill(test.form, test.sample, task, take(said, rows), rule, about["dataset"])
+    return fill(form, sample, task, take(said, rows), rule, about["dataset"])
 
 
 def write(working: Path, table: pd.DataFrame) -> None:
     write_csv(working / OUTPUT, table)
 
 
-def run(bundle: Path, mount: Path, working: Path) -> None:
+def run(bundle: Path, mount: Path, working: Path, began: float | None = None) -> None:
     """`predict_competition`; where Kaggle runs the hidden test a mistake leaves the submission of the prior
     in place, for there an exception scores nothing. At home and in the first run it is raised."""
     only, keep = os.environ.get("NNTRICKS_FOLD"), "NNTRICKS_PREDICTIONS" in os.environ
+    fold, seconds = None if only is None else int(only), float(os.environ.get("NNTRICKS_MEASURE", 0))
     print(f"versions: {image.said(read_json(bundle / 'manifest.json')['versions'])}", flush=True)
     try:
-        predict_competition(bundle, mount, working, None if only is None else int(only), keep)
+        predict_competition(bundle, mount, working, fold, keep, seconds, began)
     except Exception as error:
         if not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
             raise

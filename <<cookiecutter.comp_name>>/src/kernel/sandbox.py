@@ -135,12 +135,13 @@ def run_kernel(
     working_mib: int = WORKING,
     isolated: bool | None = None,
     absent: Iterable[str] = (),
+    interpreter: Path | str = sys.executable,
     **variables: str,
 ) -> Outcome:
     """Run a kernel's script with `mount` as Kaggle's input folder; what it leaves lies in `out`/working.
 
-    `isolated` None: with namespaces where there are any. Modules in `absent` cannot be imported by the script
-    or by `src`. `variables` are set beside Kaggle's own.
+    `isolated` None: with namespaces where there are any. `interpreter`: another Python to run it. Modules in
+    `absent` cannot be imported by the script or by `src`. `variables` are set beside Kaggle's own.
     """
     isolated = namespaces() if isolated is None else isolated
     shutil.rmtree(out, ignore_errors=True)
@@ -150,7 +151,7 @@ def run_kernel(
         stage = Path(name)
         environment = {key: os.environ[key] for key in KEPT if key in os.environ} | variables
         environment |= {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PYTHONDONTWRITEBYTECODE": "1"}
-        python = [sys.executable, "-c", MEASURED, " ".join(sorted(absent)), "script.py"]
+        python = [str(interpreter), "-c", MEASURED, " ".join(sorted(absent)), "script.py"]
         if isolated:
             environment |= {"HOME": "/kaggle/home", "TMPDIR": "/tmp"}
             environment |= {f"KAGGLE_{name.upper()}_DIR": f"/kaggle/{name}" for name in ("input", "working")}

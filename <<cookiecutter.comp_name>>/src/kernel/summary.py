@@ -22,7 +22,7 @@ from src.artifacts import read_json, write_json
 from src.kernel.test import TestSet
 
 NAME = "summary.json"
-NOT_FOUND, UNREADABLE = "image not found", "image unreadable"
+NOT_FOUND, UNREADABLE, LATE = "image not found", "image unreadable", "out of time"
 NOT_YET = "not predicted"  # the run ended before
 MANY = 0.5  # of the rows: above that the submission says next to nothing of the images
 

@@ -3,7 +3,7 @@ that is missing or broken costs its own row alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,15 +118,18 @@ def _ids_of_files(mount: Path, data: Data, form: dict[str, Any]) -> list[str]:
 
 
 def read_images(
-    files: Sequence[Path | None], data: Data, seen: int | None
+    files: Sequence[Path | None], data: Data, seen: int | None, tick: Callable[[], None] | None = None
 ) -> tuple[ImageStore, np.ndarray, list[tuple[int, int]]]:
     """The images as a store of test rows, which of them could be read (n,), and the size of each file.
 
-    What cannot be read is black, and its size (1, 1); of a damaged JPEG all is taken that decodes.
+    What cannot be read is black, and its size (1, 1); of a damaged JPEG all is taken that decodes. `tick` is
+    called before every image, and may end it.
     """
     data = data.model_copy(update={"damaged": "keep"})
 
     def one(path: Path | None) -> Any:
+        if tick is not None:
+            tick()
         if path is None:
             return None
         try:

@@ -69,7 +69,7 @@ def wrong_with(
         return f"it took {done.memory:,.0f} MiB of memory, and Kaggle has {MEMORY:,}; see {log}"
     if done.disk > DISK:
         return f"it left {done.disk:,.0f} MiB in the working folder, and Kaggle takes {DISK:,}"
-    if name == "replay":
+    if name in ("replay", "versions"):
         return wrong_replay(config, done)
     if not (done.working / OUTPUT).is_file():
         left = ", ".join(sorted(path.name for path in done.working.iterdir())) or "nothing"
@@ -82,6 +82,9 @@ def wrong_with(
     fallback = re.search(r"^FALLBACK: (.*)", done.said, re.MULTILINE)
     if fallback:
         return f"only the prior was submitted, for it failed: {fallback[1]}; see {log}"
+    late = re.search(r"^OUT OF TIME: (.*)", done.said, re.MULTILINE)
+    if late:
+        return f"within kaggle.hours={config.kaggle.hours:g} {late[1]}; see {log}"
     lost = re.search(r"^([\d,]+) of [\d,]+ images were missing or broken", done.said, re.MULTILINE)
     if name == "broken" and (lost is None or lost[1] != "2"):
         return f"two images were spoiled and the kernel did not count them; see {log}"

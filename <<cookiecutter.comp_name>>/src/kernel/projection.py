@@ -1,0 +1,93 @@
+"""Whether the hidden test set fits into Kaggle's limits, by what a rehearsed kernel measured of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from src.artifacts import read_json
+from src.config import Config
+from src.kernel.guard import PLANS, SAFE
+from src.kernel.pace import PACE
+from src.kernel.run import PIECE, SPARE
+from src.kernel.verdict import DISK, MEMORY, Case
+
+CORES = 4  # of a Kaggle session; reading images here may use more
+ROOM = 0.8  # of the memory; the hidden images may be larger
+FULL, CHEAPEST = str(PLANS[0]), str(PLANS[-1])
+Answer = tuple[list[str], list[str]]  # lines that tell, and lines of what does not fit
+
+
+def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str], bool]:
+    """Time, peak memory and disk of the hidden test, of `kaggle.hidden_images` or as many as are `here`,
+    against Kaggle's limits, in lines; and whether all of it fits."""
+    by_name = {case.name: case for case in cases}
+    path = by_name["hidden"].outcome.working / PACE
+    if not path.is_file():  # a kernel of one's own, or one that failed, which its case says
+        unknown = f"the kernel left no {PACE}, as the one of this project does: whether the hidden test set"
+        return [f"{unknown} fits into {config.kaggle.hours:g} h and {MEMORY:,} MiB is not known"], True
+    pace, images = read_json(path), config.kaggle.hidden_images or here
+    parts = (time_of(config, pace, images), memory_of(cases, pace, images), disk_of(by_name, images))
+    guess = (
+        "" if config.kaggle.hidden_images else " (as many as are here; kaggle.hidden_images says otherwise)"
+    )
+    lines = [f"a hidden test of {images:,} images{guess}:", *(line for told, _ in parts for line in told)]
+    wrong = [f"error: {line}" for _, lines in parts for line in lines]
+    return lines + wrong, not wrong
+
+
+def time_of(config: Config, pace: dict[str, Any], images: int) -> Answer:
+    """Hours under every plan against `kaggle.hours`, of which the kernel leaves some for a slower machine."""
+    hours, reading = config.kaggle.hours, pace["reading"] * max(1.0, pace["cores"] / CORES)
+    networks = {plan: seconds / config.kaggle.network_speedup for plan, seconds in pace["networks"].items()}
+    once, apart = pace["started"] + SPARE, reading + pace["writing"]
+    needed = {plan: (once + images * (apart + networks[plan])) / 3600 for plan in networks}
+    fits = next((plan for plan in needed if needed[plan] <= SAFE * hours), None)
+    most = {
+        plan: max(0, int((3600 * SAFE * hours - once) / (apart + networks[plan])))
+        for plan in (FULL, CHEAPEST)
+    }
+    lines = [
+        f"- {needed[FULL]:.2f} of {hours:g} h: an image takes {1000 * (apart + networks[FULL]):.3g} ms, "
+        f"{1000 * reading:.3g} to read it and {1000 * networks[FULL]:.3g} in the networks "
+        f"({1000 * networks[CHEAPEST]:.3g} with {CHEAPEST}), over {pace['images']:,} images on this machine",
+        f"- {most[FULL]:,} images fit into {SAFE:.0%} of {hours:g} h, and {most[CHEAPEST]:,} with {CHEAPEST}",
+    ]
+    if fits is None:
+        return lines, [
+            f"{images:,} images take {needed[CHEAPEST]:.2f} h even with {CHEAPEST}, and kaggle.hours is "
+            f"{hours:g}: bundle fewer members (stack.members) or smaller ones (model.backbone, "
+            f"data.image_size); where Kaggle's {config.kaggle.machine_shape} runs networks N times as fast "
+            f"as this machine, set kaggle.network_speedup=N"
+        ]
+    if fits != FULL:
+        lines.append(
+            f"- that is too long: the kernel would go on with {fits} ({needed[fits]:.2f} h); to choose for "
+            f"yourself, bundle fewer members or views (stack.members, inference.tta)"
+        )
+    return lines, []
+
+
+def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> Answer:
+    """The peak: what a kernel takes for one image, what those add that are held together, and what grows."""
+    by_name = {case.name: case for case in cases}
+    one = by_name["one row"].outcome.memory
+    held = max(0.0, pace["peak"] - one) / max(1, pace["piece"] - 1)
+    others = max(case.outcome.memory for case in cases if case.name != "hidden")
+    memory = max(others, one + held * min(images, PIECE) + pace["growth"] * images)
+    lines = [f"- peak memory {memory:,.0f} of {MEMORY:,} MiB"]
+    if memory < ROOM * MEMORY:
+        return lines, []
+    return lines, [
+        f"memory: {held:.3g} MiB for each of up to {PIECE} images held together and {pace['growth']:.3g} MiB "
+        f"more with every image seen, are too much: lower data.image_size, bundle fewer members, or find "
+        f"what keeps the images (data.preprocess?)"
+    ]
+
+
+def disk_of(by_name: dict[str, Case], images: int) -> Answer:
+    """The working folder by what one row and many rows leave there."""
+    many, one = by_name["hidden"], by_name["one row"]
+    more = (many.outcome.disk - one.outcome.disk) / max(1, many.images - one.images)
+    disk = one.outcome.disk + max(0.0, more) * images
+    lines = [f"- working folder {disk:,.1f} of {DISK:,} MiB"]
+    return lines, [] if disk < DISK else [f"the kernel would fill the working folder with {disk:,.0f} MiB"]
