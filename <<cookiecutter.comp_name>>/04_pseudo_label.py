@@ -9,6 +9,7 @@ Some hosts forbid pseudo-labels, and some any use of the test images in training
 
 from src.artifacts import read_json
 from src.cli import main
+from src.pseudo.outcome import first_row, write_outcome
 from src.pseudo.steps import pseudo_step
 
 
@@ -21,6 +22,11 @@ def run(config, force):
         if all((config.root / "runs" / row["run"] / "metrics.json").exists() for row in report["rounds"]):
             print(f"{step.up_to_date_line()}; best is {report['best']}")
             return
+    if config.pseudo.rounds == 0:
+        metrics = read_json(step.folder / "metrics.json")
+        write_outcome(step, metrics["metric"], [first_row(config.name, metrics)])
+        print(f"{step.title}: pseudo.rounds=0, so there is nothing to do")
+        return
     from src.pseudo.rounds import check_allowed, label_recursively
 
     check_allowed(config)

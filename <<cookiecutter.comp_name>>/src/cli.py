@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from src.config import Config
+from src.config.effects import ignored
 from src.configfile import load_config
 from src.entry import plain_errors
 from src.machine import limit_threads
@@ -48,6 +49,8 @@ def configured(path: str, overrides: list[str], look_first: bool = False) -> Con
         sniff(Path(path), overrides)
         config = load_config(path, overrides)
     check_names(config)
+    for key, why in ignored(config).items():
+        print(f"{key} has no effect here: {why}")
     return config
 
 

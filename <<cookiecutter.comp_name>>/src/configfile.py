@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from src.config import Config, Section, UserError
+from src.config import Config, NoEffect, Section, UserError
+from src.config.effects import ignored, value_of, without_effect
 
 FREE = ("train.class_weights.",)  # what stands below is called as the competition calls it
 
@@ -41,9 +42,27 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     folder = path.resolve().parent
     root = folder.parent if folder.name == "configs" else folder
     try:
-        return Config.model_validate({**merged, "root": root})
+        config = Config.model_validate({**merged, "root": root})
     except ValidationError as error:
         raise UserError(_explain(error, layers)) from None
+    _refuse_without_effect(config, layers)
+    return config
+
+
+def _refuse_without_effect(config: Config, layers: list[tuple[str, dict]]) -> None:
+    """Raise `NoEffect` for the first key that is set to something and does nothing, unless what took its
+    effect away was set after it: in a later file, or on the command line."""
+    needs = without_effect(config)
+    for key, why in ignored(config).items():
+        own, of = (
+            max((i for i, (_, layer) in enumerate(layers) for k in keys if _holds(layer, k)), default=-1)
+            for keys in ((key,), needs[key].of)
+        )
+        if 0 <= own >= of:
+            raise NoEffect(
+                f"{layers[own][0]}: `{key}` is {_as_yaml(value_of(config, key))} and has no effect: {why}; "
+                f"take it out"
+            )
 
 
 def layers_of(path: str | Path, overrides: list[str] = ()) -> list[tuple[str, dict]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite, sqrt
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from src.decisions import fit, nested
@@ -29,6 +29,36 @@ def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any
         "rows": len(oof),
         "rule": fit(task.metric, truth, predictions).as_json(),
     }
+
+
+def against_constant(
+    task: Task, oof: pd.DataFrame, outputs: list[str], metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """How much better the CV of `metrics` is than that of the best constant prediction, positive when better:
+    the constant's score, the mean gain of the folds and its standard error."""
+    from src.decisions.constant import best_constant
+
+    truth, predictions = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
+    found = best_constant(task.metric, truth, predictions, oof["fold"].to_numpy())
+    pairs = zip(metrics["folds"], found.folds, strict=True)
+    gains = [task.metric.sign * (own - base) for own, base in pairs if own is not None and isfinite(base)]
+    gain = fmean(gains) if gains else float("nan")
+    return {
+        "constant": {
+            "score": finite(found.score),
+            "gain": finite(gain),
+            "gain_error": finite(standard_error(gains)),
+        }
+    }
+
+
+def no_better_than_constant(metrics: dict[str, Any]) -> str:
+    """What to say where a CV beats the best constant prediction by no more than the standard error of their
+    difference; nothing elsewhere."""
+    constant = metrics.get("constant", {})
+    if constant.get("gain") is None or constant["gain"] > (constant["gain_error"] or 0.0):
+        return ""
+    return f"; no better than the best constant prediction, which scores {constant['score']:.4f}"
 
 
 def standard_error(scores: list[float]) -> float:

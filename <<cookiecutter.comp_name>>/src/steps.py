@@ -149,16 +149,15 @@ def masks_step(config: Config) -> Step | None:
 def folds_step(config: Config) -> Step:
     """The one decision of which fold each training row belongs to."""
     cache, masks = images_step(config).folder / "index.parquet", masks_step(config)
-    ranks = config.task.name == "retrieval"
-    cv = config.cv.model_dump(mode="json", exclude=None if ranks else {"new_share"})
+    labels = {key: value for key, value in config.effective("data").items() if key in LABELS}
     return Step(
         title=f"01 folds ({config.cv.n_folds}, {config.cv.kind})",
         folder=config.root / "data",
         outputs=("folds.csv", "dataset.json", "summary.md"),
         recipe={
-            "cv": cv,
+            "cv": config.effective("cv"),
             "task": config.task.name,
-            "data": config.data.model_dump(mode="json", include=LABELS),
+            "data": labels,
             "masks": None if masks is None else _contents_in(masks.folder / "masks.json"),
             "tables": {role: digest(path) for role, path in raw_tables(config).items()},
             "contents": _contents(cache),
@@ -190,10 +189,9 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
 def train_step(run: Run, fold: int) -> Step:
     """One model on one fold."""
     config = run.config
-    sections = {"task", "model", "augment", "train", "consistency"}
-    recipe = config.model_dump(mode="json", include=sections | {"seed"}, exclude=config.of_no_use)
+    recipe = {key: config.effective(key) for key in ("model", "augment", "train", "consistency", "seed")}
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
-    recipe["stop_parts"] = config.cv.stop_parts
+    recipe["stop_parts"] = config.cv.stop_parts if config.train.early_stopping.enabled else None
     recipe["inputs"] = dataset_inputs(config)
     recipe["fold"] = fold
     if config.model.normalize == "dataset":  # as it was before there was a choice
@@ -202,12 +200,12 @@ def train_step(run: Run, fold: int) -> Step:
         recipe["inputs"]["weights"] = digest_of(config.root / config.model.weights, "model.weights")
     for number, name in enumerate(config.distill.teachers):
         model = config.root / "runs" / name / f"fold{fold}" / "model.safetensors"
-        recipe["distill"] = config.distill.model_dump(mode="json")
+        recipe["distill"] = config.effective("distill")
         recipe["inputs"][f"teacher{number or ''}"] = digest_of(
             model, "distill.teacher", hint=f"make train EXP={name}"
         )
     if config.mixing.on:
-        recipe["mixing"] = config.mixing.model_dump(mode="json")
+        recipe["mixing"] = config.effective("mixing")
     recipe["optimistic"] = why_optimistic(config, run.labels_from, fold)
     if (labels := run.pseudo_labels(fold)) is not None:
         recipe["pseudo"] = {"weight": config.pseudo.weight}
@@ -237,14 +235,12 @@ def predict_step(run: Run, fold: int) -> Step:
             f"run `make train EXP={run.config.name}` with the same ARGS first"
         )
     ranks = run.config.task.name == "retrieval"
-    of_inference = {"tta", "scales", "crop"}
-    of_inference |= {"candidates", "expansion", "rerank"} if ranks else {"average"}
     return Step(
         title=f"03 predict {run.name} fold {fold}",
         folder=run.fold_folder(fold),
         outputs=("oof.parquet", "test.parquet", *(("stop.parquet", "blind.parquet") if ranks else ())),
         recipe={
-            "inference": run.config.inference.model_dump(mode="json", include=of_inference),
+            "inference": run.config.effective("inference"),
             "model": digest(trained.folder / "model.safetensors"),
             "snapshots": [digest(trained.folder / name) for name in snapshot_names(run.config.train)] or None,
             "inputs": dataset_inputs(run.config),
@@ -277,7 +273,7 @@ def stack_step(config: Config, members: list[Path]) -> Step:
         folder=config.root / "stacks" / config.stack.name,
         outputs=("oof.parquet", "test.parquet", "metrics.json", "stacker.json"),
         recipe={
-            "stack": config.stack.model_dump(mode="json"),
+            "stack": config.effective("stack"),
             "task": config.task.model_dump(mode="json"),
             "seed": config.seed,
             "folds": digest(config.root / "data" / "folds.csv"),

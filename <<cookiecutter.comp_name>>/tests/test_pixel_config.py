@@ -51,6 +51,7 @@ def read(project: Path, *overrides: str) -> Config:
         (("mixing.mixup=1", "train.top_share=0.5"), "mixtures always do"),
         (("train.sampling=balanced", "train.class_weights=inverse"), "together they overshoot"),
         (("train.sampling=sqrt", "train.margin.triplet_weight=1"), "batches are made of identities"),
+        (("mixing.off_epochs=99",), "has no effect: it is for mixing.mixup or mixing.cutmix"),
         (("mixing.cutmix=1", "train.center_weight=0.003"), "give a row two identities"),
     ],
 )
@@ -67,7 +68,6 @@ def test_what_makes_no_sense_is_refused_with_the_reason(project, overrides, says
         (*SEGMENTATION, "mixing.cutmix=1", "augment.d4=0.5", "augment.erasing=0.3", "augment.scales=[1,2]"),
         (*SEGMENTATION, "data.cache_size=32", "augment.crop=random"),
         ("data.cache_size=32", "augment.crop=resized", "mixing.mixup=0.2", "train.sampling=sqrt"),
-        ("mixing.off_epochs=99",),  # nothing is mixed in any
     ],
 )
 def test_what_goes_together_is_taken(project, overrides):

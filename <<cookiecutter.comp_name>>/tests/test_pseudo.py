@@ -12,7 +12,7 @@ from src.config import Config, Pseudo
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.pseudo.labels import label_round
-from src.pseudo.rounds import best_run
+from src.pseudo.outcome import best_run
 from src.pseudo.select import agreement, same, select, shares
 from src.steps import round_of
 from src.tasks import create_task

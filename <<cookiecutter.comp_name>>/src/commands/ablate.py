@@ -6,7 +6,8 @@ Reads   what 02 and 03 read; without --try the list `try:` of configs/ablate.yam
 Writes  ablations/<name>/ (table.csv, pairs.csv, ablation.png, report.txt, plan.json), and in runs/ a run a
         trick and seed, which stacks leave out unless they are named in stack.members
 
-A space parts tricks, a comma the keys of one. The minutes decide how many folds, seeds and epochs; killed and
+Of the list, what has no effect on this experiment is left out with the reason. A space parts tricks, a comma
+the keys of one. The minutes decide how many folds, seeds and epochs; killed and
 called again it goes on, and an ablation that is up to date says what it found.
 """
 
@@ -35,7 +36,7 @@ def main() -> None:
     trials = Trials(arguments.config, arguments.overrides, "ablate")
     changes = read_changes(arguments.tricks, trials.root / LIST)
     check_names(trials.config)
-    trials.check(changes)
+    changes = trials.check(changes, leave_out=not arguments.tricks.strip())  # a list is for every task
     limit_threads(trials.config)
     name = arguments.name or trials.config.name
     with alone(trials.root / "ablations" / name):

@@ -16,6 +16,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -25,7 +26,7 @@ from src.cli import check_names
 from src.commands.compare import Row, Scores, compare, flattery, how_scored, lines, write_tables
 from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
-from src.config import UserError
+from src.config import NoEffect, UserError
 from src.entry import plain_errors
 from src.locks import alone
 from src.machine import limit_threads
@@ -71,14 +72,19 @@ def read_keys(text: str) -> list[Key]:
 
 
 def points_of(trials: Trials, keys: list[Key]) -> list[Change]:
-    """Every combination of values but the experiment's own, which is the base; raises `UserError` for the
-    first that is no good config."""
+    """Every combination of values but the experiment's own, which is the base, and those that are no other
+    training than one before; raises `UserError` for the first that is no good config."""
     combined = itertools.product(*([f"{key.name}={value}" for value in key.values] for key in keys))
     points = [Change.read(",".join(words)) for words in combined]
     base = trials.mark(trials.configured(BASE, trials.seed))
-    points = [p for p in points if trials.mark(trials.configured(p, trials.seed)) != base]
-    trials.check(points)
-    return points
+    return trials.check((p for p in points if not same(trials, p, base)), leave_out=True)
+
+
+def same(trials: Trials, point: Change, mark: str) -> bool:
+    """Whether a point is the training of that mark."""
+    with suppress(NoEffect):
+        return trials.mark(trials.configured(point, trials.seed)) == mark
+    return False
 
 
 def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float, name: str) -> None:
@@ -225,7 +231,9 @@ def report(
         flattery(scores, metric.sign),
     ]
     write_tables(folder, rows, scores, metric.sign)
-    draw(folder / "sweep.png", keys, points, [row for row in rows if not row.note], title)
+    draw(
+        folder / "sweep.png", keys, [*points, *trials.left_out], [row for row in rows if not row.note], title
+    )
     write_text(folder / "report.txt", "\n".join(said) + "\n")
     if whole and not trials.failed:
         write_json(folder / "tried.json", [[list(c.overrides), list(own)] for c, own in scores.items()])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from src.artifacts import Step, write_json
 from src.cli import check_names
-from src.config import Config, UserError
+from src.config import Config, NoEffect, UserError
 from src.configfile import load_config
 from src.locks import alone
 from src.steps import Run, images_step, predict_step, run_of, score_step, train_step
@@ -87,27 +87,45 @@ BASE = Change()
 @dataclass
 class Trials:
     """An experiment, and runs of it with changes. `share` of the epochs are trained; `failed` says of a
-    change why it could not be."""
+    change why it could not be, `left_out` why it was not tried."""
 
     path: str  # of the experiment's config
     arguments: list[str]  # overrides of the experiment itself
     kind: str  # "ablate" or "sweep"
     share: float = 1.0
     failed: dict[Change, str] = field(default_factory=dict)
+    left_out: dict[Change, str] = field(default_factory=dict)
 
     def __post_init__(self):
         self.config = load_config(self.path, self.arguments)
         self.folds, self.seed = self.config.selected_folds, self.config.seed
         self.root = self.config.root
 
-    def check(self, changes: Iterable[Change]) -> None:
-        """Raise `UserError` for the first change that is no good config, or that changes nothing."""
-        base = self.mark(self.configured(BASE, self.seed))
+    def check(self, changes: Iterable[Change], leave_out: bool = False) -> list[Change]:
+        """The changes, each another training than the experiment and those before it. Raises `UserError` for
+        the first that is no good config, or that has no effect; with `leave_out` the latter are noted, in
+        `left_out` too, and the others stay."""
+        known, kept = {self.mark(self.configured(BASE, self.seed)): self.config.name}, []
         for change in changes:
-            config = self.configured(change, self.seed)
-            check_names(config)
-            if change.overrides and self.mark(config) == base:
-                raise UserError(f"{change.name}: {self.config.name} has that already; try another value")
+            try:
+                config = self.configured(change, self.seed)
+                check_names(config)
+                mark = self.mark(config)
+                if change.overrides and mark in known:
+                    raise NoEffect(f"{change.name}: {known[mark]} has that already; try another value")
+            except NoEffect as error:
+                if not leave_out:
+                    raise
+                self.left_out[change] = str(error)
+                print(f"left out: {error}")
+                continue
+            known[mark] = change.name
+            kept.append(change)
+        if not kept:
+            raise UserError(
+                f"{self.kind}: nothing that was given changes {self.config.name}; try other values"
+            )
+        return kept
 
     def configured(self, change: Change, seed: int) -> Config:
         """The config of a trial; `UserError` says which change it does not like."""
@@ -115,13 +133,14 @@ class Trials:
         try:
             config = load_config(self.path, words)
         except UserError as error:
-            raise UserError(f"{change.name}: {error}" if change.overrides else str(error)) from None
+            raise type(error)(f"{change.name}: {error}" if change.overrides else str(error)) from None
         epochs = max(1, round(self.share * config.train.epochs))
         return config if self.share == 1 else config.with_epochs(epochs)
 
     def mark(self, config: Config) -> str:
         """Eight digits that stand for all that a trial's score depends on, and that tell trials apart."""
-        settings = {key: value for key, value in config.settings().items() if key not in NOT_TRIED}
+        tried = (key for key in config.settings() if key not in NOT_TRIED)
+        settings = {key: config.effective(key) for key in tried}
         images = config.data.model_dump(mode="json", include=set(IMAGES))
         recipe = {**settings, "seed": config.seed, "data": images}
         return Step("", Path(), (), recipe).fingerprint[:8]

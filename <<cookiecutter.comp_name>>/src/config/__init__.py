@@ -6,7 +6,8 @@ of ours is imported here, and nothing heavy, so that a typo is answered at once.
 
 `data.py` the competition, its tables and folds · `model.py` the network · `pixels.py` augmentation and
 mixing · `losses.py`, `optim.py`, `train.py` training · `consistency.py` a mean teacher · `after.py` what
-comes of trained models · `pseudo.py` pseudo-labels · `kaggle.py` where it goes · `tree.py` all together.
+comes of trained models · `pseudo.py` pseudo-labels · `kaggle.py` where it goes ·
+`effects.py` which key needs what · `tree.py` all together.
 """
 
 from src.config.after import (
@@ -27,7 +28,7 @@ from src.config.model import Model
 from src.config.optim import Optim
 from src.config.pixels import Augment, Mixing
 from src.config.pseudo import Pseudo
-from src.config.section import Section, UserError
+from src.config.section import NoEffect, Section, UserError
 from src.config.train import EarlyStopping, Ema, Swa, Train, snapshot_names, with_epochs
 from src.config.tree import Config
 
@@ -51,6 +52,7 @@ __all__ = [
     "Margin",
     "Mixing",
     "Model",
+    "NoEffect",
     "Optim",
     "Pseudo",
     "Rerank",

@@ -27,12 +27,12 @@ LOSSES = {  # what `train.loss` may be for each task, its usual one first
     "retrieval": (*MARGINS, "cross_entropy"),
 }
 EXCLUSIVE = ("ce_dice", "lovasz_softmax")  # masks: a pixel has one class at most
-KNOBS = {  # what is about these losses alone: no run with another one depends on it
-    "focal": ("focal", "focal_dice"),
-    "asymmetric": ("asymmetric",),
-    "fbeta": ("fbeta",),
-    "symmetric": ("symmetric_cross_entropy",),
-    "generalized_q": ("generalized_cross_entropy",),
+KNOBS = {  # keys of `train` that are about these losses alone, see effects.py
+    "train.focal.gamma train.focal.alpha": ("focal", "focal_dice"),
+    "train.asymmetric.gamma_positive train.asymmetric.gamma_negative train.asymmetric.shift": ("asymmetric",),
+    "train.fbeta": ("fbeta",),
+    "train.symmetric.alpha train.symmetric.beta": ("symmetric_cross_entropy",),
+    "train.generalized_q": ("generalized_cross_entropy",),
 }
 SIZES = {  # bounds of `margin.size`, what it is, and a good one
     "arcface": (0.0, math.pi / 2, "radians added to the angle", 0.5),
@@ -125,18 +125,6 @@ class Losses(Section):
         """What the triplet counts for beside the loss."""
         weight = self.margin.triplet_weight
         return float(task == "retrieval") if weight is None else weight
-
-    def of_no_use(self, task: str) -> set[str]:
-        """The knobs that say nothing of this loss."""
-        name = self.name(task)
-        unused = {knob for knob, losses in KNOBS.items() if name not in losses}
-        if task != "segmentation":
-            unused |= {"dice_weight"}
-        if task != "retrieval" and not self.triplet_weight(task):
-            unused |= {"images_per_class"} | (set() if name in MARGINS else {"margin"})
-        if self.class_weights != "effective":
-            unused |= {"effective_beta"}
-        return unused
 
     def check(self, task: str) -> None:
         """Raise ValueError, with the reason, for what means nothing together."""

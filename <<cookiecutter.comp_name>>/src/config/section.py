@@ -12,6 +12,10 @@ class UserError(Exception):
     like."""
 
 
+class NoEffect(UserError):
+    """A key that is set and does nothing, or a change that changes nothing."""
+
+
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, values cannot be changed once read."""
 

@@ -20,6 +20,7 @@ from src.config.after import (
 )
 from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.effects import effective, settings
 from src.config.kaggle import Kaggle
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
@@ -72,17 +73,9 @@ class Config(Section):
         """Whether a batch is made of a few classes with a few rows each, as a triplet needs it."""
         return self.task.name == "retrieval" or self.train.triplet_weight(self.task.name) > 0
 
-    @property
-    def of_no_use(self) -> dict[str, set[str]]:
-        """By section the knobs that another task, or another loss, alone has, and those that change no bit:
-        they make no trained model stale."""
-        task = self.task.name
-        unused = {"train": self.train.of_no_use(task), "model": {"checkpointing"}}
-        if task != "segmentation":
-            unused["model"] |= {"decoder"}
-        if task != "retrieval":
-            unused["model"] |= {"embedding"}
-        return unused
+    def effective(self, section: str) -> dict[str, Any] | None:
+        """A section for a fingerprint: what has no effect on a result is left out, see effects.py."""
+        return effective(self, section)
 
     def with_epochs(self, epochs: int) -> Config:
         """The same experiment in another number of epochs: what is told in epochs goes along."""
@@ -94,8 +87,9 @@ class Config(Section):
         return self.model_copy(update={"train": with_epochs(self.train, epochs), **changed})
 
     def settings(self) -> dict[str, Any]:
-        """The tree as plain values, without what chooses folds for one call: what is stored beside a run."""
-        return self.model_dump(mode="json", exclude={"fold", "folds"})
+        """The tree as plain values, without what chooses folds for one call: what is stored beside a run. A
+        key that is ignored has its default."""
+        return settings(self)
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Config:

@@ -17,6 +17,7 @@ import pandas as pd
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
 from src.data.classes import targets_of
+from src.data.domain import say_undefined
 from src.data.hamming import near_pairs
 from src.data.identities import assign_identities
 from src.data.summary import summarize
@@ -39,26 +40,7 @@ def build_folds(
     of_train = alike[(index["set"] == "train").to_numpy()]
     column = None if config.data.group is None else tables.train[config.data.group]
     groups = together(of_train, column, config.cv.n_folds)
-    strata = task.strata(targets)
-    if task.kind == "rankings":
-        new = config.cv.new_share if config.data.new_label is not None else 0.0
-        folds, stop = (
-            assign_identities(strata, groups, n, config.cv.seed + i, new)
-            for i, n in enumerate((config.cv.n_folds, config.cv.stop_parts))
-        )
-    else:
-        folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
-        # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide
-        # when to stop.
-        enough = len(np.unique(groups)) >= config.cv.stop_parts
-        stop = assign(
-            config.cv.kind,
-            strata,
-            groups if enough else np.arange(len(groups)),
-            config.cv.stop_parts,
-            config.cv.seed + 1,
-            key="cv.stop_parts",
-        )
+    folds, stop = parts_of(config, task, task.strata(targets), groups)
     table = pd.DataFrame(
         {"id": tables.train[config.data.id], "fold": folds, "stop": stop, "group": groups}
     ).join(as_targets(targets))
@@ -67,6 +49,10 @@ def build_folds(
     write_json(step.folder / "dataset.json", {"task": task.name, "n_folds": config.cv.n_folds, **description})
     encoded = None if task.kind == "rankings" else targets_of(task, targets, description["outputs"])
     summary = summarize(table, index, alike, encoded, description, large_group(groups, column, config.cv))
+    if task.kind == "numbers":
+        truth = task.truth(targets, outputs := description["outputs"])
+        notes = say_undefined(config, task, truth, outputs, folds, stop)
+        summary += "".join(f"{line}\n" for line in (["", *notes] if notes else []))
     write_text(step.folder / "summary.md", summary)
     step.done()
     print(summary)
@@ -88,6 +74,25 @@ def large_group(groups: np.ndarray, column: pd.Series | None, cv: CrossValidatio
         f"each such row a value of its own in a copy of the file, named in data.train_csv, or lower "
         f"cv.n_folds"
     ]
+
+
+def parts_of(
+    config: Config, task: Task, strata: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the fold, and (N,) the early-stopping part, of rows with these strata and groups (N,)."""
+    if task.kind == "rankings":
+        new = config.cv.new_share if config.data.new_label is not None else 0.0
+        return tuple(
+            assign_identities(strata, groups, n, config.cv.seed + i, new)
+            for i, n in enumerate((config.cv.n_folds, config.cv.stop_parts))
+        )
+    # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide when
+    # to stop.
+    enough = len(np.unique(groups)) >= config.cv.stop_parts
+    rows = groups if enough else np.arange(len(groups))
+    folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
+    stop = assign(config.cv.kind, strata, rows, config.cv.stop_parts, config.cv.seed + 1, key="cv.stop_parts")
+    return folds, stop
 
 
 def assign(

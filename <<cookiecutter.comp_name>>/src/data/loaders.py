@@ -16,6 +16,7 @@ from src.artifacts import read_json
 from src.config import Config, UserError
 from src.data.batches import identity_batches, n_identity_batches
 from src.data.classes import ClassTargets, taken, targets_of
+from src.data.domain import check_domain
 from src.data.extra import with_extra
 from src.data.images import ImageStore, open_images
 from src.data.levels import Levels, Told
@@ -79,6 +80,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
     outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
     labels = targets_in(table)
+    check_domain(config, task, labels, config.root / "data" / "folds.csv")  # the metric may have changed
     if task.kind == "maps":
         targets = Levels.of(open_masks(images_step(config).folder), np.arange(len(table)))
     else:

@@ -27,6 +27,7 @@ def prepare(config: Config, force: bool = False) -> None:
 
 
 def _prepare(config: Config, images: Step, masks: Step | None) -> None:
+    from src.data.domain import check_domain
     from src.data.folds import build_folds, check_rare
     from src.data.identities import check_identities
     from src.data.images import build_cache, open_images
@@ -38,6 +39,7 @@ def _prepare(config: Config, images: Step, masks: Step | None) -> None:
 
     tables, table = load_tables(config), raw_tables(config)["train"]
     task, targets = create_task(config), tables.targets
+    check_domain(config, task, targets, table)
     if task.kind == "rankings":  # before any earlier file is replaced
         check_identities(task.describe(targets)["counts"], config.cv, config.data.new_label, table)
     elif task.kind == "numbers" and "counts" in (description := task.describe(targets)):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import UserError
 from src.decisions.thresholds import ROUNDS, Steps, best_of
-from src.metrics.base import known_columns
-from src.metrics.regression import check_grades
+from src.metrics.base import WHOLE, known_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,7 @@ def fit_cuts(targets: Any, predictions: Any) -> list[Cuts]:
     for target, prediction in known_columns(targets, predictions):
         if not len(target):
             raise UserError("task.metric: qwk needs grades, here a column has none")
-        check_grades(target)
+        WHOLE.check(target, "task.metric: qwk")
         grades, rows = np.unique(target, return_counts=True)
         shares = np.cumsum(rows)[:-1] / len(target)
         starts = (grades[:-1] + grades[1:]) / 2, np.quantile(prediction, shares)

@@ -100,6 +100,13 @@ def _winner(
     return best, candidates[best]
 
 
+def same_folds(task: Task, oof: Any, other: Any, truth: Any, fold: np.ndarray) -> bool:
+    """Whether two candidates score every fold alike, as ranks of a single member do beside it: there is then
+    no gain to be shown, whatever their CV over all rows."""
+    pair = (scores(task, truth, one, fold).folds for one in (oof, other))
+    return np.allclose(*pair, rtol=0, atol=1e-12, equal_nan=True)
+
+
 def default(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str:
     """Who is kept unless another beats it, by the scores of each candidate's folds and by what it is worth
     once they are averaged: the plain mean, or the best single run where the mean has less CV, or is worse by

@@ -25,13 +25,13 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Members and candidates with their CV, the gain over the default (the mean, or the best run
-    where that is better), and which is kept and why."""
+    """Members and candidates with their CV over all rows, the mean gain of their folds over the default (the
+    mean, or the best run where that is better) or a dash, and which is kept and why."""
     width = max(22, *map(len, metrics["candidates"])) + 2
     lines = [f"{'':{width}} CV {metrics['metric']}{caution(metrics)}"]
     lines += [f"  {name:{width - 2}} {shown(score)}" for name, score in metrics["members"].items()]
     for name, row in metrics["candidates"].items():
-        gain = "" if row["gain"] is None else f"{row['gain']:+.4f} ± {shown(row['gain_error'])}"
+        gain = "-" if row["gain"] is None else f"{row['gain']:+.4f} ± {shown(row['gain_error'])}"
         lines.append(f"{name:{width}} {shown(row['cv'])}   {gain:17} {row['verdict']}")
     lines += [f"{name:{width}} -        left out: {why}" for name, why in metrics["left_out"].items()]
     lines.append(f"{'chosen without the fold':{width}} {shown(metrics['cv_of_the_choice'])}")

@@ -19,7 +19,16 @@ from src.config import Config
 from src.decisions import countable, nested
 from src.ensemble.apply import CALIBRATED
 from src.ensemble.attenuation import UNKNOWN, Averaged, between
-from src.ensemble.choice import SINGLE, against_default, best_member, best_single_oof, better, choose, lasting
+from src.ensemble.choice import (
+    SINGLE,
+    against_default,
+    best_member,
+    best_single_oof,
+    better,
+    choose,
+    lasting,
+    same_folds,
+)
 from src.ensemble.features import read_features
 from src.ensemble.levels import KINDS, Candidates, Members, level_of
 from src.ensemble.members import optimism
@@ -168,6 +177,9 @@ def verdicts(
         gained, error = gains[name]
         if name == chosen:
             why = "kept"
+        elif name != base and same_folds(task, oof, rivals[base], truth, fold):
+            gained, error = None, None  # its CV may differ: ranks make the rows of different folds comparable
+            why = f"scores each fold exactly as the {base} does"
         elif name == base:
             why = f"beaten by {chosen}"
         elif name.endswith(CALIBRATED):

@@ -2,8 +2,8 @@
 
 `oof.parquet`: id, fold, target, then the columns of `Task.write`; rows and order of train.csv.
 `test.parquet`: id, then these columns, the mean of the folds; rows and order of test.csv.
-`metrics.json`: the metric, its value over all OOF rows (`cv`), fold by fold, and the standard error of their
-mean.
+`metrics.json`: the metric, its value over all OOF rows (`cv`), fold by fold, the standard error of their
+mean, and what the best constant prediction scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from src.locks import alone
 from src.models.sizes import check_sizes
 from src.optimism import caution, mark, why_optimistic
 from src.report.outputs import describe_outputs
-from src.scoring import evaluate
+from src.scoring import against_constant, evaluate, no_better_than_constant
 from src.steps import Run, predict_step, score_step
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
@@ -98,7 +98,9 @@ def score_run(run: Run, step: Step) -> None:
     write_parquet(run.folder / "oof.parquet", oof)
     write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
     why = next(filter(None, (why_optimistic(run.config, run.labels_from, k) for k in folds)), None)
-    write_json(run.folder / "metrics.json", evaluate(task, oof, outputs) | mark(why))
+    metrics = evaluate(task, oof, outputs)
+    metrics |= against_constant(task, oof, outputs, metrics) | mark(why)
+    write_json(run.folder / "metrics.json", metrics)
     step.done()
     look_back(run, task, oof, outputs)
 
@@ -121,7 +123,7 @@ def describe(name: str, metrics: dict[str, Any]) -> str:
     cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
     return (
         f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
-        f"{caution(metrics)}"
+        f"{no_better_than_constant(metrics)}{caution(metrics)}"
     )
 
 

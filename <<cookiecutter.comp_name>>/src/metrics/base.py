@@ -6,10 +6,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from src.config import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
 Counts = Callable[..., Any]  # (tp, fp, fn, tn) arrays of one shape -> scores of that shape
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The targets that a metric, a loss or a transform of targets is defined for: `wrong(values)` says of
+    which of (N,) numbers it is not, and `needs` what it needs."""
+
+    wrong: Callable[[Any], Any]
+    needs: str
+
+    def check(self, values: Any, what: str) -> None:
+        """Raise `UserError`, which says `what` needs them, for the first value outside."""
+        wrong = self.wrong(values)
+        if wrong.any():
+            raise UserError(f"{what} needs {self.needs}, here one is {values[wrong][0]:g}")
+
+
+NOT_NEGATIVE = Domain(lambda values: values < 0, "targets of 0 and more")
+NOT_ZERO = Domain(lambda values: values == 0, "targets other than 0, by which it divides")
+WHOLE = Domain(lambda values: values % 1 != 0, "grades that are whole numbers")
+NUMBERS = Domain(lambda values: values != values, "classes that are numbers, which say their order")
 
 
 @dataclass(frozen=True)
@@ -20,7 +43,8 @@ class Metric:
     rule (0.5, or the nearest whole number), and handed decisions it scores them as they are; `src/decisions`
     fits better rules (cut points for kappa alone). `counts` and `average` let it do so exactly: the score
     from true and false positives and negatives, and over what these are counted: each column, each row, all
-    cells, each image. `first` is how many answers of a ranking it looks at.
+    cells, each image. `first` is how many answers of a ranking it looks at. `domain` is what targets must be;
+    stage 01 looks at them.
     """
 
     name: str
@@ -31,6 +55,7 @@ class Metric:
     counts: Counts | None = None
     average: Literal["columns", "rows", "all", "images"] | None = None
     first: int | None = None  # answers of a ranking that count
+    domain: Domain | None = None  # of each column's known targets; null: any
 
     def __call__(self, targets: Any, predictions: Any) -> float:
         return float(self.function(targets, predictions))

@@ -3,7 +3,7 @@ needs a decision takes the most probable class."""
 
 from __future__ import annotations
 
-from src.metrics.base import Metric
+from src.metrics.base import NUMBERS, Metric
 
 
 def accuracy(targets, probabilities):
@@ -108,7 +108,7 @@ METRICS = (
     Metric("f1_weighted", _f_beta(1, "weighted"), 1, _TASK),
     Metric("f2_macro", _f_beta(2, "macro"), 1, _TASK),
     Metric("f05_macro", _f_beta(0.5, "macro"), 1, _TASK),
-    Metric("qwk", qwk, 1, _TASK),
+    Metric("qwk", qwk, 1, _TASK, domain=NUMBERS),
     Metric("mcc", mcc, 1, _TASK),
     Metric("roc_auc", _one_against_rest("roc_auc_score"), 1, _TASK),
     Metric("average_precision", _one_against_rest("average_precision_score"), 1, _TASK),

@@ -2,7 +2,7 @@
 
 The function is given what every metric of the task is given; the first lines of `multiclass.py`, `binary.py`
 and so on say what that is. With `task.metric=<its name>` early stopping, CV and the stack then go by it. A
-name that is there already is replaced by yours.
+name that is there already is replaced by yours. `domain` says which targets it takes, see base.py.
 
 `sign` is 1 where higher is better, -1 where lower is. With `decides="threshold"` thresholds are fitted on
 OOF; such a function decides at 0.5 itself, and so scores decisions (0 and 1) as they are.

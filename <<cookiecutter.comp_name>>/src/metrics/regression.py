@@ -3,8 +3,7 @@ is left out."""
 
 from __future__ import annotations
 
-from src.config import UserError
-from src.metrics.base import Metric, mean_of_columns
+from src.metrics.base import NOT_NEGATIVE, NOT_ZERO, WHOLE, Metric, mean_of_columns
 
 _TASK = ("regression",)
 
@@ -23,8 +22,7 @@ def rmsle(targets, predictions):
     """RMSE of log(1 + value); predictions below 0 count as 0. Raises `UserError` for targets below 0."""
     import numpy as np
 
-    if targets.min() < 0:
-        raise UserError(f"task.metric: rmsle needs targets of 0 and more, here one is {targets.min():g}")
+    NOT_NEGATIVE.check(targets, "task.metric: rmsle")
     return rmse(np.log1p(targets), np.log1p(np.maximum(predictions, 0)))
 
 
@@ -77,7 +75,7 @@ def qwk(targets, predictions):
     grade."""
     import numpy as np
 
-    check_grades(targets)
+    WHOLE.check(targets, "task.metric: qwk")
     return kappa(targets, np.rint(predictions))
 
 
@@ -89,24 +87,15 @@ def kappa(targets, grades):
     return 1 - mse(targets, grades) / chance if chance > 0 else np.nan
 
 
-def check_grades(targets) -> None:
-    """Raise `UserError` where a target is no whole number."""
-    import numpy as np
-
-    odd = targets[targets != np.rint(targets)]
-    if len(odd):
-        raise UserError(f"task.metric: qwk needs grades that are whole numbers, here one is {odd[0]:g}")
-
-
 METRICS = (
     Metric("rmse", mean_of_columns(rmse), -1, _TASK),
-    Metric("rmsle", mean_of_columns(rmsle), -1, _TASK),
+    Metric("rmsle", mean_of_columns(rmsle), -1, _TASK, domain=NOT_NEGATIVE),
     Metric("mae", mean_of_columns(mae), -1, _TASK),
     Metric("mse", mean_of_columns(mse), -1, _TASK),
     Metric("r2", mean_of_columns(r2), 1, _TASK),
     Metric("spearman", mean_of_columns(spearman), 1, _TASK),
     Metric("pearson", mean_of_columns(pearson), 1, _TASK),
-    Metric("qwk", mean_of_columns(qwk), 1, _TASK, decides="cuts"),
+    Metric("qwk", mean_of_columns(qwk), 1, _TASK, decides="cuts", domain=WHOLE),
     Metric("medae", mean_of_columns(medae), -1, _TASK),
-    Metric("mape", mean_of_columns(mape), -1, _TASK),
+    Metric("mape", mean_of_columns(mape), -1, _TASK, domain=NOT_ZERO),
 )

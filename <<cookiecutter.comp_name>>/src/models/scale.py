@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from src.config import UserError
+from src.metrics.base import NOT_NEGATIVE
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class TargetScale:
     @classmethod
     def of(cls, targets: np.ndarray, log: bool) -> TargetScale:
         """The scale of targets (N, C); with `log`, of log(1 + target), which takes none below zero."""
-        if log and targets.min() < 0:
-            raise UserError(
-                f"train.target_log: a target is {targets.min():g}, and log(1 + target) is for numbers from "
-                f"0 up; set train.target_log=false"
-            )
+        if log:
+            NOT_NEGATIVE.check(targets, "train.target_log")
         values = np.log1p(targets.astype(np.float64)) if log else targets.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise UserError(
+                "a target is beyond single precision; look at data/folds.csv for the largest ones"
+            )
         std = np.maximum(values.std(0), 1e-6)
         return cls(tuple(values.mean(0).tolist()), tuple(std.tolist()), log)
 

@@ -24,6 +24,7 @@ from src.inference.oof import predict_run, read_outputs
 from src.locks import alone
 from src.pseudo.ask import ask
 from src.pseudo.labels import label_round
+from src.pseudo.outcome import first_row, row_of, write_outcome
 from src.pseudo.precision import estimated_precision
 from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
 from src.pseudo.steps import pseudo_step
@@ -48,7 +49,7 @@ def label_recursively(config: Config) -> None:
 def _label_recursively(config: Config, step: Step) -> None:
     task = create_task(config)
     best = read_json(run_of(config).folder / "metrics.json")
-    report = [{"round": 0, "run": config.name, **_cv(best), "kept": True}]
+    report = [first_row(config.name, best)]
     for number in range(1, rounds_of(config) + 1):
         run, before = round_of(config, number), round_of(config, number - 1)
         row = {"round": number, "run": run.name} | prepare_round(run, before, task)
@@ -56,7 +57,7 @@ def _label_recursively(config: Config, step: Step) -> None:
             print(f"{run.name}: {end}; the rounds end here")
             break
         metrics = learn(run)
-        row |= _cv(metrics) | judge(metrics, best, task.metric.sign)
+        row |= row_of(metrics) | judge(metrics, best, task.metric.sign)
         report.append(row)
         write_json(run.folder / "round.json", row)
         write_classes(run.folder, row)
@@ -64,10 +65,7 @@ def _label_recursively(config: Config, step: Step) -> None:
         if not row["kept"] and not row.get("optimistic"):
             break
         best = metrics if row["kept"] else best
-    write_json(
-        step.folder / "pseudo.json", {"metric": task.metric.name, "rounds": report, "best": best_run(report)}
-    )
-    step.done()
+    write_outcome(step, task.metric.name, report)
 
 
 def rounds_of(config: Config) -> int:
@@ -123,16 +121,6 @@ def rule(run: Run, task: Task) -> str:
     words += [] if pseudo.prior is None else [f"prior: {pseudo.prior}"]
     by = "all folds' models" if pseudo.source == "ensemble" else "its own model"
     return f"{', '.join(words)}; each fold labelled by {by} of {run.labels_from}"
-
-
-def best_run(report: list[dict[str, Any]]) -> str:
-    """The last run that was kept."""
-    return [row["run"] for row in report if row["kept"]][-1]
-
-
-def _cv(metrics: dict[str, Any]) -> dict[str, Any]:
-    marked = {key: metrics[key] for key in ("optimistic", "why_optimistic") if key in metrics}
-    return {key: metrics[key] for key in ("cv", "standard_error")} | marked
 
 
 def check_allowed(config: Config) -> None:

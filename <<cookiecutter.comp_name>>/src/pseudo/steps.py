@@ -85,15 +85,14 @@ def calibrated_on(run: Run, fold: int) -> Path | None:
 def select_step(run: Run, fold: int) -> Step:
     """The confident test rows of fold `fold`, by the models of the run before that may label for it."""
     pseudo, known = run.config.pseudo, calibrated_on(run, fold)
-    keys = {"segmentation": {"threshold", "labels", "pixels"}, "retrieval": {"threshold"}}
-    keys = keys.get(run.config.task.name, {"threshold", "labels", "quantile"})
+    keys = ("threshold", "labels", "pixels", "quantile", "calibrate", "cap", "prior")
     said = [digest(path) for paths in unlabelled(run, fold).values() for path in paths]
     return Step(
         title=f"04 select {run.name} fold {fold}",
         folder=run.folder,
         outputs=(f"fold{fold}.pseudo.parquet",),
         recipe={
-            "pseudo": pseudo.model_dump(mode="json", include=keys | {"calibrate", "cap", "prior"}),
+            "pseudo": {key: value for key, value in run.config.effective("pseudo").items() if key in keys},
             "predictions": said[0] if len(said) == 1 else said,
             "calibrated_on": None if known is None else digest(known),
             "prior_of": None if pseudo.prior is None else digest(run.config.root / "data" / "folds.csv"),
@@ -121,6 +120,6 @@ def pseudo_step(config: Config) -> Step:
 
 def settings(config: Config) -> dict[str, Any]:
     """`pseudo` as values, what is as it was before there was a choice as null."""
-    values = config.pseudo.model_dump(mode="json")
+    values = config.effective("pseudo")
     before = (("source", "fold"), ("start", "scratch"))
-    return values | {key: None for key, usual in before if values[key] == usual}
+    return values | {key: None for key, usual in before if values.get(key) == usual}

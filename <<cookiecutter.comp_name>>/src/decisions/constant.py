@@ -1,0 +1,81 @@
+"""What a prediction that is the same for every row scores: a model whose CV is no better has learned nothing
+that the metric sees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from src.decisions import Nested, assemble, is_masks, nested, take
+from src.metrics import Metric
+from src.metrics.retrieval import Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
+
+QUANTILES = 19  # of numbers, the median among them: which is best is the metric's to say
+
+
+def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
+    """The score of the best constant by `nested`, each fold's chosen and decided on the other folds.
+    `targets` (N,) are as the metric wants them, `predictions` (N,) a model's, for their kind and shape.
+
+    For classes and labels it is their shares, for numbers their mean or a quantile, for masks one probability
+    everywhere, and for rankings the identities by the number of their rows.
+    """
+    import numpy as np
+
+    if is_masks(predictions):
+        return nested(metric, targets, _Flat(targets), fold)
+    parts = []
+    for k in np.unique(fold):
+        own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+        known = take(targets, others)
+        if isinstance(predictions, Ranking):
+            constant = _ranking(known, len(own), predictions.new)
+        else:
+            constant = np.repeat(_row(metric, known, predictions.shape[1])[None], len(own), axis=0)
+        parts.append((own, constant))
+    if metric.decides == "cuts":  # between which a constant cannot lie
+        whole = assemble(parts)
+        scores = [metric(take(targets, own), one) for own, one in parts]
+        return Nested(metric(targets, whole), scores, {})
+    return nested(metric, targets, assemble(parts), fold)
+
+
+def _row(metric: Metric, targets: np.ndarray, outputs: int) -> np.ndarray:
+    """(C,) float32, what is said of every row."""
+    import numpy as np
+
+    if targets.ndim == 1 and outputs > 1:  # class numbers
+        return (np.bincount(targets, minlength=outputs) / len(targets)).astype(np.float32)
+    columns = targets.reshape(len(targets), -1).astype(np.float64)
+    rows = [np.nanmean(columns, axis=0)]
+    if not np.isin(columns[~np.isnan(columns)], (0, 1)).all():
+        rows += list(np.nanquantile(columns, np.linspace(0, 1, QUANTILES + 2)[1:-1], axis=0))
+    if len(rows) == 1:
+        return rows[0].astype(np.float32)
+    scores = [metric.sign * metric(targets, np.repeat(row[None], len(targets), axis=0)) for row in rows]
+    return rows[int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0].astype(np.float32)
+
+
+def _ranking(targets: Sequence[Any], rows: int, new: str | None) -> Ranking:
+    counts = Counter(target for target in targets if target != new)
+    names = [name for name, _ in counts.most_common()]
+    return Ranking([names] * rows, [[1 / place for place in range(1, len(names) + 1)]] * rows, new)
+
+
+class _Flat(Sequence):
+    """Masks (C, H, W) as large as the targets' own, of one probability, made when they are looked at."""
+
+    def __init__(self, targets: Sequence[Any]):
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        import numpy as np
+
+        return np.full(np.shape(self.targets[number]), 128, np.uint8)
