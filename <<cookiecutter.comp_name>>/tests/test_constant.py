@@ -1,4 +1,4 @@
-"""What the best constant prediction scores, against closed forms; and that a CV no better than that says so."""
+"""The best constant prediction against closed forms; and that a CV no better than it says so."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from src.artifacts import digest
 from src.config import Config, UserError
 from src.decisions import Rule, assemble, countable, nested, take
 from src.decisions import fit as fit_rule
-from src.ensemble import choice, stack
+from src.ensemble import choice, report, stack
 from src.ensemble.apply import apply_stack
+from src.ensemble.attenuation import UNKNOWN
 from src.ensemble.boosting import Stacker
 from src.ensemble.choice import against_default, best_member, best_single_oof, choose
 from src.ensemble.members import find_members
@@ -27,6 +28,7 @@ from src.ensemble.rivals import fitter
 from src.ensemble.rivals.base import Level, nested_oof
 from src.ensemble.stack import build_stack
 from src.ensemble.tables import check_tables
+from src.inference.average import rank_mean
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.steps import stack_step
@@ -110,6 +112,30 @@ def test_a_mean_that_does_not_reach_the_best_single_run_is_not_what_the_others_h
     for rival, kept in ((hardly, "best single"), (surely, "lightgbm"), (mean, "best single")):
         assert choose(TASK, candidates | {"lightgbm": rival}, truth, fold)[0] == kept
     assert choose(TASK, {"mean": single, "best single": mean}, truth, fold)[0] == "mean"
+
+
+def test_a_candidate_that_orders_each_fold_as_the_mean_does_has_no_gain_but_a_reason():
+    """Ranks of one member: within a fold the same order, over all rows another AUC where folds differ."""
+    task = create_task(Config(task={"name": "binary"}))
+    random, fold = np.random.default_rng(0), np.arange(200) % 4
+    truth = (random.random(200) < 0.5).astype(int)
+    mean = expit(random.normal(size=200) + truth + fold)[:, None]
+    ranks = mean.copy()
+    for k in range(4):
+        ranks[fold == k] = rank_mean(mean[fold == k][None])
+    candidates = {"mean": mean, "rank_mean": ranks, "best single": mean}
+
+    def cv(oof):
+        return nested(task.metric, truth, oof, fold).score
+
+    found = stack.verdicts(task, candidates, "mean", truth, fold, cv, UNKNOWN)
+    assert found["rank_mean"]["cv"] > found["mean"]["cv"] + 0.01
+    assert (found["rank_mean"]["gain"], found["rank_mean"]["gain_error"]) == (None, None)
+    assert "each fold exactly as the mean" in found["rank_mean"]["verdict"]
+    shown = report.table(
+        {"metric": "roc_auc", "members": {}, "candidates": found, "left_out": {}, "cv_of_the_choice": None}
+    )
+    assert "0.0000" not in shown
 
 
 def regression(metric: str):

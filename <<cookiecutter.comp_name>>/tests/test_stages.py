@@ -289,6 +289,15 @@ def test_nothing_sure_enough_ends_the_rounds_without_an_error(copy, stage_here):
     assert json.loads((copy / "runs/baseline/pseudo.json").read_text())["best"] == "baseline"
 
 
+def test_without_rounds_it_is_said_that_there_is_nothing_to_do(copy, stage_here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "src.pseudo.rounds", None)  # which imports torch
+    done = stage_here(copy, "04_pseudo_label.py", *EASY, "pseudo.rounds=0")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+    assert "pseudo.rounds=0" in done.stdout
+    report = json.loads((copy / "runs/baseline/pseudo.json").read_text())
+    assert (report["best"], [row["run"] for row in report["rounds"]]) == ("baseline", ["baseline"])
+
+
 def test_pseudo_labelling_one_fold_is_refused(copy, stage_here):
     done = stage_here(copy, "04_pseudo_label.py", *EASY, "fold=0", "pseudo.rounds=1")
     assert done.returncode == 2

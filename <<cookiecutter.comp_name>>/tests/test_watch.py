@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from src.config import Train, UserError
+from src.models.scale import TargetScale
 from src.training import watch
+from src.training.fold import check_finite
 from src.training.watch import Watch, hardly_falls
 
 NAN, INF = float("nan"), float("inf")
@@ -117,3 +119,20 @@ def test_warm_up_and_a_frozen_backbone_are_waited_for():
     settings = Train(warmup_epochs=1.5, freeze_epochs=2)
     same = history(*[2.3] * 8)
     assert [count for count in range(9) if hardly_falls(same[:count], settings)] == [6]
+
+
+def test_a_network_whose_loss_or_predictions_are_no_numbers_is_not_kept():
+    fine, settings = np.ones((4, 2), np.float32), Train()
+    check_finite("fold 0", fine, 0.5, settings)
+    check_finite("fold 0", ["no numbers"], 0.5, settings)
+    wrong = fine.copy()
+    wrong[2] = np.inf
+    with pytest.raises(UserError, match=r"fold 0: .* 1 of its predictions are no finite numbers"):
+        check_finite("fold 0", wrong, 0.5, settings)
+    with pytest.raises(UserError, match=r"lower train.lr=0.0003 to 3e-05"):
+        check_finite("fold 0", fine, float("nan"), settings)
+
+
+def test_targets_that_became_infinite_are_no_scale():
+    with pytest.raises(UserError, match="beyond single precision"):
+        TargetScale.of(np.array([[1.0], [np.inf]], np.float32), log=False)

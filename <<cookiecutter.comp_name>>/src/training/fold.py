@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from src.artifacts import Step, write_csv, write_json, write_parquet
+from src.config import Train, UserError
 from src.data.loaders import FoldData, load_fold, read_folds, training_rows
 from src.models.weights import save_model
 from src.optimism import caution, mark
@@ -68,9 +70,11 @@ def train_fold(
     world.gather(None)  # the last snapshot is there
     state, kept = trainer.final_state(snapshots)
     trainer.average.model.load_state_dict(state)
-    valid, _ = trainer.look_at(data.valid)
+    valid, loss = trainer.look_at(data.valid)
     if not world.first:
         return
+    if len(data.valid):
+        check_finite(title, valid, loss, config.train)
     score = task.score(data.valid_truth, valid)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
     save_model(step.folder / "model.safetensors", trainer.architecture, state)
@@ -94,6 +98,19 @@ def train_fold(
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
     )
+
+
+def check_finite(title: str, predictions: Any, loss: float, settings: Train) -> None:
+    """Raise `UserError` where a trained network's loss or predictions of the held-out rows are no numbers: it
+    is not kept, for no stage could use it."""
+    numbers = isinstance(predictions, np.ndarray)
+    wrong = int((~np.isfinite(predictions.reshape(len(predictions), -1)).all(1)).sum()) if numbers else 0
+    if wrong or not np.isfinite(loss):
+        raise UserError(
+            f"{title}: the trained network's loss on the held-out rows is {loss:g}, and {wrong} of its "
+            f"predictions are no finite numbers; nothing is kept: look at the range of the targets, lower "
+            f"train.lr={settings.lr:g} to {settings.lr / 10:g}, or set train.clip_grad=1.0"
+        )
 
 
 def learned_rows(run: Run, fold: int, data: FoldData) -> pd.DataFrame:
