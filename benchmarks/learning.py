@@ -41,11 +41,10 @@ TRAINED = {
     "batch_size": 32,
     "ema": {"decay": 0.99},
     "early_stopping": {"enabled": False},  # a tenth of a tenth is too little to stop by
-    "label_smoothing": 0.0,
 }
 FINE = {  # a pretrained network whose early stages stay as they are
     "model": {"backbone": "mobilenetv2_100", "weights": "weights.safetensors"},
-    "train": {**TRAINED, "lr": 1e-3, "freeze_stages": 4},
+    "train": {**TRAINED, "lr": 1e-3, "freeze_stages": 4, "label_smoothing": 0.0},
     "inference": {"tta": ["identity"]},
 }
 SHARED = {
@@ -93,7 +92,7 @@ LAB: dict[str, dict[str, Any]] = {
         "base": {
             "data": {"image_size": 28},
             "model": {"backbone": "resnet10t", "pretrained": False},
-            "train": {**TRAINED, "lr": 2e-3, "batch_size": 64},
+            "train": {**TRAINED, "lr": 2e-3, "batch_size": 64, "label_smoothing": 0.0},
             "inference": {"tta": ["identity"]},
         },
         "epochs": {"all": 5},

@@ -12,7 +12,7 @@ from competitions import prepare_competition
 
 from src.config import Config, UserError
 from src.configfile import load_config
-from src.data.domain import check_domain, say_undefined
+from src.data.domain import check_domain, undefined_notes
 from src.data.loaders import load_fold
 from src.data.prepare import prepare
 from src.metrics import METRICS, create_metric
@@ -84,7 +84,7 @@ def lines(task: str, metric: str | None, truth: np.ndarray, **train) -> list[str
     config = Config(task={"name": task, "metric": metric}, cv={"n_folds": 2, "stop_parts": 2}, train=train)
     rows = np.arange(len(truth))
     outputs = [f"label {c}" for c in range(1 if truth.ndim == 1 else truth.shape[1])]
-    return say_undefined(config, create_task(config), truth, outputs, rows % 2, rows // 2 % 2)
+    return undefined_notes(config, create_task(config), truth, outputs, rows % 2, rows // 2 % 2)
 
 
 def test_folds_and_early_stopping_rows_that_leave_a_metric_undefined_are_named():

@@ -16,6 +16,7 @@ from src.tasks.base import Task
 LARGEST = float(np.finfo(np.float32).max) / 10  # networks learn and predict in single precision
 COARSEST = 1e-3  # what its rounding may take, as a share of the targets' standard deviation
 SHOWN = 5  # columns in a line
+FEW = 1000  # values of a column
 
 
 def check_domain(config: Config, task: Task, targets: pd.DataFrame, path: Path) -> None:
@@ -73,11 +74,19 @@ def undefined(task: Task, truth: np.ndarray) -> list[int] | None:
     they hold one target alone: -1 where it is so for all together; None where there are none."""
     if not len(truth):
         return None
+    truth = truth[_first_of_each(truth)]
     if _is_undefined(task, truth):
         return [-1]
     if truth.ndim < 2 or truth.shape[1] == 1 or task.metric.average not in (None, "columns"):
         return None
     return [c for c in range(truth.shape[1]) if _is_undefined(task, truth[:, [c]])] or None
+
+
+def _first_of_each(truth: np.ndarray) -> np.ndarray:
+    """Row numbers: of each column the first row of each value, of many values a few. A metric is defined by
+    which values there are, and costs minutes over all rows, columns and folds."""
+    columns = truth.reshape(len(truth), -1).T
+    return np.unique(np.concatenate([np.unique(c, return_index=True)[1][:FEW] for c in columns]))
 
 
 def _is_undefined(task: Task, truth: np.ndarray) -> bool:
@@ -90,7 +99,7 @@ def _is_undefined(task: Task, truth: np.ndarray) -> bool:
         return False
 
 
-def say_undefined(
+def undefined_notes(
     config: Config, task: Task, truth: np.ndarray, outputs: list[str], fold: np.ndarray, stop: np.ndarray
 ) -> list[str]:
     """Lines for the summary: of which folds' rows, and early-stopping rows, the metric is undefined, and what

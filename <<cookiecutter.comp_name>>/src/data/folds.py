@@ -17,7 +17,7 @@ import pandas as pd
 from src.artifacts import Step, write_csv, write_json, write_text
 from src.config import Config, CrossValidation, UserError
 from src.data.classes import targets_of
-from src.data.domain import say_undefined
+from src.data.domain import undefined_notes
 from src.data.hamming import near_pairs
 from src.data.identities import assign_identities
 from src.data.summary import summarize
@@ -51,7 +51,7 @@ def build_folds(
     summary = summarize(table, index, alike, encoded, description, large_group(groups, column, config.cv))
     if task.kind == "numbers":
         truth = task.truth(targets, outputs := description["outputs"])
-        notes = say_undefined(config, task, truth, outputs, folds, stop)
+        notes = undefined_notes(config, task, truth, outputs, folds, stop)
         summary += "".join(f"{line}\n" for line in (["", *notes] if notes else []))
     write_text(step.folder / "summary.md", summary)
     step.done()
