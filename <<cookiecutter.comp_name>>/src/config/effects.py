@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.config.losses import KNOBS, LOSSES, MARGINS
 
-if TYPE_CHECKING:
-    from src.config.tree import Config
+Config = Any  # that of tree.py, which imports this module
 
 
 @dataclass(frozen=True)
