@@ -185,7 +185,7 @@ def test_a_triplet_beside_classes_has_batches_of_a_few_classes_with_a_few_rows_e
         assert (np.unique(labels[rows], return_counts=True)[1] >= 3).all()
         seen |= set(rows.tolist())
     assert seen == set(range(len(trainer.rows)))
-    alone = make_trainer(prepared, "train.batch_size=12", "train.images_per_class=3")
+    alone = make_trainer(prepared, "train.batch_size=12")
     assert any((np.unique(labels[rows], return_counts=True)[1] < 3).any() for rows in alone.sampler.batches())
 
 

@@ -413,7 +413,8 @@ def test_a_run_is_stale_by_mixing_only_where_it_is_on(prepared):
 
     plain = recipe()
     assert "mixing" not in plain.recipe  # as it was before there was mixing
-    assert recipe("mixing.share=0.5", "mixing.off_epochs=0").fingerprint == plain.fingerprint
+    with pytest.raises(UserError, match=r"`mixing.share` is 0.5 and has no effect"):
+        recipe("mixing.share=0.5")
     mixed = recipe("mixing.mixup=1")
     assert mixed.fingerprint != plain.fingerprint
     assert recipe("mixing.mixup=1", "mixing.share=0.5").fingerprint != mixed.fingerprint

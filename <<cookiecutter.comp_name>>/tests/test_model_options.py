@@ -13,7 +13,7 @@ from digits import write_competition
 from networks import architecture, images, shaken
 from pydantic import ValidationError
 
-from src.config import Config
+from src.config import Config, Distill
 from src.configfile import load_config
 from src.data.loaders import load_fold
 from src.data.prepare import prepare
@@ -113,7 +113,7 @@ def test_what_makes_sense_is_let_through(name):
 
 def test_options_that_are_off_make_no_run_stale_and_each_that_is_on_does(prepared):
     """A recipe as it was before these options, and as it is."""
-    new = ("pooling", "neck", "dropout_samples", "ibn", "parts", "stripes", "subcenters", "normalize")
+    new = ("pooling", "neck", "dropout_samples", "ibn", "parts", "stripes", "normalize")
 
     def recipe(*overrides: str):
         config = load_config(prepared / "configs" / "baseline.yaml", ["model.drop_rate=0.1", *overrides])
@@ -131,11 +131,12 @@ def test_options_that_are_off_make_no_run_stale_and_each_that_is_on_does(prepare
         "dropout_samples=2",
         "ibn=a",
         "parts=pcb",
-        "subcenters=2",
         "normalize=backbone",
     ]
     prints = {recipe(f"model.{option}").fingerprint for option in on}
     assert len(prints | {now.fingerprint}) == 1 + len(on)
+    margin = recipe("train.loss=arcface")
+    assert recipe("train.loss=arcface", "model.subcenters=2").fingerprint != margin.fingerprint
 
 
 def test_squeezed_images_have_a_folder_of_their_own(project):
@@ -197,7 +198,8 @@ def test_a_fold_is_trained_and_predicted_with_everything_switched_on(tmp_path, t
 
 
 def test_a_pupil_with_parts_learns_from_its_teacher_as_one_answer(prepared):
-    config = load_config(prepared / "configs" / "baseline.yaml", ["distill.weight=1.0"])
+    config = load_config(prepared / "configs" / "baseline.yaml")
+    config = config.model_copy(update={"distill": Distill(weight=1.0)})  # the teacher is put in by hand
     task = create_task(config)
     data = load_fold(config, task, 0)
     trainer = Trainer(config, task, data, data.train, 0, torch.device("cpu"))

@@ -245,8 +245,10 @@ def test_features_of_other_lengths_and_of_several_teachers_are_as_good(prepared)
 
 def test_a_hard_teacher_gives_labels_at_no_temperature(prepared):
     models = [make_teacher(prepared)[0], make_teacher(prepared, name="other", seed=1)[0]]
-    settings = ("distill.hard=true", "distill.weight=0.3", "distill.temperature=5")
-    trainer = make_trainer(prepared, TWO, *settings, "train.label_smoothing=0.1")
+    settings = ("distill.hard=true", "distill.weight=0.3", "train.label_smoothing=0.1")
+    trainer = make_trainer(prepared, TWO, *settings)
+    with pytest.raises(UserError, match=r"`distill.temperature` is 5.0 and has no effect"):
+        make_trainer(prepared, TWO, *settings, "distill.temperature=5")
     trainer.model.eval()
     images, targets, _ = next(iter(trainer.loader))
     with torch.no_grad():

@@ -451,9 +451,11 @@ def test_a_new_view_makes_predictions_stale_and_no_model_and_what_is_off_makes_n
         return train_step(run_of(config), 0), predict_step(run_of(config), 0)
 
     train, plain = steps()
-    earlier = {**plain.recipe, "inference": {"tta": ["identity"], "average": "probability"}}
+    earlier = {**plain.recipe, "inference": {"tta": ["identity"]}}  # of one view there is no average
     assert Step("", plain.folder, plain.outputs, earlier).fingerprint == plain.fingerprint
-    for override in ("inference.scales=[32]", "inference.tta=[identity,centre]", "inference.average=logit"):
+    two = "inference.tta=[identity,centre]"
+    assert steps(two, "inference.average=logit")[1].fingerprint != steps(two)[1].fingerprint
+    for override in ("inference.scales=[32]", two):
         assert steps(override)[0].fingerprint == train.fingerprint
         assert steps(override)[1].fingerprint != plain.fingerprint
 
