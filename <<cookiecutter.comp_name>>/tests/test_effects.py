@@ -190,7 +190,8 @@ ELSEWHERE = {  # keys whose effect is not looked at here, with the reason
         "competition.slug competition.title competition.kaggle_username task.name task.metric data.raw "
         "data.train_csv data.test_csv data.sample_csv data.id data.target data.label_separator data.long "
         "data.image data.group data.train_images data.test_images data.train_masks data.mask "
-        "data.mask_classes data.rle data.new_label data.max_value data.near_duplicates data.image_size "
+        "data.mask_classes data.mask_exif data.damaged data.rle data.new_label data.max_value "
+        "data.near_duplicates data.image_size "
         "data.cache_size data.fit data.squeeze data.preprocess data.storage"
     ),
     "takes what else is refused: test_folds.py": "cv.allow_rare",

@@ -83,6 +83,7 @@ def base(tmp_path) -> Config:
         mine = rows[rows["fold"] == k].drop(columns=["stop", "group"]).reset_index(drop=True)
         own = pd.DataFrame(SAID[15 * k : 15 * k + 15], columns=OUTPUTS)
         write_parquet(tmp_path / f"runs/base/fold{k}/oof.parquet", mine.join(own))
+    write_parquet(tmp_path / "runs/base/test.parquet", said(0))
     write_json(tmp_path / "runs/base/metrics.json", scored(0.5, [0.5, 0.5]))
     return Config(root=tmp_path, name="base", cv={"n_folds": 2}, pseudo={"rounds": 4})
 

@@ -66,7 +66,7 @@ NEEDS = (
     # the tables
     _of_tasks("data.target", "segmentation", but=True, refused=False),  # `label` stands in every new config
     _of_tasks("data.new_label", "retrieval"),
-    _of_tasks("data.mask_classes data.rle data.train_masks", "segmentation"),
+    _of_tasks("data.mask_classes data.mask_exif data.rle data.train_masks", "segmentation"),
     _need(
         "data.mask",
         "task.name data.train_masks",
