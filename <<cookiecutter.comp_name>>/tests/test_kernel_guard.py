@@ -126,9 +126,10 @@ class Process:
         settling = 300 * (1 - 0.5 ** len(self.calls))  # what libraries take at first
         return 900 + settling + self.random.normal(0, 4) + self.leak * self.images
 
-    def measured(self, total: int = 7, seconds: float = 10.0) -> dict:
+    def measured(self, end: float = float("inf")) -> dict:
+        """Of seven images, for ten seconds."""
         guard = Guard(float("inf"), FIVE, self.clock, decay=1.0)
-        return measure(self.predict, guard, total, 512, 64, seconds, self.memory)
+        return measure(self.predict, guard, 7, 512, 64, 10.0, end, self.memory)
 
 
 @pytest.mark.parametrize(("reading", "look"), [(0.002, 0.0001), (0.0001, 0.01), (0.5, 2.0)])
@@ -142,6 +143,14 @@ def test_the_pace_is_that_of_many_images_without_the_first(reading, look):
     assert len(process.calls) >= PIECES
     assert set(np.concatenate(process.calls)) <= set(range(7))  # the images there are, again and again
     assert pace["growth"] == 0
+
+
+@pytest.mark.parametrize(("end", "pieces"), [(10_000.0, 0), (11_400.0, 6)])
+def test_what_is_slow_is_measured_until_the_kernels_end_and_no_longer(end, pieces):
+    process = Process(0.5, 10.0)  # 10,000 seconds for the first image, 200 for every other one
+    pace = process.measured(end)
+    assert pace["images"] == pieces
+    assert pace["networks"][str(PLANS[-1])] >= 10
 
 
 @pytest.mark.parametrize("leak", [0.2, 8.0])

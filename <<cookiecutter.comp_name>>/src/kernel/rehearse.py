@@ -4,7 +4,7 @@
 |---|---|
 | public | some of the test set as it was downloaded, under today's layout: what stage 06 submits must come |
 | old layout | the same where Kaggle used to put it |
-| hidden | more rows, shuffled, under names that were never seen, as the run that is scored |
+| hidden | more rows, shuffled, under new names, as the run that is scored; its pace is measured |
 | empty, one row | what a public test set may be |
 | broken | one image that is none, and one that is missing |
 | replay | a fold's validation images: its models must say what stage 03 stored |

@@ -105,7 +105,7 @@ def predict_competition(
     if seconds:
         about_memory = {"peak": peak(), "piece": guard.largest}  # before anything is measured
         anew = Guard(math.inf, guard.loads, decay=1.0)
-        found = measure(partial(predict_piece, work), anew, len(test), PIECE, work.batch, seconds)
+        found = measure(partial(predict_piece, work), anew, len(test), PIECE, work.batch, seconds, guard.end)
         rest = {"started": started, "writing": guard.writing / len(test)}
         write_json(working / PACE, found | about_memory | rest)
 
