@@ -229,6 +229,7 @@ FILES = {
     "src/kernel/members.py",
     "src/kernel/mounts.py",
     "src/kernel/pace.py",
+    "src/kernel/prior.py",
     "src/kernel/projection.py",
     "src/kernel/rehearse.py",
     "src/kernel/run.py",

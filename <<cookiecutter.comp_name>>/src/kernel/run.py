@@ -28,10 +28,10 @@ from src.kernel.asked import find, read
 from src.kernel.guard import Guard, OutOfTime, Plan
 from src.kernel.members import Member, ask_all, loads_of, open_members
 from src.kernel.pace import PACE, measure, peak
+from src.kernel.prior import Prior
 from src.kernel.summary import LATE, NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
 from src.kernel.test import SAMPLES, TestSet, read_images, read_test
 from src.maps import Maps
-from src.metrics.retrieval import Ranking
 from src.submission.forms import fill
 from src.submission.table import check
 from src.tasks import create_task
@@ -265,37 +265,6 @@ def columns_of(table: pd.DataFrame, sizes: list[tuple[int, int]], about: dict[st
         {name: of_image[name] if name in of_image else table.get(name, empty) for name in features["names"]},
         index=table.index,
     )
-
-
-class Prior:
-    """What is said of an image that cannot be seen."""
-
-    def __init__(self, about: dict[str, Any], task: Task, config: Config):
-        self.said, self.kind, self.classes = about["prior"], task.kind, len(about["dataset"]["outputs"])
-        self.new = config.data.new_label
-
-    def of(self, count: int) -> Any:
-        """For so many images."""
-        if self.kind == "numbers":
-            return np.tile(np.array(self.said, dtype=np.float64), (count, 1))
-        if self.kind == "maps":
-            nothing = Maps.of([np.zeros((self.classes, 1, 1), np.uint8)])
-            return Maps([nothing.cells[0]] * count, [(1, 1)] * count)
-        return Ranking([list(self.said)] * count, [[-1.0] * len(self.said)] * count, self.new)
-
-    def like(self, said: Any, count: int) -> Any:
-        """For so many images, in the type of these predictions."""
-        return self.of(count).astype(said.dtype) if self.kind == "numbers" else self.of(count)
-
-    def where(self, good: np.ndarray, said: Any) -> Any:
-        """The predictions, with the prior for the rows that are not good."""
-        bad = np.flatnonzero(~good)
-        if not len(bad):
-            return said
-        if self.kind == "maps":
-            return Maps.joined([take(said if ok else self.of(len(good)), [i]) for i, ok in enumerate(good)])
-        kept = np.flatnonzero(good)
-        return assemble([(kept, take(said, kept)), (bad, self.like(said, len(bad)))])
 
 
 def table_of(
