@@ -27,9 +27,8 @@ def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str],
         return [f"{unknown} fits into {config.kaggle.hours:g} h and {MEMORY:,} MiB is not known"], True
     pace, images = read_json(path), config.kaggle.hidden_images or here
     parts = (time_of(config, pace, images), memory_of(cases, pace, images), disk_of(by_name, images))
-    guess = (
-        "" if config.kaggle.hidden_images else " (as many as are here; kaggle.hidden_images says otherwise)"
-    )
+    known = config.kaggle.hidden_images is not None
+    guess = "" if known else " (as many as are here: what does the competition say? kaggle.hidden_images)"
     lines = [f"a hidden test of {images:,} images{guess}:", *(line for told, _ in parts for line in told)]
     wrong = [f"error: {line}" for _, lines in parts for line in lines]
     return lines + wrong, not wrong

@@ -114,7 +114,8 @@ def _probe(backbone: nn.Module, architecture: Architecture, look: Callable[[torc
 
 
 def _why(architecture: Architecture, error: Exception) -> str:
-    if _first_line(error).startswith(("Unknown model", "Invalid pretrained tag")):
+    known = timm.is_model(architecture.backbone)
+    if not known or _first_line(error).startswith("Invalid pretrained tag"):
         return (
             f"model.backbone: timm {timm.__version__} does not know {architecture.backbone}; choose "
             f"another, or install the version of timm that it was trained with"
