@@ -398,8 +398,8 @@ def test_a_file_that_reads_back_otherwise_does_not_take_the_earlier_ones_place(
     config = load_config(competition / "configs" / "baseline.yaml")
     source, name = submission_source(config)
 
-    def damaged(path):
-        table = read_table(path)
+    def damaged(path, *more, **named):
+        table = read_table(path, *more, **named)
         return table.iloc[:-1] if path.suffix == ".tmp" else table
 
     monkeypatch.setattr(submission, "read_table", damaged)
@@ -658,8 +658,8 @@ def test_a_file_of_masks_that_reads_back_otherwise_is_not_kept(competition, monk
     config = masked(competition)
     source, name = submission_source(config)
 
-    def damaged(path):
-        table = read_table(path)
+    def damaged(path, *more, **named):
+        table = read_table(path, *more, **named)
         return table.assign(rle=["1 2", "64 2"]) if path.suffix == ".tmp" else table
 
     monkeypatch.setattr(submission, "read_table", damaged)

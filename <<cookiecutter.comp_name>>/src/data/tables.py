@@ -203,13 +203,11 @@ def near_miss(name: str, folders: Sequence[Path]) -> str | None:
     stem = file.stem if file.name.lower().endswith(IMAGE_SUFFIXES) else file.name
     for there in (there for folder in folders for _, _, names in os.walk(folder) for there in names):
         here = PurePosixPath(there).stem
-        if stem in (here, there):
-            read = there.lower().endswith(IMAGE_SUFFIXES)
-            why = (
-                "its ending is another"
-                if read
-                else f"only files ending in {', '.join(IMAGE_SUFFIXES)} are read"
-            )
+        if stem in (here, there) and not there.lower().endswith(IMAGE_SUFFIXES):
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            return f"{there} is there, but only files that end in {kinds} are read; convert or rename them"
+        if here == stem:
+            why = "its ending is another"
         elif _plain(here) == _plain(stem):
             why = "its letters are of another case, or composed otherwise (Unicode NFC and NFD)"
         elif stem.isdecimal() and here.isdecimal() and int(here) == int(stem):
