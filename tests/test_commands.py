@@ -98,6 +98,17 @@ def test_ci_tries_the_demo_under_every_condition_and_the_tests_under_known_ones(
         assert set(entry["condition"].split("+")) < set(names)
 
 
+def test_what_a_test_starts_hears_ctrl_c_where_its_shell_does_not():
+    """As under `make test &` in a script, whose processes ignore it from birth."""
+    code = (
+        f"import sys; sys.path.append({str(Path(processes.__file__).parent)!r})\n"
+        "import signal, processes; processes.isolate()\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    deaf = ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, code]
+    assert processes.run(deaf).stdout == "True\n"
+
+
 @pytest.fixture(params=[ROOT, ROOT / PROJECT], ids=["template", "project"])
 def makefile(request, tmp_path) -> Path:
     """A copy of a Makefile in a folder with a blank and an umlaut; two more targets show variables."""

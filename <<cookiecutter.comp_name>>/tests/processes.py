@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import signal
 import subprocess
 import tempfile
+import threading
 
 # What an outer make, pytest, Python, shell, launcher or account would otherwise hand on to an inner one. The
 # variables of a Makefile too: `make test ARGS=...` puts ARGS into the environment.
@@ -49,7 +51,15 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def isolate() -> None:
-    """Give this process that environment, for what a test calls within it; pytest keeps its own variables."""
+    """Give this process that environment, for what a test calls within it; pytest keeps its own variables.
+
+    Ctrl-C is heard again, here and by what is started: a shell's `make test &` has its children ignore it.
+    """
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     clean = environment()
     for name in set(os.environ) - set(clean):
         if not name.startswith("PYTEST_"):

@@ -273,7 +273,8 @@ def test_a_killed_download_goes_on_where_it_was(desk):
         "--config",
         str(desk.root / "configs/baseline.yaml"),
     ]
-    process = processes.start(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    client = {"env": dict(os.environ), "cwd": ROOT}  # the desk's server and key are in there
+    process = processes.start(command, **client, start_new_session=True, stdout=subprocess.DEVNULL)
     while len(desk.store.sent) < 1:  # half of it is through, and the client waits before its next try
         time.sleep(0.05)
         assert process.poll() is None
