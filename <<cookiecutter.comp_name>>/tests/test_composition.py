@@ -277,7 +277,8 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "competition.slug competition.title competition.kaggle_username task.name task.metric data.raw "
         "data.train_csv data.test_csv data.sample_csv data.id data.target data.label_separator data.long "
         "data.image data.group data.train_images data.test_images data.train_masks data.mask "
-        "data.mask_classes data.rle data.new_label data.max_value data.near_duplicates"
+        "data.mask_classes data.mask_exif data.damaged data.rle data.new_label data.max_value "
+        "data.near_duplicates"
     ),
     "decides the cache, which is made once here": (
         "data.image_size data.cache_size data.fit data.squeeze data.preprocess data.storage"
@@ -300,7 +301,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     "stage 06; tests/test_submission.py": "submit.source submit.name",
     "where it goes; tests/test_kaggle_push.py and its like": (
         "kaggle.code_competition kaggle.dataset kaggle.half kaggle.hidden_images kaggle.hours "
-        "kaggle.internet kaggle.kernel kaggle.licence kaggle.machine_shape kaggle.train_hours "
+        "kaggle.internet kaggle.kernel kaggle.licence kaggle.machine_shape kaggle.network_speedup kaggle.train_hours "
         "kaggle.train_internet kaggle.train_kernel kaggle.train_sessions"
     ),
     "how, not what": (

@@ -207,7 +207,7 @@ ELSEWHERE = {  # keys whose effect is not looked at here, with the reason
         "submit.source submit.name tracking.wandb tracking.project runtime.device runtime.jobs "
         "runtime.threads runtime.workers runtime.retries runtime.save_minutes kaggle.code_competition "
         "kaggle.dataset kaggle.half kaggle.hidden_images kaggle.hours kaggle.internet kaggle.kernel "
-        "kaggle.licence kaggle.machine_shape kaggle.train_hours kaggle.train_internet "
+        "kaggle.licence kaggle.machine_shape kaggle.network_speedup kaggle.train_hours kaggle.train_internet "
         "kaggle.train_kernel kaggle.train_sessions"
     ),
 }
