@@ -301,7 +301,8 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     "stage 06; tests/test_submission.py": "submit.source submit.name",
     "where it goes; tests/test_kaggle_push.py and its like": (
         "kaggle.code_competition kaggle.dataset kaggle.half kaggle.hidden_images kaggle.hours "
-        "kaggle.internet kaggle.kernel kaggle.licence kaggle.machine_shape kaggle.network_speedup kaggle.train_hours "
+        "kaggle.internet kaggle.kernel kaggle.licence kaggle.machine_shape kaggle.train_hours "
+        "kaggle.network_speedup "
         "kaggle.train_internet kaggle.train_kernel kaggle.train_sessions"
     ),
     "how, not what": (
