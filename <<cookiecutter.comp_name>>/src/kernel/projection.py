@@ -56,7 +56,7 @@ def time_of(config: Config, pace: dict[str, Any], images: int) -> Answer:
             f"{images:,} images take {needed[CHEAPEST]:.2f} h even with {CHEAPEST}, and kaggle.hours is "
             f"{hours:g}: bundle fewer members (stack.members) or smaller ones (model.backbone, "
             f"data.image_size); where Kaggle's {config.kaggle.machine_shape} runs networks N times as fast "
-            f"as this machine, set kaggle.network_speedup=N"
+            f"as this machine, set kaggle.network_speedup to N"
         ]
     if fits != FULL:
         lines.append(
