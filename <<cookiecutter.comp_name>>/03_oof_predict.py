@@ -5,9 +5,9 @@ Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tabl
         outputs.csv and worst.png
 """
 
-from src.artifacts import read_json
 from src.cli import main
-from src.optimism import caution
+from src.optimism import cv_of
+from src.reading import read_metrics
 from src.scoring import no_better_than_constant
 from src.steps import predict_step, run_of, score_step
 
@@ -19,8 +19,8 @@ def run(config, force):
         for step in steps:
             step.drop()
     if not config.partial and all(step.fresh() for step in steps) and score_step(this).fresh():
-        metrics = read_json(this.folder / "metrics.json")
-        cv = f"CV {metrics['metric']} {metrics['cv']:.4f}{no_better_than_constant(metrics)}{caution(metrics)}"
+        metrics = read_metrics(this.folder)
+        cv = cv_of(metrics, no_better_than_constant(metrics))
         print(f"{score_step(this).up_to_date_line()}; {cv}")
         return
     from src.inference.oof import predict_run

@@ -7,10 +7,10 @@ Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet, labels.p
 Some hosts forbid pseudo-labels, and some any use of the test images in training: read the rules first.
 """
 
-from src.artifacts import read_json
 from src.cli import main
 from src.pseudo.outcome import first_row, write_outcome
 from src.pseudo.steps import pseudo_step
+from src.reading import read_json
 
 
 def run(config, force):
@@ -18,7 +18,7 @@ def run(config, force):
     if force:
         step.drop()
     if step.fresh():
-        report = read_json(step.folder / "pseudo.json")
+        report = read_json(step.folder / "pseudo.json", rounds=list, best=str)
         if all((config.root / "runs" / row["run"] / "metrics.json").exists() for row in report["rounds"]):
             print(f"{step.up_to_date_line()}; best is {report['best']}")
             return

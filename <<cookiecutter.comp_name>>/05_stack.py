@@ -4,9 +4,9 @@ Reads   runs/*/ (oof.parquet, test.parquet) of every finished run on the same fo
 Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, stacker.json)
 """
 
-from src.artifacts import read_json
 from src.cli import main
-from src.optimism import caution
+from src.optimism import cv_of
+from src.reading import read_metrics
 from src.steps import stack_step
 
 
@@ -20,9 +20,8 @@ def run(config, force):
     if force:
         step.drop()
     if step.fresh():
-        metrics = read_json(step.folder / "metrics.json")
-        cv = f"CV {metrics['metric']} {metrics['cv']:.4f}{caution(metrics)}"
-        print(f"{step.up_to_date_line()}; {metrics['kept']}, {cv}")
+        metrics = read_metrics(step.folder)
+        print(f"{step.up_to_date_line()}; {metrics.get('kept')}, {cv_of(metrics)}")
         return
     from src.ensemble.report import stack_runs
 

@@ -24,6 +24,8 @@ FLOORS = [
         "decisions",
         "metrics",
         "artifacts",
+        "reading",
+        "stamps",
         "configfile",
         "entry",
         "rawfiles",

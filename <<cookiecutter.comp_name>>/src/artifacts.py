@@ -20,18 +20,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import UserError
+from src.reading import read_json as read_json
+from src.stamps import content, read_stamp
+from src.stamps import sha256 as sha256
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEFT_OVER = 3600  # seconds; nobody pauses so long within one file
-HASH_UP_TO = (
-    256 * 2**20
-)  # bytes; a larger file (an image cache) is known by its size and time, its index by content
 
 
 @contextlib.contextmanager
@@ -115,13 +116,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, atomically; NaN is refused, since other readers refuse it too."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of ours."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Write indented JSON, atomically; NaN and infinity are refused, since other readers refuse them too."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    except ValueError:
+        name, number = next(_not_finite(value), (None, None))
+        if name is None:
+            raise
+        raise UserError(
+            f"{path}: `{name}` would be {number}, which is no finite number and cannot be stored; look for "
+            f"such values in the predictions or targets that it comes from"
+        ) from None
+    write_text(path, text + "\n")
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -131,9 +137,12 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as parquet without its index, atomically; the same table gives the same bytes."""
+    """Write a table as parquet without its index, atomically; the same table gives the same bytes. Pages
+    carry checksums, so that a flipped bit is seen when they are read."""
     with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False, engine="pyarrow", compression="zstd")
+        table.to_parquet(
+            temporary, index=False, engine="pyarrow", compression="zstd", write_page_checksum=True
+        )
 
 
 def write_yaml(path: Path, value: Any) -> None:
@@ -143,21 +152,15 @@ def write_yaml(path: Path, value: Any) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def sha256(path: Path) -> str:
-    """Content hash of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def digest(path: Path) -> str:
     """Content hash of a file; taken from the stamp of the step that wrote it while size and time still
     agree."""
     status = path.stat()
     for stamp in path.parent.glob("*.stamp.json"):
-        known = (_read_stamp(stamp) or {"outputs": {}})["outputs"].get(path.name)
+        known = (read_stamp(stamp) or {"outputs": {}})["outputs"].get(path.name)
         if known and (known["size"], known["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
             return known["digest"]
-    return sha256(path) if status.st_size <= HASH_UP_TO else f"size:{status.st_size}"
+    return content(path)
 
 
 @cache
@@ -198,7 +201,7 @@ class Step:
 
     def read_stamp(self) -> dict | None:
         """The stamp as written last, or None."""
-        return _read_stamp(self.stamp)
+        return read_stamp(self.stamp)
 
     def fresh(self) -> bool:
         """Whether the outputs on disk are those of this recipe."""
@@ -243,7 +246,7 @@ class Step:
 
     def _kept_aside(self) -> bool:
         """Whether `.previous` was made by this very recipe."""
-        kept = _read_stamp(self._beside("previous") / self.stamp.name)
+        kept = read_stamp(self._beside("previous") / self.stamp.name)
         return kept is not None and kept["fingerprint"] == self.fingerprint
 
     def _swap(self) -> None:
@@ -276,8 +279,8 @@ class Step:
         for name in self.outputs:
             path = self.folder / name
             status = path.stat()
-            content = sha256(path) if status.st_size <= HASH_UP_TO else f"size:{status.st_size}"
-            outputs[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": content}
+            known = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": content(path)}
+            outputs[name] = known
         stamp = {"title": self.title, "fingerprint": self.fingerprint, "source": source_digest()}
         write_json(
             self.stamp,
@@ -289,7 +292,7 @@ class Step:
         set aside."""
         for folder in (self.folder, self._beside("previous")) if self.replaces else (self.folder,):
             stamp = folder / self.stamp.name
-            made = _read_stamp(stamp)
+            made = read_stamp(stamp)
             if not self.replaces or made is None or made["fingerprint"] == self.fingerprint:
                 with writing(stamp):
                     stamp.unlink(missing_ok=True)
@@ -305,16 +308,6 @@ class Step:
         return f"{self.title}: up to date{changed}"
 
 
-def _read_stamp(path: Path) -> dict | None:
-    """A stamp, or None where there is none or it was damaged by hand."""
-    try:
-        stamp = read_json(path)
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(stamp, dict) and stamp.keys() >= {"fingerprint", "outputs", "recipe"}
-    return stamp if whole else None
-
-
 def _plain_leaves(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe's values by dotted key, as JSON holds them."""
     return _leaves(json.loads(json.dumps(recipe, default=str)))
@@ -324,6 +317,16 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix[:-1]: value}
     return {k: v for key, inner in value.items() for k, v in _leaves(inner, f"{prefix}{key}.").items()}
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in a JSON value that is not finite, and where it stands."""
+    if isinstance(value, float) and not isfinite(value):
+        yield name, value
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from _not_finite(inner, f"{name}.{key}" if name else str(key))
 
 
 def _short(value: Any) -> str:

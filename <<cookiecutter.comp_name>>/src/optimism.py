@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.artifacts import read_json
 from src.config import Config
+from src.stamps import recipe_in
 
 ENSEMBLE = "pseudo.source=ensemble: its labels come from models that learned from the rows it is scored on"
 
@@ -18,7 +18,7 @@ def why_optimistic(config: Config, labels_from: str | None, fold: int) -> str | 
         return ENSEMBLE
     for name in (labels_from, *config.distill.teachers):
         stamp = config.root / "runs" / str(name) / f"fold{fold}" / "train.stamp.json"
-        if name is not None and stamp.exists() and read_json(stamp)["recipe"].get("optimistic"):
+        if name is not None and (recipe_in(stamp) or {}).get("optimistic"):
             return f"it learned from {name}, whose CV is optimistic"
     return None
 
@@ -31,3 +31,9 @@ def mark(why: str | None) -> dict[str, Any]:
 def caution(metrics: dict[str, Any]) -> str:
     """What stands behind a CV that flatters, wherever it is shown; else nothing."""
     return f" (OPTIMISTIC: {metrics['why_optimistic']})" if metrics.get("optimistic") else ""
+
+
+def cv_of(metrics: dict[str, Any], remark: str = "") -> str:
+    """The CV in metrics.json with a remark and its caution, in words."""
+    cv = "undefined" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
+    return f"CV {metrics['metric']} {cv}{remark}{caution(metrics)}"

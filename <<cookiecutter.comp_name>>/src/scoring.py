@@ -67,6 +67,19 @@ def standard_error(scores: list[float]) -> float:
     return stdev(known) / sqrt(len(known)) if len(known) > 1 else float("nan")
 
 
+def why_undefined(metric: str, rows: str) -> str:
+    """A sentence for a metric that has no value on `rows`."""
+    return (
+        f"{metric} is undefined on {rows}: they may hold one class or one value alone, or the predictions "
+        f"are all the same; lower cv.n_folds or cv.stop_parts for larger parts, or choose another task.metric"
+    )
+
+
+def shown(score: float | None) -> str:
+    """A score with four places, or that it is undefined."""
+    return f"{score:.4f}" if score is not None and isfinite(score) else "undefined"
+
+
 def finite(value: float) -> float | None:
     """A number for JSON; NaN (a metric that these rows leave undefined) is null."""
     return float(value) if isfinite(value) else None

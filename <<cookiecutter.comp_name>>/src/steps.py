@@ -27,6 +27,7 @@ from src.config import Config, UserError, snapshot_names
 from src.optimism import why_optimistic
 from src.owncode import preprocessing
 from src.rawfiles import external_folders, image_folders, listing, raw_tables
+from src.reading import contents_in
 
 # What of `data` decides the rows, their labels and which belong together.
 MASKS = {"train_masks", "mask", "mask_classes", "mask_exif", "rle", "long"}
@@ -158,7 +159,7 @@ def folds_step(config: Config) -> Step:
             "cv": config.effective("cv"),
             "task": config.task.name,
             "data": labels,
-            "masks": None if masks is None else _contents_in(masks.folder / "masks.json"),
+            "masks": None if masks is None else contents_in(masks.folder / "masks.json"),
             "tables": {role: digest(path) for role, path in raw_tables(config).items()},
             "contents": _contents(cache),
         },
@@ -182,7 +183,7 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
         "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
         "crop": config.data.image_size if config.data.cache_size else None,  # of what is cached
         "statistics": digest(images.folder / "statistics.json"),
-        "masks": None if masks is None else _contents_in(masks.folder / "masks.json"),
+        "masks": None if masks is None else contents_in(masks.folder / "masks.json"),
     }
 
 
@@ -335,12 +336,4 @@ def digest_of(path: Path, key: str, hint: str | None = None) -> str:
 def _contents(index: Path) -> str | None:
     """A digest of the image contents and hashes, the same at every cached size, so that a new size keeps the
     folds."""
-    return _contents_in(index.parent / "statistics.json")
-
-
-def _contents_in(path: Path) -> str | None:
-    """The `contents` of a JSON file; None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["contents"]
-    except (OSError, ValueError, KeyError):
-        return None
+    return contents_in(index.parent / "statistics.json")

@@ -68,8 +68,8 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
 def test_json_with_a_nan_is_refused_and_the_old_file_stays(tmp_path):
     path = tmp_path / "metrics.json"
     write_json(path, {"score": 0.5})
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(path, {"score": float("nan")})
+    with pytest.raises(UserError, match=r"metrics\.json: `folds\.1`"):
+        write_json(path, {"score": 0.5, "folds": [0.5, float("nan")]})
     assert read_json(path) == {"score": 0.5}
 
 

@@ -136,6 +136,14 @@ def test_cells_whose_answer_is_unknown_do_not_count():
     assert not np.array_equal(fit(rows).weights, fit(rows.but(oof=shouted)).weights)
 
 
+@pytest.mark.parametrize("kind", list(LOSSES))
+def test_a_member_that_is_no_number_gets_no_weight(kind):
+    rows = level(kind)
+    broken = rows.oof.copy()
+    broken[0, 3] = np.nan
+    assert fit(rows.but(oof=broken)).weights[0] == 0
+
+
 def test_a_metric_that_these_rows_leave_undefined_keeps_the_mean():
     rows = level("labels", metric="roc_auc")
     rows = rows.but(truth=np.zeros_like(rows.truth))

@@ -23,7 +23,7 @@ from competitions import TASKS, prepare_competition
 from conftest import ROOT, forget_the_listings
 from rehearsals import run_in_process, small_cases
 
-from src.artifacts import read_json, write_json
+from src.artifacts import read_json, write_json, write_parquet
 from src.config import Config, UserError
 from src.configfile import load_config
 from src.ensemble.apply import apply_stack
@@ -32,6 +32,7 @@ from src.kernel import members, rehearse
 from src.kernel.bundle import build_bundle, save_half, write_notebook
 from src.kernel.guard import PLANS, Guard, Plan
 from src.kernel.run import predict_competition
+from src.kernel.verdict import rows_of
 from src.models.weights import load_model
 from src.steps import run_of, stack_step, submission_source, submit_step
 from src.submission.table import write_submission
@@ -397,6 +398,36 @@ def test_hidden_tables_that_differ_cost_at_most_the_rows_concerned(classes, tmp_
     pd.testing.assert_frame_equal(found, expected)
 
 
+def test_a_bundle_names_the_file_that_is_damaged_and_the_earlier_bundle_stays(classes, tmp_path):
+    config = classes[0].model_copy(
+        update={"root": Path(shutil.copytree(classes[0].root, tmp_path / "copy", copy_function=shutil.copy2))}
+    )
+    before = (config.root / "kaggle/bundle/manifest.json").read_bytes()
+    for place, change in {
+        "fold1/model.safetensors": lambda whole: whole[:-100],
+        "fold0/model.safetensors": lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
+        "metrics.json": lambda whole: b"[]",
+        "test.parquet": lambda whole: b"",
+        "oof.parquet": lambda whole: whole[: len(whole) // 2],
+    }.items():
+        path = config.root / "runs/baseline" / place
+        whole, times = path.read_bytes(), path.stat()
+        path.write_bytes(change(whole))
+        with pytest.raises(UserError, match=f"runs/baseline/{place}.*EXP=baseline"):
+            build_bundle(config, config.root / "kaggle/bundle")
+        path.write_bytes(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (config.root / "kaggle/bundle/manifest.json").read_bytes() == before
+
+
+def test_a_rehearsal_names_the_table_that_lacks_a_row(tmp_path):
+    path = tmp_path / "runs/baseline/fold0/oof.parquet"
+    write_parquet(path, pd.DataFrame({"id": ["a"], "cat": [0.5]}))
+    assert rows_of(path, ["a"]).index.tolist() == ["a"]
+    with pytest.raises(UserError, match=r"fold0/oof\.parquet.*'b'"):
+        rows_of(path, ["a", "b"])
+
+
 def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
     from src.ensemble.members import find_members
     from src.ensemble.report import stack_runs
@@ -415,6 +446,7 @@ def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
     mount = config.root / "data/raw"
     for kept in ("mean", "best single", *(name for name in stacker["rivals"] if name != "mean")):
         write_json(path, stacker | {"kept": kept})
+        stack_step(config, folders).done()
         made = config.model_copy(update={"submit": config.submit.model_copy(update={"source": "stack"})})
         bundle = tmp_path / "bundle"
         build_bundle(made, bundle)

@@ -159,6 +159,8 @@ def test_a_metrics_direction_prefers_skill_to_luck_and_certainty_to_both(name):
 def test_anything_beats_nothing_but_nan_beats_nothing_and_no_score_beats_itself(name):
     metric = create_metric("multiclass", name)
     assert metric.better(0.5, None)
+    assert metric.better(0.5, float("nan"))
+    assert not metric.better(float("inf") * metric.sign, 0.5)
     assert not metric.better(float("nan"), None)
     assert not metric.better(float("nan"), 0.5)
     assert not metric.better(0.5, 0.5)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from trainers import CPU, read, store_of
 
-from src.config import Config, Inference
+from src.config import Config, Inference, UserError
 from src.data.views import VIEWS
-from src.inference.predict import predict
+from src.inference.oof import check_finite
+from src.inference.predict import embed, predict, predict_maps
 from src.models.build import Architecture, create_model
 from src.tasks import create_task
 
@@ -36,6 +40,30 @@ def test_a_prediction_is_the_average_over_the_views_in_the_rows_own_order(projec
         apart = logits.softmax(2).numpy().std(axis=0).mean(axis=1)
         np.testing.assert_allclose(spread, apart, rtol=1e-4, atol=1e-6)
         assert apart.min() > 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_refused_with_the_first_row(project, value):
+    task = create_task(read(project))
+    table = pd.DataFrame({"id": ["a", "b", "c"], "cat": [0.2, value, 0.1], "dog": [0.8, 0.5, 0.9]})
+    with pytest.raises(UserError, match=r"base fold 1: .*1 of 3 rows.*'b'"):
+        check_finite(table, task, ["cat", "dog"], "base fold 1")
+    check_finite(table.fillna(0.5).replace(np.inf, 0.5), task, ["cat", "dog"], "base fold 1")
+
+
+def test_embeddings_and_maps_that_are_not_finite_are_refused(project):
+    torch.manual_seed(0)
+    model = create_model(Architecture("test_resnet", 4, 16, (0.5,) * 3, (0.05,) * 3))
+    next(model.backbone.parameters()).data.fill_(torch.nan)
+    store = store_of(np.zeros((3, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="not finite"):
+        embed(model, store, np.arange(3), Inference(tta=("identity",)), CPU)
+    sizes, data = [(16, 16)] * 3, read(project).data
+    task = create_task(Config(task={"name": "segmentation"}))
+    maps = mock.Mock(side_effect=lambda images: mock.Mock(logits=images[:, :1] * torch.nan))
+    maps.to.return_value.eval.return_value = maps
+    with pytest.raises(UserError, match="not finite"):
+        predict_maps(maps, task, store, np.arange(3), sizes, Inference(tta=("identity",)), data, CPU)
 
 
 @pytest.mark.parametrize("average", ["probability", "logit"])

@@ -230,10 +230,10 @@ class Killed(BaseException):
     """Nothing of ours catches it."""
 
 
-def trained(project, name, overrides, killed=None):
+def trained(project, name, overrides, killed=None, damage=None):
     """The files of fold 0 after training; `killed` is where the first try ends: "epoch 2/" for the line that
     comes after its checkpoint, the number of an epoch whose checkpoint is never written, or (1.5) the epochs
-    that are done when a checkpoint within one is the last."""
+    that are done when a checkpoint within one is the last. `damage` is then done to the fold's folder."""
     import torch
     from trainers import CPU, read
 
@@ -264,6 +264,8 @@ def trained(project, name, overrides, killed=None):
     if isinstance(killed, float):
         left = torch.load(step.folder / "checkpoint.pt", weights_only=True)["values"]
         assert (len(left["history"]), left["begun"]["batches"] > 0) == (int(killed), True)
+    if damage is not None:
+        damage(step.folder)
     train_fold(run, 0, step, CPU, lambda *_, **__: None)
     import pandas as pd
 
@@ -295,3 +297,30 @@ def test_every_trick_goes_on_bit_for_bit_wherever_it_is_killed(tricky, trick):
     assert trained(tricky, "after", TRICKS[trick], killed="epoch 2/") == expected
     assert trained(tricky, "before", TRICKS[trick], killed=3) == expected
     assert trained(tricky, "within", TRICKS[trick], killed=1.5) == expected
+
+
+def cut(folder):
+    path = folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_the_last_part(folder):
+    """The parts before it, the model among them, are read without an error."""
+    import torch
+
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["parts"][list(state["parts"])[-1]] = {}
+    torch.save(state, folder / "checkpoint.pt")
+
+
+def lose_an_ingredient(folder):
+    next(folder.glob("ingredients/*.safetensors")).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "trick"), [(cut, "constant"), (lose_the_last_part, "constant"), (lose_an_ingredient, "soup")]
+)
+def test_a_fold_whose_checkpoint_cannot_be_used_begins_anew_to_the_same_bits(tricky, damage, trick):
+    settings, name = TRICKS[trick], damage.__name__
+    expected = trained(tricky, f"{name}-expected", settings)
+    assert trained(tricky, name, settings, killed="epoch 2/", damage=damage) == expected

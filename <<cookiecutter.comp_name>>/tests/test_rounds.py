@@ -27,7 +27,7 @@ TASK = create_task(Config())
 
 
 def scored(cv: float | None, folds: list[float | None]) -> dict:
-    return {"cv": cv, "standard_error": 0.01, "folds": folds}
+    return {"metric": "accuracy", "cv": cv, "standard_error": 0.01, "folds": folds}
 
 
 def test_a_round_is_kept_where_its_gain_is_more_than_the_differences_standard_error():

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit, softmax
 
-from src.artifacts import digest
+from src.artifacts import Step, digest, write_json, write_parquet
 from src.config import Config, UserError
 from src.decisions import Rule, assemble, countable, nested, take
 from src.decisions import fit as fit_rule
@@ -345,10 +345,9 @@ def write_runs(root, task, outputs, labels, fold, oof: list, test: list) -> None
     ids = [f"{i:03d}" for i in range(len(fold))]
     (root / "data").mkdir()
     pd.DataFrame({"id": ids, "fold": fold}).to_csv(root / "data/folds.csv", index=False)
-    stamp = {
-        "recipe": {"folds": digest(root / "data/folds.csv"), "task": {"name": task.name}},
-        "outputs": {"oof.parquet": {}, "test.parquet": {}},
-    }
+    write_json(root / "data/dataset.json", {"outputs": outputs})
+    recipe = {"folds": digest(root / "data/folds.csv"), "task": {"name": task.name}}
+    metrics = {"metric": task.metric.name, "cv": None, "standard_error": None, "folds": [], "rule": {}}
     for name, own, unseen in zip("abcdef", oof, test, strict=False):
         folder = root / "runs" / name
         folder.mkdir(parents=True)
@@ -356,7 +355,8 @@ def write_runs(root, task, outputs, labels, fold, oof: list, test: list) -> None
         table.join(task.write(own, outputs)).to_parquet(folder / "oof.parquet")
         asked = pd.DataFrame({"id": [f"t{i}" for i in range(len(unseen))]})
         asked.join(task.write(unseen, outputs)).to_parquet(folder / "test.parquet")
-        (folder / "score.stamp.json").write_text(json.dumps(stamp))
+        write_json(folder / "metrics.json", metrics)
+        Step("03 score", folder, ("oof.parquet", "test.parquet", "metrics.json"), recipe, "score").done()
 
 
 @pytest.fixture
@@ -416,6 +416,76 @@ def test_a_run_with_other_rows_is_refused(project):
     pd.read_parquet(path).iloc[::-1].to_parquet(path)
     with pytest.raises(UserError, match="ids, folds or columns differ from a's"):
         check_tables([project / "runs" / name for name in "abc"], list("xyz"))
+
+
+def again(folder: Path) -> None:
+    """The stamp of what lies there now, as if stage 03 had written it."""
+    stamp = json.loads((folder / "score.stamp.json").read_text())
+    Step("03 score", folder, tuple(stamp["outputs"]), stamp["recipe"], "score").done()
+
+
+def change(name: str, edit, stamped: bool = True):
+    """A change of a table of a run, which its stamp may know of."""
+
+    def damage(folder: Path) -> None:
+        edit(pd.read_parquet(folder / name)).to_parquet(folder / name)
+        if stamped:
+            again(folder)
+
+    return damage
+
+
+def overwrite(name: str, content: bytes):
+    """Other content in a file of a run."""
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def metrics_that_are_a_list(folder: Path) -> None:
+    (folder / "metrics.json").write_text("[]")
+    again(folder)
+
+
+def cut_but_stamped(folder: Path) -> None:
+    path = folder / "oof.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    again(folder)
+
+
+DAMAGES = {
+    "predictions that are no numbers": change("oof.parquet", lambda t: t.assign(y=np.nan)),
+    "an infinite one for a test row": change("test.parquet", lambda t: t.assign(x=[np.inf] + [0.5] * 49)),
+    "a column less": change("test.parquet", lambda t: t.drop(columns="z")),
+    "a row less": change("oof.parquet", lambda t: t.iloc[1:]),
+    "rows in another order": change("oof.parquet", lambda t: t.iloc[::-1]),
+    "other folds": change("oof.parquet", lambda t: t.assign(fold=0)),
+    "other test rows": change("test.parquet", lambda t: t.assign(id=[f"u{i}" for i in range(50)])),
+    "values changed by hand": change("oof.parquet", lambda t: t.assign(x=t["y"]), stamped=False),
+    "a table cut short": cut_but_stamped,
+    "an empty table": overwrite("test.parquet", b""),
+    "metrics that are a list": metrics_that_are_a_list,
+}
+
+
+@pytest.mark.parametrize("name", ["a", "b"])  # the first of all too, by which no other may be judged
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_run_is_left_out_with_its_file_or_refused_where_it_is_named(damage, name, project):
+    images = pd.DataFrame({"set": ["train"] + ["test"] * 50, "id": ["000"] + [f"t{i}" for i in range(50)]})
+    write_parquet(project / "data/cache/16px-pad/index.parquet", images)
+    DAMAGES[damage](project / "runs" / name)
+    with pytest.raises(UserError, match=rf"stack\.members names {name}\b.*runs/{name}/") as caught:
+        find_members(Config(root=project, stack={"members": ("c", name)}))
+    assert "runs/c" not in str(caught.value)
+    found, left_out = names(Config(root=project, stack={"members": ("*",)}))
+    assert found == [run for run in "abc" if run != name]
+    assert left_out[0].startswith(f"{name} is left out")
+    assert f"runs/{name}/" in left_out[0]
+
+
+def test_a_damaged_stamp_makes_a_run_unfinished(project):
+    (project / "runs/b/score.stamp.json").write_text("[]")
+    found, left_out = names(Config(root=project))
+    assert found == ["a", "c"]
+    assert "b is left out: it is not finished" in left_out[0]
 
 
 # --- from run folders to a stack that can be applied again --------------------------------------------------

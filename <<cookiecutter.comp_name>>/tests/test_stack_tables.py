@@ -46,12 +46,12 @@ def test_beyond_what_memory_is_meant_for_they_lie_in_a_file_without_a_name(membe
 
 
 def test_one_table_at_a_time_is_read_and_of_it_the_outputs_alone(members, tmp_path, monkeypatch):
-    read, asked = pd.read_parquet, []
+    read, asked = tables.read_parquet, []
 
     def spied(path, columns=None):
         asked.append((path.parent.name, columns))
-        return read(path, columns=columns)
+        return read(path, columns)
 
-    monkeypatch.setattr(tables.pd, "read_parquet", spied)
+    monkeypatch.setattr(tables, "read_parquet", spied)
     read_predictions(members[0], "oof", TASK, OUTPUTS, tmp_path)
     assert asked == [(f"run{m}", OUTPUTS) for m in range(4)]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import processes
 import pytest
-from conftest import ROOT, call_all, write_config
+from conftest import ROOT, call_all, call_stage, write_config
 
 STAGES = [path.name for path in sorted(ROOT.glob("0?_*.py"))]
 EASY = ("pseudo.threshold=0.104", "train.ema.enabled=false")  # a model of one epoch is sure of little
@@ -67,6 +67,20 @@ def test_the_printed_cv_is_the_metric_of_the_oof_table(finished):
     metrics = json.loads((finished / "runs/baseline/metrics.json").read_text())
     assert metrics["cv"] == pytest.approx(right.mean())
     assert metrics["folds"] == pytest.approx(right.groupby(oof["fold"]).mean().tolist())
+
+
+def test_a_table_that_was_damaged_is_named_and_made_again_by_the_command_that_is_named(copy):
+    table, stack = copy / "runs/baseline/test.parquet", (copy / "stacks/stack/oof.parquet").read_bytes()
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    done = call_stage(copy, "05_stack.py", *EASY, "stack.members=[baseline]")
+    assert done.returncode == 2
+    assert "runs/baseline/test.parquet" in done.stderr
+    assert "make oof EXP=baseline" in done.stderr
+    assert (copy / "stacks/stack/oof.parquet").read_bytes() == stack
+    assert call_stage(copy, "03_oof_predict.py", *EASY).returncode == 0
+    assert table.read_bytes() == whole
+    assert "up to date" in call_stage(copy, "05_stack.py", *EASY).stdout
 
 
 def test_every_round_of_pseudo_labels_keeps_its_own_tables_and_scores(finished):

@@ -13,11 +13,12 @@ from competitions import prepare_competition
 
 from src.commands import budget, sweep
 from src.commands.budget import Clock, Cost, all_pairs
-from src.commands.compare import Row, flattery, nested_choice
+from src.commands.compare import Row, check_base, flattery, nested_choice
 from src.commands.halving import Rung, halving, plan_rungs
 from src.commands.sweep import Key, better, points_of, read_keys
 from src.commands.trials import BASE, Change, Pair, Trials
 from src.config import UserError
+from src.metrics import create_metric
 
 COST = Cost(epoch=4.0, rest=1.0, width=1)  # a training of 15 epochs takes 61 s
 
@@ -181,6 +182,13 @@ def test_the_better_points_go_on_and_those_without_a_score_last():
         scores[change] = {pair: 0.5 + lead for pair in scores[BASE]}
     assert better(scores, changes, 1) == [changes[1], changes[3], changes[0], changes[2]]
     assert better(scores, changes, -1) == [changes[0], changes[1], changes[3], changes[2]]
+
+
+def test_a_base_without_a_score_ends_in_a_sentence_with_the_metric():
+    auc = create_metric("binary", "roc_auc")
+    check_base({Pair(0, 0): float("nan"), Pair(1, 0): 0.5}, auc)
+    with pytest.raises(UserError, match="auc is undefined"):
+        check_base({Pair(0, 0): float("nan")}, auc)
 
 
 # --- a whole sweep ------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from src.models.output import Output
 from src.models.scale import TargetScale
 from src.models.weights import save_model
 from src.tasks import create_task
+from src.training.averaging import copy_state
 from src.training.fit import Best, Trainer
 
 # --- when to stop -------------------------------------------------------------------------------------------
@@ -93,6 +94,23 @@ def test_where_the_metric_is_undefined_the_loss_decides(prepared, monkeypatch):
     predictions = [sure(prepared, n, confidence) for confidence in (0.5, 0.4, 0.7)]
     monkeypatch.setattr("src.tasks.base.Task.score", lambda *_: float("nan"))
     assert looks(prepared, monkeypatch, predictions) == [0, 0, 2]
+
+
+def test_a_first_score_that_is_undefined_holds_back_no_later_one(prepared, monkeypatch):
+    n, nan = len(fold_data(read(prepared)).stop), float("nan")
+    scores = iter([nan, 0.5, nan, 0.6, 0.6])
+    predictions = [sure(prepared, n, confidence) for confidence in (0.6, 0.3, 0.9, 0.4, 0.3)]
+    monkeypatch.setattr("src.tasks.base.Task.score", lambda *_: next(scores))
+    assert looks(prepared, monkeypatch, predictions) == [0, 1, 1, 3, 3]
+
+
+def test_a_soup_begins_with_a_score_before_none(prepared, monkeypatch):
+    """Where lower is better, 0 would be the best of all."""
+    trainer = make_trainer(prepared, "task.metric=log_loss")
+    monkeypatch.setattr("src.tasks.base.Task.score", lambda *_: next(scores))
+    scores, state = iter([float("nan"), 0.7]), copy_state(trainer.average.model)
+    undefined, defined = trainer.taste(state)[0], trainer.taste(state)[0]
+    assert defined > undefined
 
 
 def test_the_weights_of_the_best_epoch_are_kept_not_those_of_the_last(prepared, monkeypatch):

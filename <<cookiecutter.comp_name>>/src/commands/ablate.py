@@ -14,6 +14,7 @@ called again it goes on, and an ablation that is up to date says what it found.
 from __future__ import annotations
 
 import re
+from math import inf, isfinite
 from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
@@ -24,6 +25,7 @@ from src.config import UserError
 from src.entry import plain_errors
 from src.locks import alone
 from src.machine import limit_threads
+from src.reading import decoding
 
 LIST = "configs/ablate.yaml"
 
@@ -73,7 +75,8 @@ def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> 
         plan_ablation(trials, changes, minutes, request)
     from src.commands.budget import Clock, Plan
 
-    plan = Plan.from_json(read_json(folder / "plan.json"))
+    with decoding(folder / "plan.json"):
+        plan = Plan.from_json(read_json(folder / "plan.json"))
     trials.share, pairs = plan.share, list(plan.pairs)
     everyone = [BASE, *changes]
     if all(trials.done(change, pairs) for change in everyone):
@@ -118,18 +121,19 @@ def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list
 def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
     """Compare, write the tables, draw the picture, print the lines."""
     from src.commands.budget import said_pairs
-    from src.commands.compare import CHANCE, compare, how_scored, lines, write_tables
+    from src.commands.compare import CHANCE, check_base, compare, how_scored, lines, write_tables
     from src.report.trials import draw_differences
     from src.tasks import create_task
 
     metric = create_task(trials.config).metric
     made = [change for change in changes if change not in trials.failed]
     scores = {change: trials.scores(change, pairs) for change in [BASE, *made]}
+    check_base(scores[BASE], metric)
     rows = [
         compare(change, scores.get(change, {}), scores[BASE], metric.sign, trials.failed.get(change, ""))
         for change in changes
     ]
-    rows.sort(key=lambda row: (bool(row.note), -row.difference if row.difference == row.difference else 0))
+    rows.sort(key=lambda row: (bool(row.note), -row.difference if isfinite(row.difference) else inf))
     base = compare(BASE, scores[BASE], scores[BASE], metric.sign)
     said = [
         f"ablation of {trials.config.name}: {metric.name}, {said_pairs(pairs)}, base {base.score:.4f}; "

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.artifacts import read_json
 from src.config import UserError
 from src.configfile import load_config
 from src.entry import plain_errors
 from src.kaggle.submissions import scores_under_way
 from src.locks import alone
+from src.reading import MAYBE, read_json, read_metrics
 from src.submission.log import LogRow, log_path, note, read_log, remarks
 
 ENOUGH = 5  # submissions with both numbers: of fewer a correlation says nothing
@@ -64,7 +64,7 @@ def by_hand(root: Path, name: str, public: float | None, private: float | None) 
     if known is not None:  # the private score comes later
         public = float(known["public"]) if public is None and known["public"] else public
         when = known["when"]
-    note(root, LogRow(when, name, "csv", read_json(origin).get("cv"), public, private, None, "by hand"))
+    note(root, LogRow(when, name, "csv", read_json(origin, cv=MAYBE)["cv"], public, private, None, "by hand"))
 
 
 def board(root: Path, sign: int) -> list[str]:
@@ -103,28 +103,34 @@ def moves_together(rows: list[dict[str, str]]) -> list[str]:
 def source_of(root: Path, name: str) -> str:
     """The folder that a submission's predictions came from, such as `stacks/stack`."""
     origin = root / "submissions" / f"{name}.json"
-    return str(read_json(origin).get("source", "")) if origin.exists() else ""
+    return read_json(origin, source=str)["source"] if origin.exists() else ""
 
 
 def next_candidate(root: Path, rows: list[dict[str, str]], sign: int) -> list[str]:
     """The run or stack with the best honest CV that was not sent yet."""
     sent = {source_of(root, row["name"]) for row in rows}
     found: list[tuple[float, str, str, dict[str, Any]]] = []
+    broken: list[str] = []
     for path in [*(root / "runs").glob("*/metrics.json"), *(root / "stacks").glob("*/metrics.json")]:
-        metrics, name = read_json(path), path.parent.name
+        name = path.parent.name
+        try:
+            metrics = read_metrics(path.parent, standard_error=MAYBE)
+        except UserError as error:
+            broken.append(f"{name} is left out: {error}")
+            continue
         trial = (path.parent / "trial.json").exists()
         kind = path.parent.parent.name
         honest = metrics["cv"] is not None and not metrics.get("optimistic")
         if honest and f"{kind}/{name}" not in sent and not trial:
             found.append((sign * metrics["cv"], name, kind, metrics))
     if not found:
-        return ["next: every finished run and stack was sent"]
+        return [*broken, "next: every finished run and stack was sent"]
     _, name, kind, metrics = max(found, key=lambda one: one[:2])
     of_stack = "" if name == "stack" else f' ARGS="stack.name={name}"'
     source = f' ARGS="submit.source=run:{name}"' if kind == "runs" else of_stack
     error = metrics["standard_error"]
     shown = f"{metrics['cv']:.4f}" + ("" if error is None else f" ± {error:.4f}")
-    return [f"next by CV: {name}, {metrics['metric']} {shown}; `make submit{source}`"]
+    return [*broken, f"next by CV: {name}, {metrics['metric']} {shown}; `make submit{source}`"]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from src.artifacts import Step, read_json, write_json
+from src.artifacts import Step, write_json
 from src.commands.trials import BASE, Change, Pair, Trials, side_by_side
 from src.config import UserError
+from src.reading import NUMBER, decoding, read_csv, read_json
 
 WANTED = 4  # pairs: with fewer a standard error is hardly one, so shorter trainings are the lesser evil
 LEAST = 2  # pairs: with one there is no standard error
@@ -114,8 +115,6 @@ def measure(trials: Trials, folder: Any) -> Cost:
         stamp_name="cost",
     )
     if step.begin():
-        import pandas as pd
-
         import src.inference.oof
         import src.training.launch  # noqa: F401  paid once, so not a part of what a training costs
 
@@ -123,12 +122,16 @@ def measure(trials: Trials, folder: Any) -> Cost:
         run, began = short.run(BASE, trials.seed), time.monotonic()
         short.make(BASE, pairs)
         seconds = time.monotonic() - began
-        histories = [pd.read_csv(run.fold_folder(pair.fold) / "history.csv")["seconds"] for pair in pairs]
+        histories = [
+            read_csv(run.fold_folder(pair.fold) / "history.csv", ("seconds",))["seconds"] for pair in pairs
+        ]
         epoch = max(float(history.iloc[-1]) for history in histories)
         rest = max(0.0, seconds - max(len(history) for history in histories) * epoch)  # 0: taken over
         write_json(step.folder / "cost.json", asdict(Cost(epoch, rest, len(pairs))))
         step.done()
-    return Cost(**read_json(step.folder / "cost.json"))
+    path = step.folder / "cost.json"
+    with decoding(path):
+        return Cost(**read_json(path, epoch=NUMBER))
 
 
 def _width(trials: Trials) -> int:

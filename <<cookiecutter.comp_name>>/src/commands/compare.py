@@ -9,8 +9,9 @@ from typing import Any
 
 from src.artifacts import write_csv
 from src.commands.trials import BASE, Change, Pair
+from src.config import UserError
 from src.metrics import Metric
-from src.scoring import standard_error
+from src.scoring import standard_error, why_undefined
 
 Scores = dict[Change, dict[Pair, float]]
 
@@ -65,6 +66,12 @@ def paired(own: dict[Pair, float], base: dict[Pair, float], sign: int) -> dict[P
     """Each pair's difference, positive where `own` is better."""
     both = {pair: sign * (own[pair] - base[pair]) for pair in own if pair in base}
     return {pair: value for pair, value in both.items() if isfinite(value)}
+
+
+def check_base(scores: dict[Pair, float], metric: Metric) -> None:
+    """Raise `UserError` where the base has no score on any pair: nothing can be compared with it."""
+    if not any(map(isfinite, scores.values())):
+        raise UserError(why_undefined(metric.name, "the held-out rows of every pair of the base"))
 
 
 def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from src.artifacts import digest, read_json
+from src.artifacts import digest
 from src.config import Config
 from src.data.loaders import read_folds
+from src.reading import read_parquet
+from src.stamps import recipe_in
 from src.training.fold import LEARNED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -43,7 +47,7 @@ def scan(config: Config) -> Scan:
     runs = config.root / "runs"
     for run in sorted(path for path in runs.glob("*") if path.is_dir()):
         for fold, own in held_out.items():
-            stamp = _recipe(run / f"fold{fold}" / "train.stamp.json")
+            stamp = recipe_in(run / f"fold{fold}" / "train.stamp.json")
             if stamp is None:
                 continue
             if stamp["inputs"]["folds"] != folds:
@@ -66,7 +70,7 @@ def look_at_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
     if not path.exists():
         found.unseen.append(f"{run.name} fold {fold} left no {LEARNED}: it was trained before there were any")
         return
-    for part, rows in pd.read_parquet(path).groupby("part")["id"]:
+    for part, rows in read_parquet(path, ["id", "part"]).groupby("part")["id"]:
         both = sorted(own & set(rows))
         if both:
             found.leaks.append(
@@ -93,12 +97,12 @@ def look_at_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list
 
 def look_at_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
     """A round's labels must be the same fold's own model's of the run before."""
-    recipe = _recipe(run / f"select{fold}.stamp.json")
+    recipe = recipe_in(run / f"select{fold}.stamp.json")
     if recipe is None:
         return
     said = recipe["predictions"]
     if isinstance(said, list):  # several tables: of external images, or of all folds, which has its mark
-        if read_json(run / f"fold{fold}" / "train.stamp.json")["recipe"].get("optimistic"):
+        if (recipe_in(run / f"fold{fold}" / "train.stamp.json") or {}).get("optimistic"):
             return
         said = said[0]
     base, _, number = run.name.rpartition("-round")
@@ -123,7 +127,7 @@ def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None
     path = run / "oof.parquet"
     if not path.exists():
         return
-    whole = pd.read_parquet(path).set_index("id")
+    whole = read_parquet(path).set_index("id")
     for fold, part in _parts(run, held_out):
         strangers = sorted(set(part["id"]) - held_out[fold])
         if strangers:
@@ -140,7 +144,7 @@ def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None
 def look_at_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
     """A stack is nested by the folds of its own table: they must be those that its members were trained on,
     and its members' tables what they were."""
-    recipe, path = _recipe(stack / "stack.stamp.json"), stack / "oof.parquet"
+    recipe, path = recipe_in(stack / "stack.stamp.json"), stack / "oof.parquet"
     if recipe is None or not path.exists():
         return
     if recipe["folds"] != folds:
@@ -149,7 +153,7 @@ def look_at_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str,
     for name, (oof, _) in recipe["members"].items():
         if not (runs / name / "oof.parquet").exists() or digest(runs / name / "oof.parquet") != oof:
             found.unseen.append(f"stack {stack.name}: its member {name} has been predicted again since")
-    own = pd.read_parquet(path, columns=["id", "fold"])
+    own = read_parquet(path, ["id", "fold"])
     moved = own[own["id"].map(fold_of) != own["fold"]]
     if len(moved):
         found.leaks.append(
@@ -162,11 +166,4 @@ def _parts(run: Path, held_out: dict[int, set[str]]) -> Iterator[tuple[int, pd.D
     for fold in held_out:
         path = run / f"fold{fold}" / "oof.parquet"
         if path.exists():
-            yield fold, pd.read_parquet(path)
-
-
-def _recipe(path: Path) -> dict | None:
-    try:
-        return read_json(path)["recipe"]
-    except (OSError, ValueError, KeyError):
-        return None
+            yield fold, read_parquet(path)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.artifacts import read_json
 from src.config import Config, UserError
 from src.decisions import assemble, fit, take
+from src.reading import MAYBE, read_dataset, read_json, read_metrics, read_parquet
 from src.scoring import finite
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
@@ -123,21 +123,24 @@ def run_stages(config: Config) -> None:
 def checks(config: Config) -> list[Check]:
     """Each stage's CV of a finished noise competition, beside chance."""
     task = create_task(config)
-    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    outputs = read_dataset(config.root)["outputs"]
     alike = exchangeable(config)
     found = []
     finished = (path.parent for path in (config.root / "runs").glob("*/metrics.json"))
     for run in sorted(finished):
         stage = "04" if "-round" in run.name else "03"
-        oof, metrics = pd.read_parquet(run / "oof.parquet"), read_json(run / "metrics.json")
+        oof, metrics = read_parquet(run / "oof.parquet"), read_metrics(run)
         chance, spread = shuffled(task, oof, outputs, alike)
         if stage == "03" and task.kind == "numbers":  # of others a training has a quick look alone
-            scores = [read_json(run / f"fold{k}" / "score.json")["score"] for k in config.selected_folds]
+            scores = [
+                read_json(run / f"fold{k}" / "score.json", score=MAYBE)["score"]
+                for k in config.selected_folds
+            ]
             by_fold = shuffled(task, oof, outputs, alike, by_fold=True)
             found.append(Check("02", run.name, float(np.mean(scores)), *by_fold, task.metric.sign))
         found.append(Check(stage, run.name, metrics["cv"], chance, spread, task.metric.sign))
     folder = config.root / "stacks" / config.stack.name
-    oof, metrics = pd.read_parquet(folder / "oof.parquet"), read_json(folder / "metrics.json")
+    oof, metrics = read_parquet(folder / "oof.parquet"), read_metrics(folder)
     chance, spread = shuffled(task, oof, outputs, alike)
     found.append(Check("05", f"stack ({metrics['kept']})", metrics["cv"], chance, spread, task.metric.sign))
     for name, row in metrics["candidates"].items():

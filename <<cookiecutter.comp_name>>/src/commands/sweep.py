@@ -23,7 +23,7 @@ from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
 from src.cli import check_names
-from src.commands.compare import Row, Scores, compare, flattery, how_scored, lines, write_tables
+from src.commands.compare import Row, Scores, check_base, compare, flattery, how_scored, lines, write_tables
 from src.commands.request import command, plan_step
 from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
 from src.config import NoEffect, UserError
@@ -93,7 +93,7 @@ def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float,
     request = plan_step(folder, trials, points, minutes)
     if request.begin():
         plan_sweep(trials, points, minutes, request)
-    stored = read_json(folder / "plan.json")
+    stored = read_json(folder / "plan.json", epochs=int, of_epochs=int, rungs=list, points=list, cost=dict)
     trials.share = stored["epochs"] / stored["of_epochs"]
     found = tried_step(folder, trials)
     if found is not None and found.fresh():
@@ -184,11 +184,13 @@ def better(scores: Scores, alive: list[Change], sign: int) -> list[Change]:
 
 def tried_step(folder: Path, trials: Trials) -> Step | None:
     """The tables and the picture, with the predictions they come from; None before there are any."""
+    if not (folder / "tried.json").is_file():
+        return None
     try:
         tried = read_json(folder / "tried.json")
         found = [(Change(tuple(words)), [Pair(*pair) for pair in pairs]) for words, pairs in tried]
         tables = {change.name: trials.tables(change, pairs) for change, pairs in found}
-    except (OSError, ValueError, TypeError):
+    except (UserError, ValueError, TypeError):
         return None
     return Step(
         title=f"sweep {trials.config.name}",
@@ -216,6 +218,7 @@ def report(
     from src.tasks import create_task
 
     metric = create_task(trials.config).metric
+    check_base(scores[BASE], metric)
     rows = [
         compare(p, scores.get(p, {}), scores[BASE], metric.sign, trials.failed.get(p, ""))
         for p in points

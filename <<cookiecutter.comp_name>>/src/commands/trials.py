@@ -230,13 +230,14 @@ class Trials:
         import pandas as pd
 
         from src.inference.oof import read_outputs
+        from src.reading import read_parquet
         from src.scoring import evaluate
         from src.tasks import create_task
 
         found = {}
         for seed in dict.fromkeys(pair.seed for pair in pairs):
             run, folds = self.run(change, seed), sorted(p.fold for p in pairs if p.seed == seed)
-            oof = pd.concat([pd.read_parquet(run.fold_folder(k) / "oof.parquet") for k in folds])
+            oof = pd.concat([read_parquet(run.fold_folder(k) / "oof.parquet") for k in folds])
             metrics = evaluate(create_task(run.config), oof.reset_index(drop=True), read_outputs(run))
             for fold, score in zip(folds, metrics["folds"], strict=True):
                 found[Pair(fold, seed)] = float("nan") if score is None else score

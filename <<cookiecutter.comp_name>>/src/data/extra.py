@@ -21,6 +21,7 @@ from src.data.packing import pack, refusal
 from src.data.pixels import Joined, open_pixels
 from src.data.tables import IMAGE_SUFFIXES
 from src.rawfiles import external_folders
+from src.reading import read_parquet
 from src.steps import extra_step, images_step
 
 PREFIX = "extra/"  # of ids
@@ -30,7 +31,7 @@ def build_extra(step: Step, config: Config) -> None:
     """Pack the external images; those that look like one of the competition's, or like one before them, are
     left out and counted. Raises `UserError` for an unreadable file, an empty folder, or an id of ours."""
     files = external_files(config)
-    index = pd.read_parquet(images_step(config).folder / "index.parquet")
+    index = read_parquet(images_step(config).folder / "index.parquet")
     taken = index.loc[index["id"].str.startswith(PREFIX), "id"]
     if len(taken):
         raise UserError(f"pseudo.external: the id {taken.iloc[0]!r} starts as those of external images do")
@@ -88,7 +89,7 @@ def with_extra(store: ImageStore, config: Config) -> ImageStore:
     step = extra_step(config)
     if step is None or not step.fresh():
         return store
-    table = pd.read_parquet(step.folder / step.outputs[1])
+    table = read_parquet(step.folder / step.outputs[1], ["id", "position", "height", "width"])
     packed = open_pixels(step.folder / step.outputs[0], config.data, config.root / config.data.raw)
     return replace(
         store,

@@ -22,6 +22,7 @@ from src.data.hamming import near_pairs
 from src.data.identities import assign_identities
 from src.data.summary import summarize
 from src.data.tables import Tables
+from src.reading import read_parquet
 from src.tasks.base import Task, as_targets
 
 BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
@@ -35,7 +36,7 @@ def build_folds(
     step: Step, config: Config, tables: Tables, targets: pd.DataFrame, task: Task, cache: Path
 ) -> None:
     """Write folds.csv, dataset.json and summary.md."""
-    index = pd.read_parquet(cache / "index.parquet")
+    index = read_parquet(cache / "index.parquet")
     alike = duplicate_groups(index, config.data.near_duplicates)
     of_train = alike[(index["set"] == "train").to_numpy()]
     column = None if config.data.group is None else tables.train[config.data.group]

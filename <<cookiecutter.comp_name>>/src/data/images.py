@@ -8,7 +8,6 @@ a table row (set, id, position in the store, file, size, mode, content hash, per
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from src.data.decode import READERS, Decoded, decode, named
 from src.data.packing import pack, refusal
 from src.data.pixels import Pixels, open_pixels, views
 from src.data.tables import Tables
+from src.reading import read_json, read_parquet
 from src.steps import images_step
 
 COUNTED = 10_000  # training images at most, where reading them means decoding them again
@@ -133,10 +133,9 @@ class ImageStore:
 def open_images(config: Config) -> ImageStore:
     """Open what the images step made."""
     step = images_step(config)
-    index = pd.read_parquet(
-        step.folder / "index.parquet", columns=["set", "id", "position", "height", "width"]
-    )
-    statistics = json.loads((step.folder / "statistics.json").read_text(encoding="utf-8"))
+    columns = ["set", "id", "position", "height", "width"]
+    index = read_parquet(step.folder / "index.parquet", columns)
+    statistics = read_json(step.folder / "statistics.json", mean=list, std=list)
     train, test = (index[index["set"] == role] for role in ("train", "test"))
     return ImageStore(
         pixels=open_pixels(step.folder / step.outputs[0], config.data, config.root / config.data.raw),

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src.artifacts import read_json
 from src.config import Config, UserError
 from src.data.batches import identity_batches, n_identity_batches
 from src.data.classes import ClassTargets, taken, targets_of
@@ -24,6 +23,7 @@ from src.data.masks import open_masks
 from src.data.sampling import by_shards, draw, row_shares
 from src.data.storing import SHARD
 from src.data.workers import create_loader
+from src.reading import damaged, decoding, read_csv, read_dataset, read_parquet
 from src.steps import Run, images_step
 from src.tasks.base import Task, targets_in
 
@@ -78,7 +78,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     table = read_folds(config)
     if table["id"].tolist() != store.train_ids:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
-    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    outputs = read_dataset(config.root)["outputs"]
     labels = targets_in(table)
     check_domain(config, task, labels, config.root / "data" / "folds.csv")  # the metric may have changed
     if task.kind == "maps":
@@ -116,8 +116,10 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
 def read_folds(config: Config) -> pd.DataFrame:
     """folds.csv: ids and targets as text, fold, stop and group as numbers."""
     path = config.root / "data" / "folds.csv"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    return table.astype({"fold": int, "stop": int, "group": int})
+    numbers = {"fold": int, "stop": int, "group": int}
+    table = read_csv(path, ("id", *numbers), dtype=str, keep_default_na=False, na_filter=False)
+    with decoding(path):
+        return table.astype(numbers)
 
 
 def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
@@ -132,8 +134,10 @@ def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
 def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config) -> Rows:
     """The rows of a selection table, of the test set or external, as training rows, with the targets and
     weights written there."""
-    table = pd.read_parquet(path)
+    table = read_parquet(path)
     place = dict(zip([*store.test_ids, *store.extra_ids], [*store.test, *store.extra], strict=True))
+    if lost := [name for name in table["id"] if name not in place]:
+        raise damaged(path, f"its id {lost[0]!r} is neither a test row's nor an external image's")
     positions = np.array([place[name] for name in table["id"]], dtype=np.int64)
     if task.kind == "maps":
         targets = Levels.of(Told(task.read(table, outputs), config.data), np.arange(len(table)))

@@ -31,6 +31,7 @@ from src.data.runs import decode_runs
 from src.machine import cpu_count
 from src.maps import pack
 from src.progress import Progress
+from src.reading import parquet_footer, read_array, read_parquet
 from src.tasks.base import is_ours
 
 COVERAGE = "coverage."  # before a class in masks.parquet
@@ -313,18 +314,16 @@ def _check_space(folder: Path, size: int) -> None:
 
 def open_masks(folder: Path) -> np.memmap:
     """(N, S, S, C) uint8, 0 or 255, of the training rows, without reading them."""
-    return np.load(folder / "masks.npy", mmap_mode="r")
+    return read_array(folder / "masks.npy", 4)
 
 
 def coverage(folder: Path) -> pd.DataFrame:
     """(N, C) the share of each training image that each class covers, 0 to 1, a column a class."""
-    from pyarrow.parquet import read_schema
-
     path = folder / "masks.parquet"
-    columns = [name for name in read_schema(path).names if name.startswith(COVERAGE)]
-    return pd.read_parquet(path, columns=columns).rename(columns=lambda name: name.removeprefix(COVERAGE))
+    columns = [name for name in parquet_footer(path)[1] if name.startswith(COVERAGE)]
+    return read_parquet(path, columns).rename(columns=lambda name: name.removeprefix(COVERAGE))
 
 
 def true_masks(folder: Path, classes: list[str]) -> pd.DataFrame:
     """(N, C) the packed masks of the training rows at their images' own sizes, a column a class."""
-    return pd.read_parquet(folder / "masks.parquet", columns=classes)
+    return read_parquet(folder / "masks.parquet", classes)

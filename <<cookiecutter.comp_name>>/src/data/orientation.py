@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from src.config import Data, UserError
 from src.data.decode import pillow, readable
+from src.reading import read_parquet
 
 TAG = 0x0112
 
@@ -61,7 +61,7 @@ def upright_mask(
 def orientations(folder: Path, tables: Any, data: Data, title: str) -> list[int]:
     """(N,) the orientation of each training image; says what run lengths of turned images are taken for.
     `folder` is the image cache, `tables` the `Tables` of data/tables.py."""
-    index = pd.read_parquet(folder / "index.parquet", columns=["set", "id", "mode"])
+    index = read_parquet(folder / "index.parquet", ["set", "id", "mode"])
     there = index["mode"].str.contains("turned by EXIF")
     marked = there[index["set"] == "train"]
     if there.any() and data.rle is not None:

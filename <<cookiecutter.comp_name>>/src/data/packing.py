@@ -183,17 +183,22 @@ class Work:
 
     def _done(self) -> Iterator[tuple[int, Decoded, dict[str, Any]]]:
         """Images of the journal whose file and pixels are what they were."""
-        lines = self.journal.read_text(encoding="utf-8").splitlines()
+        lines = self.journal.read_text(encoding="utf-8", errors="replace").splitlines()
         if not lines or _parsed(lines[0]) != self.head():
             return
         place = {str(file): i for i, file in enumerate(self.files)}
-        for line in map(_parsed, lines[1:]):
-            i = place.get(line["file"]) if line else None
-            if i is None or line["at"] != i or line["stat"] != _stat(self.files[i]):
-                continue
-            if self.store.holds(i, line["note"]):
+        for line in filter(None, map(_parsed, lines[1:])):
+            try:
+                i = place.get(line["file"])
+                if i is None or line["at"] != i or line["stat"] != _stat(self.files[i]):
+                    continue
                 known = line["known"] | {"thumbnail": base64.b64decode(line["known"]["thumbnail"])}
-                yield i, Decoded(pixels=None, **known), line["note"]
+                found = Decoded(pixels=None, **known)
+                holds = self.store.holds(i, line["note"])
+            except (KeyError, TypeError, ValueError):  # a damaged line: its image is packed again
+                continue
+            if holds:
+                yield i, found, line["note"]
 
     def line(self, i: int, decoded: Decoded, note: dict[str, Any]) -> dict[str, Any]:
         """What the journal says of an image."""
@@ -209,11 +214,12 @@ class Work:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the journal; None for one that was cut off when the process ended."""
+    """A line of the journal; None for one that was cut off when the process ended, or is damaged."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def _stat(file: Path) -> list[int] | None:

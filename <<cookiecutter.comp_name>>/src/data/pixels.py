@@ -19,6 +19,7 @@ import pandas as pd
 
 from src.config import Data, UserError
 from src.data.decode import decode, named
+from src.reading import damaged, read_array, read_parquet
 
 OPEN = 64  # shards at a time; what was mapped longest ago is closed
 
@@ -164,10 +165,13 @@ def decoded(content: bytes, channels: int) -> np.ndarray:
 def open_pixels(path: Path, data: Data, raw: Path) -> np.ndarray | Pixels:
     """The images that `path` tells of, opened without reading them; `raw` is the folder of Kaggle's files."""
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r")
-    table = pd.read_parquet(path)
+        return read_array(path, 4)
+    shards = path.name.endswith(".shards.parquet")
+    table = read_parquet(path, ["shard", "offset", "size", "channels"] if shards else ["file", "channels"])
+    if not len(table):
+        raise damaged(path, "has no rows")
     side, channels = data.cached_size, int(table["channels"].iloc[0])
     shape = (len(table), side, side, channels)
-    if path.name.endswith(".shards.parquet"):
+    if shards:
         return Shards(path.with_suffix(""), table, shape)
     return Files([raw / name for name in table["file"]], shape, data)

@@ -43,8 +43,11 @@ class Array:
         """Open what was begun; False where there is none of this shape."""
         if not self.part.exists():
             return False
-        self.array = np.lib.format.open_memmap(self.part, mode="r+")
-        return self.array.shape == self.shape
+        try:
+            self.array = np.lib.format.open_memmap(self.part, mode="r+")
+        except (ValueError, EOFError, SyntaxError):  # cut short, or never had a whole header
+            return False
+        return self.array.shape == self.shape and self.array.dtype == np.uint8
 
     def take(self, i: int, pixels: np.ndarray) -> None:
         """Write image i, in its own thread."""
@@ -87,6 +90,7 @@ class TarShards:
         """An empty folder."""
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
+        self.ends.clear()
 
     def go_on(self) -> bool:
         """Whether anything was begun."""

@@ -100,7 +100,7 @@ def together(metric: Metric, targets: Any, predictions: Any, alone: list[float])
     rows = ~np.isnan(targets).all(1)
     targets, predictions = targets[rows], predictions[rows]
     ascents = [ascend(metric, targets, predictions, np.array(start)) for start in ([0.5] * len(alone), alone)]
-    return max(ascents, key=lambda found: found[1])[0].tolist()
+    return max(ascents, key=lambda found: found[1] if np.isfinite(found[1]) else -np.inf)[0].tolist()
 
 
 def ascend(metric: Metric, targets: Any, predictions: Any, thresholds: Any) -> tuple[np.ndarray, float]:

@@ -121,15 +121,14 @@ def _refuse(config: Config, name: str, there: list[str], paths: list[str]) -> No
 
 def _of_image(config: Config, role: str, ids: list[str], name: str) -> list[float]:
     """Height, width or aspect of each row's file, from the image cache's index."""
-    import pandas as pd
-
+    from src.reading import read_parquet
     from src.steps import images_step
 
     step = images_step(config)
     path = step.folder / "index.parquet"
     if not path.is_file():
         raise UserError(f"stack.features: `{name}` is read from {path}, which is not there; run `make folds`")
-    index = pd.read_parquet(path, columns=["set", "id", "height", "width"])
+    index = read_parquet(path, ["set", "id", "height", "width"])
     index = index[index["set"] == role].astype({"id": str}).drop_duplicates("id").set_index("id").loc[ids]
     values = index["width"] / index["height"] if name == "aspect" else index[name]
     return values.astype(float).tolist()

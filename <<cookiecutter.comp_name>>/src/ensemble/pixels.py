@@ -80,7 +80,8 @@ def _scorer(metric: Metric, true: np.ndarray, starts: np.ndarray) -> Callable[[n
 
     def score(said: np.ndarray) -> float:
         tp, called = sums(said & true), sums(said)
-        return sign * float(function(tp, called - tp, positive - tp, size - called - positive + tp).mean())
+        found = sign * float(function(tp, called - tp, positive - tp, size - called - positive + tp).mean())
+        return found if np.isfinite(found) else -np.inf
 
     return score
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.artifacts import Step, read_json
+from src.artifacts import Step
 from src.config import Config
 from src.ensemble.stack import build_stack
 from src.locks import alone
 from src.optimism import caution
+from src.reading import read_dataset, read_metrics
 from src.tasks import create_task
 
 
 def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
     """Stack the member runs and print the table of candidates."""
-    outputs = read_json(config.root / "data" / "dataset.json")["outputs"]
+    outputs = read_dataset(config.root)["outputs"]
     with alone(step.folder) as waited:
         if waited and step.fresh():
-            metrics = read_json(step.folder / "metrics.json")
+            metrics = read_metrics(step.folder, candidates=dict, members=dict, left_out=dict)
         else:
             metrics = build_stack(step, config, create_task(config), folders, outputs)
     print(table(metrics))

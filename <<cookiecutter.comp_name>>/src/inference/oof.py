@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from src.artifacts import Step, read_json, write_csv, write_json, write_parquet
+from src.artifacts import Step, write_csv, write_json, write_parquet
 from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
 from src.inference.answers import KINDS, Asked
+from src.inference.predict import NOT_FINITE
 from src.inference.snapshots import load_models, mean_tables, model_files
 from src.inference.worst import show_worst
 from src.locks import alone
 from src.models.sizes import check_sizes
 from src.optimism import caution, mark, why_optimistic
+from src.reading import MAYBE, read_dataset, read_metrics, read_parquet
 from src.report.outputs import describe_outputs
-from src.scoring import against_constant, evaluate, no_better_than_constant
+from src.scoring import against_constant, evaluate, no_better_than_constant, shown, why_undefined
 from src.steps import Run, predict_step, score_step
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
@@ -39,18 +42,21 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
         predict_folds(run, steps)
     if set(folds) != set(range(run.config.cv.n_folds)):
         for fold in folds:
-            table = pd.read_parquet(run.fold_folder(fold) / "oof.parquet")
+            table = read_parquet(run.fold_folder(fold) / "oof.parquet")
             task, outputs = create_task(run.config), read_outputs(run)
             score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
             marked = caution(mark(why_optimistic(run.config, run.labels_from, fold)))
-            print(f"{run.name} fold {fold}: {task.metric.name} {score:.4f} over {len(table):,} rows{marked}")
+            said = f"{task.metric.name} {shown(score)} over {len(table):,} rows{marked}"
+            print(f"{run.name} fold {fold}: {said}")
         return
     with alone(run.folder):
         step = score_step(run)
         if step.begin():
             score_run(run, step)
-    metrics = read_json(run.folder / "metrics.json")
+    metrics = read_metrics(run.folder, folds=list, standard_error=MAYBE)
     print(describe(run.name, metrics))
+    if metrics["cv"] is None:
+        print(f"{run.name}: {why_undefined(metrics['metric'], 'all out-of-fold rows together')}")
 
 
 def predict_folds(run: Run, steps: dict[int, Step]) -> None:
@@ -75,17 +81,35 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
     data = load_fold(config, task, fold)
     answers, models = KINDS[task.kind], load_models(step.folder)
     check_sizes(models[0], config.inference.scales or (), "inference.scales")
-    said = [answers(Asked(config, task, data, model, device, report)) for model in models]
-    for name, table in mean_tables(said, task, data.outputs).items():
+    try:
+        said = [answers(Asked(config, task, data, model, device, report)) for model in models]
+    except UserError as error:
+        raise UserError(f"{run.name} fold {fold}: {error}") from None
+    tables = mean_tables(said, task, data.outputs)
+    for table in tables.values():
+        check_finite(table, task, data.outputs, f"{run.name} fold {fold}")
+    for name, table in tables.items():
         write_parquet(step.folder / f"{name}.parquet", table)
     step.done()
+
+
+def check_finite(table: pd.DataFrame, task: Task, outputs: list[str], title: str) -> None:
+    """Raise `UserError` where a prediction is no finite number: nothing can be scored or stacked with it."""
+    if task.kind != "numbers":  # maps and rankings are looked at where they are made
+        return
+    bad = ~np.isfinite(task.read(table, outputs)).all(1)
+    if bad.any():
+        raise UserError(
+            f"{title}: {NOT_FINITE}, in {int(bad.sum()):,} of {len(table):,} rows (the first is id "
+            f"{table['id'].iloc[int(bad.argmax())]!r})"
+        )
 
 
 def score_run(run: Run, step: Step) -> None:
     """Join the folds' tables and write the run's CV."""
     task, outputs = create_task(run.config), read_outputs(run)
     folds = range(run.config.cv.n_folds)
-    parts = pd.concat([pd.read_parquet(run.fold_folder(k) / "oof.parquet") for k in folds]).set_index("id")
+    parts = pd.concat([read_parquet(run.fold_folder(k) / "oof.parquet") for k in folds]).set_index("id")
     order = read_folds(run.config)["id"]
     if len(parts) != len(order) or not parts.index.is_unique:
         raise UserError(
@@ -93,7 +117,7 @@ def score_run(run: Run, step: Step) -> None:
             f"run `make oof EXP={run.config.name} ARGS=--force`"
         )
     oof = parts.loc[order].reset_index()
-    tests = [pd.read_parquet(run.fold_folder(k) / "test.parquet") for k in folds]
+    tests = [read_parquet(run.fold_folder(k) / "test.parquet") for k in folds]
     mean = task.mean([task.read(table, outputs) for table in tests])
     write_parquet(run.folder / "oof.parquet", oof)
     write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
@@ -129,4 +153,4 @@ def describe(name: str, metrics: dict[str, Any]) -> str:
 
 def read_outputs(run: Run) -> list[str]:
     """The task's outputs, as stage 01 found them."""
-    return read_json(run.config.root / "data" / "dataset.json")["outputs"]
+    return read_dataset(run.config.root)["outputs"]

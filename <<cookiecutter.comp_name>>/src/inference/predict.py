@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from src.config import Data, Inference
+from src.config import Data, Inference, UserError
 from src.data.images import ImageStore
 from src.data.loaders import evaluation_batches
 from src.data.masks import crop_inside
@@ -19,6 +19,10 @@ from src.models.build import Network
 from src.tasks.base import Task
 
 Report = Callable[[int], None]
+NOT_FINITE = (
+    "the model's predictions are not finite numbers; train it again with a lower train.lr or "
+    "train.amp=off, or bundle it with kaggle.half=false where only half precision overflows"
+)
 
 
 @torch.inference_mode()
@@ -100,6 +104,8 @@ def _levels(model: Network, task: Task, images: torch.Tensor, settings: Inferenc
         total = total + view.undo(said, images.shape[-2:])
         seen = seen + view.undo(torch.ones_like(said[:1, :1]), images.shape[-2:])
     mean = total / seen
+    if not mean.isfinite().all():
+        raise UserError(NOT_FINITE)
     return task.compact(task.activate(mean) if settings.average == "logit" else mean)
 
 
@@ -117,6 +123,8 @@ def embed(
     for images in evaluation_batches(store, positions, settings.batch_size):
         images = images.to(device)
         total = sum(model(view.see(images)).embedding.float() for view in views)
+        if not total.isfinite().all():
+            raise UserError(NOT_FINITE)
         found.append(torch.nn.functional.normalize(total, dim=1).cpu().numpy())
         report(len(images))
     return np.concatenate(found) if found else np.empty((0, 0), np.float32)

@@ -15,6 +15,7 @@ from src.kaggle.names import competition
 from src.kaggle.receipts import now
 from src.kaggle.transfer import fetch, marker_of
 from src.kaggle.unpack import Unpacked, is_file, unpack
+from src.reading import Unreadable
 
 SHOWN = 3  # names of a list of files
 
@@ -50,9 +51,13 @@ def files_that_came(record: Path) -> dict[str, tuple[int, int]]:
     """Size and CRC of every file of the last download, by its path below the raw folder; none where there is
     no such list."""
     try:
-        return {name: (int(size), int(crc)) for name, (size, crc) in read_json(record)["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        files = read_json(record, files=dict)["files"].items() if record.exists() else ()
+        return {name: (int(size), int(crc)) for name, (size, crc) in files}
+    except Unreadable as error:
+        print(error)
+    except (ValueError, TypeError):
+        pass
+    return {}
 
 
 def withdraw(

@@ -79,8 +79,8 @@ def pull(ref: str, folder: Path) -> dict[str, Any]:
     """Kaggle's own copy of the newest version: its metadata, and its code beside it in `folder`."""
     call("kernels", "pull", ref, "-p", str(folder), "-m", about=about_kernel(ref))
     try:
-        return read_json(folder / "kernel-metadata.json")
-    except (OSError, ValueError):
+        return read_json(folder / "kernel-metadata.json", id=str)
+    except UserError:
         raise UserError(
             f"kernel {ref}: Kaggle's copy could not be read back; run the same command again"
         ) from None

@@ -94,7 +94,7 @@ def rows_on_prior(output: Path, log: str) -> dict[str, Any] | None:
         rows, of = sum(summary["prior"].values()), int(summary["rows"])
         why = [f"{count:,} {reason}" for reason, count in summary["prior"].items()]
         why += [summary["fallback"]] if summary.get("fallback") else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         found = re.search(r"^([\d,]+) of ([\d,]+) images were missing or broken", log, re.MULTILINE)
         rows, of = (int(number.replace(",", "")) for number in found.groups()) if found else (0, 0)
         why = ["images missing or broken"]

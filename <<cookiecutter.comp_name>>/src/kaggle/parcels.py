@@ -71,9 +71,9 @@ def csv_parcel(config: Config) -> Parcel:
     _, name = submission_source(config)
     path = config.root / "submissions" / f"{name}.csv"
     try:
-        provenance = read_json(path.with_suffix(".json"))
+        provenance = read_json(path.with_suffix(".json"), sha256=str)
         content = sha256(path)
-    except (OSError, ValueError):
+    except (OSError, UserError):
         raise UserError(f"{path}: is not there with its {name}.json; run `make submit` first") from None
     if provenance.get("sha256") != content:
         raise UserError(f"{path}: changed since stage 06 checked it; run `make submit ARGS=--force`")

@@ -215,8 +215,8 @@ def output_folder(config: Config, session: dict[str, Any]) -> Path:
 def read_report(folder: Path) -> dict[str, Any]:
     """A session's training.json; raises `UserError` where it did not come."""
     try:
-        return read_json(folder / REPORT)
-    except (OSError, ValueError):
+        return read_json(folder / REPORT, sha256=dict)
+    except UserError:
         raise UserError(
             f"{folder / REPORT}: did not come from Kaggle; run `make train-kernel` again"
         ) from None

@@ -79,7 +79,7 @@ def check_disk(archive: Path, raw: Path) -> bool:
     room. Files are at least as large as the archive that holds them."""
     try:
         size = int(read_json(marker_of(archive))["size"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError):
         return False
     rest = size - size_of(archive)
     check_room(archive.parent, rest, f"downloading {archive.name}")

@@ -11,18 +11,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from src.artifacts import read_json, write_json
+from src.artifacts import write_json
 from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.images import open_images
@@ -36,6 +35,8 @@ from src.kernel.image import versions
 from src.models.names import unknown_on_kaggle
 from src.models.weights import load_model
 from src.rawfiles import raw_tables
+from src.reading import read_architecture, read_dataset, read_json, read_metrics, read_parquet, read_tensors
+from src.stamps import check_outputs
 from src.steps import submission_source
 from src.submission.manifest import write_manifest
 from src.submission.table import git_commit
@@ -51,14 +52,20 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     """Write the bundle of what stage 06 submits; gives its manifest. Raises `UserError` for what a kernel
     cannot do, and for a folder that may not go to Kaggle."""
     source, _ = submission_source(config)
-    metrics = read_json(source / "metrics.json")
-    stacker = read_json(source / "stacker.json") if (source / "stacker.json").exists() else None
+    check_outputs(source / ("stack.stamp.json" if source.parent.name == "stacks" else "score.stamp.json"))
+    metrics = read_metrics(source, rule=dict)
+    stacker, path = None, source / "stacker.json"
+    if source.parent.name == "stacks":
+        stacker = read_json(path, members=list, kept=str, best_single=str)
     names = [source.name] if stacker is None else stacker["members"]
+    for name in names:  # before an earlier bundle is removed
+        for fold in range(config.cv.n_folds):
+            check_outputs(config.root / "runs" / name / f"fold{fold}" / "train.stamp.json")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "members").mkdir(parents=True)
     refuse_secret_settings(config.settings())
     copy_code(CODE, folder / "src")
-    dataset = read_json(config.root / "data" / "dataset.json")
+    dataset = read_dataset(config.root)
     about = {
         "config": config.settings(),
         "dataset": dataset,
@@ -122,10 +129,9 @@ def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
 
 def save_half(path: Path, to: Path) -> None:
     """The same weights in half precision; batch-norm statistics, and what that cannot hold, stay."""
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
+    about = {"architecture": json.dumps(read_architecture(path), sort_keys=True)}
     state = {}
-    for name, tensor in load_file(path).items():
+    for name, tensor in read_tensors(path).items():
         fits = tensor.dtype == torch.float32 and "running_" not in name and tensor.numel() > 0
         fits = fits and float(tensor.abs().max()) < LARGEST
         state[name] = tensor.half() if fits else tensor
@@ -154,7 +160,7 @@ def owners(config: Config, outputs: list[str]) -> list[int]:
 
 def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
     """What is said of an image that cannot be seen: the mean OOF prediction, or the commonest identities."""
-    task, oof = create_task(config), pd.read_parquet(source / "oof.parquet")
+    task, oof = create_task(config), read_parquet(source / "oof.parquet")
     if task.kind == "maps":
         return []
     if task.kind == "rankings":
@@ -167,7 +173,7 @@ def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
     """The sample submission's form, without its rows: a hidden one has the same, or nearly so."""
     tables = raw_tables(config)
     sample, path = read_table(tables["sample"], may_be_empty=True), tables["sample"]
-    known = pd.read_parquet(source / "test.parquet", columns=["id"])["id"].tolist()
+    known = read_parquet(source / "test.parquet", ["id"])["id"].tolist()
     read = describe_sample(sample, config, outputs, path, known)
     form = asdict(read)
     pairs = form.pop("classes") is not None

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from src.config import Config, UserError
 from src.data.images import ImageStore
@@ -20,6 +18,7 @@ from src.inference.predict import Report, embed, predict, predict_maps
 from src.kernel.guard import Guard, Load, Plan
 from src.models.build import Network
 from src.models.weights import load_model
+from src.reading import decoding, read_tensors
 from src.tasks import create_task
 from src.tasks.base import Task
 
@@ -112,7 +111,7 @@ def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device
             device = devices[number % len(devices)]
             models.append([open_model(bundle, name, device) for name in fold["models"]])
             if fold.get("gallery"):
-                galleries.append(load_file(bundle / fold["gallery"])["embeddings"])
+                galleries.append(read_gallery(bundle / fold["gallery"]))
             number += 1
         owners, folds_of = (np.array(about[name], dtype=np.int64) for name in ("owners", "folds"))
         task, outputs = create_task(config), about["dataset"]["outputs"]
@@ -125,10 +124,13 @@ def open_model(bundle: Path, name: str, device: torch.device) -> Network:
     try:
         return load_model(bundle / name, device)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name}: holds no weights that can be used ({first}); bundle again") from None
+        raise UserError(f"{name}: holds no weights that can be used ({error}); bundle again") from None
+
+
+def read_gallery(path: Path) -> np.ndarray:
+    """(N, D) what a retrieval's model says of the training images."""
+    with decoding(path):
+        return read_tensors(path)["embeddings"].numpy()
 
 
 def loads_of(members: list[Member], devices: list[torch.device]) -> list[Load]:

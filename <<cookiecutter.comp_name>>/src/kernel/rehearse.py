@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from src.artifacts import sha256
 from src.config import Config
@@ -32,6 +31,7 @@ from src.kernel.mounts import Asked, lay_out
 from src.kernel.projection import projection
 from src.kernel.sandbox import namespaces, run_kernel
 from src.kernel.verdict import DISK, FOLD, Case, wrong_with
+from src.reading import read_csv
 from src.submission.manifest import read_manifest
 
 PUBLIC, HIDDEN, REPLAYED = 100, 300, 100  # images of a case
@@ -127,7 +127,8 @@ def broken(config: Config, tables: Tables) -> list[Asked]:
 
 def replay(config: Config, tables: Tables) -> list[Asked]:
     """Images that the fold's models have not seen, as test images."""
-    folds = pd.read_csv(config.root / "data" / "folds.csv", dtype=str, keep_default_na=False)
+    path = config.root / "data" / "folds.csv"
+    folds = read_csv(path, ("id", "fold"), dtype=str, keep_default_na=False)
     rows = np.flatnonzero(folds["fold"].to_numpy() == str(FOLD))[:REPLAYED]
     like = next(iter(tables.test[config.data.id]), None)
     return [Asked(folds["id"].iloc[row], like, tables.images["train"][row]) for row in rows]

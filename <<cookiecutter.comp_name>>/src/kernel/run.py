@@ -59,7 +59,7 @@ def predict_competition(
     about so long, for the rehearsal's projection. `began`: when the process did, on the monotonic clock.
     """
     began = time.monotonic() if began is None else began
-    about = read_json(bundle / "competition.json")
+    about = read_json(bundle / "competition.json", config=dict, members=list, dataset=dict, form=dict)
     config = Config.model_validate(about["config"])
     task, outputs = create_task(config), about["dataset"]["outputs"]
     test = read_test(mount, config, about["form"], outputs)

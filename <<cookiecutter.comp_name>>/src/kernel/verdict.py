@@ -18,6 +18,7 @@ from src.kaggle.names import bundle_folder
 from src.kaggle.output import check_table
 from src.kernel.run import OUTPUT, PREDICTIONS
 from src.kernel.sandbox import WORKING, Outcome
+from src.reading import made_by, parquet_footer, read_parquet
 from src.tasks import create_task
 from src.tasks.base import Task
 
@@ -110,11 +111,11 @@ def why_failed(config: Config, done: Outcome) -> str:
 
 def wrong_replay(config: Config, done: Outcome) -> str | None:
     """The members' predictions of a fold against those that stage 03 stored."""
-    about = read_json(bundle_folder(config) / "competition.json")
+    about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
     for name in [member["name"] for member in about["members"]]:
-        said = pd.read_parquet(done.working / f"replay-{name}.parquet")
-        stored = pd.read_parquet(config.root / "runs" / name / f"fold{FOLD}" / "oof.parquet")
-        wrong = differs(config, about, said, stored.set_index("id").loc[said["id"]])
+        said = read_parquet(done.working / f"replay-{name}.parquet")
+        path = config.root / "runs" / name / f"fold{FOLD}" / "oof.parquet"
+        wrong = differs(config, about, said, rows_of(path, said["id"].tolist()))
         if wrong:
             return f"{name}: fold {FOLD}'s models say something else here than in stage 03, {wrong}"
     return None
@@ -122,15 +123,24 @@ def wrong_replay(config: Config, done: Outcome) -> str | None:
 
 def wrong_predictions(config: Config, ids: list[str], done: Outcome) -> str | None:
     """What the submission was made of, against the table that stage 06 submits."""
-    about = read_json(bundle_folder(config) / "competition.json")
-    stored = pd.read_parquet(config.root / about["source"] / "test.parquet").set_index("id")
-    if (about["stacker"] or {}).get("kept", "").startswith("rank_mean") and len(ids) < len(stored):
+    about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
+    path = config.root / about["source"] / "test.parquet"
+    ranks = (about["stacker"] or {}).get("kept", "").startswith("rank_mean")
+    if ranks and len(ids) < parquet_footer(path)[0]:
         return None  # a rank is among the rows that are asked together
-    said = pd.read_parquet(done.working / PREDICTIONS)
+    said = read_parquet(done.working / PREDICTIONS)
     if said["id"].tolist() != ids:
         return "its predictions are not in the order of the sample submission"
-    wrong = differs(config, about, said, stored.loc[ids])
+    wrong = differs(config, about, said, rows_of(path, ids))
     return f"{about['source']}: the kernel says something else than stage 06, {wrong}" if wrong else None
+
+
+def rows_of(path: Path, ids: list[str]) -> pd.DataFrame:
+    """The rows of a stored table with these ids; raises `UserError` naming the table where one is missing."""
+    table = read_parquet(path).set_index("id")
+    if lost := [name for name in ids if name not in table.index]:
+        raise UserError(f"{path}: has no row of id {lost[0]!r} ({len(lost)} such ids); {made_by(path)}")
+    return table.loc[ids]
 
 
 def differs(config: Config, about: dict[str, Any], said: pd.DataFrame, stored: pd.DataFrame) -> str | None:

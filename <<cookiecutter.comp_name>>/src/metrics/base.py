@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.config import UserError
@@ -61,8 +62,11 @@ class Metric:
         return float(self.function(targets, predictions))
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; anything beats None, and NaN beats nothing."""
-        return new == new and (old is None or self.sign * new > self.sign * old)
+        """Whether `new` beats `old`; a finite score beats None and one that is not finite, which itself beats
+        nothing."""
+        if not isfinite(new):
+            return False
+        return old is None or not isfinite(old) or self.sign * new > self.sign * old
 
 
 def two_columns_of(targets: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from src.artifacts import atomic
@@ -15,6 +15,7 @@ from src.config import UserError
 from src.models.architecture import Architecture
 from src.models.build import create_model
 from src.models.network import Network
+from src.reading import decoding, first_line, made_by, read_architecture, read_tensors
 
 WRAPPERS = (
     "module.",
@@ -39,13 +40,26 @@ def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Te
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Network:
     """Build the network that `save_model` wrote, with its weights, in evaluation mode; nothing is
-    downloaded."""
-    with safe_open(path, framework="pt") as file:
-        values = json.loads(file.metadata()["architecture"])
-    architecture = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    model = create_model(architecture)
-    model.load_state_dict(load_file(path))
+    downloaded. Raises `UserError` naming the file."""
+    values = read_architecture(path)
+    with decoding(path):
+        architecture = Architecture(**values)
+    try:
+        model = create_model(architecture)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = first_line(error)
+        raise UserError(
+            f"{path}: the network that it describes cannot be built here ({why}); {made_by(path)}"
+        ) from None
+    load_weights(model, path)
     return model.to(device).eval()
+
+
+def load_weights(model: Network, path: Path) -> None:
+    """Put the tensors of a file of ours into a network of the same shape; raises `UserError`."""
+    state = read_tensors(path)
+    with decoding(path):
+        model.load_state_dict(state)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

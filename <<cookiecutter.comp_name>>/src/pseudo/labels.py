@@ -17,6 +17,7 @@ from src.inference.oof import read_outputs
 from src.inference.snapshots import mean_tables
 from src.pseudo.select import agreement, counts, same, select, shares
 from src.pseudo.steps import calibrated_on, select_step, unlabelled
+from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
 
@@ -35,9 +36,9 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
             labelled = labelled_rows(run, fold, task, outputs) if run.config.pseudo.prior else None
             write_parquet(path, select(said, task, outputs, run.config.pseudo, known, labelled))
             step.done()
-        tables.append(pd.read_parquet(path))
+        tables.append(read_parquet(path))
         last = before / f"fold{fold}.pseudo.parquet"
-        earlier.append(pd.read_parquet(last) if last.exists() else None)
+        earlier.append(read_parquet(last) if last.exists() else None)
     agree = [agreement(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     agree = [value for value in agree if value is not None]
     unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
@@ -57,14 +58,14 @@ def asked(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
     rows, then the external images."""
     parts = []
     for name, paths in unlabelled(run, fold).items():
-        parts.append(mean_tables([{name: pd.read_parquet(path)} for path in paths], task, outputs)[name])
+        parts.append(mean_tables([{name: read_parquet(path)} for path in paths], task, outputs)[name])
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
 
 def calibration_rows(run: Run, fold: int) -> pd.DataFrame | None:
     """The table that confidence is calibrated on, or None."""
     path = calibrated_on(run, fold)
-    return None if path is None else pd.read_parquet(path)
+    return None if path is None else read_parquet(path)
 
 
 def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.ndarray | ClassTargets:
@@ -74,4 +75,4 @@ def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.nda
 
 
 def _ids(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path, columns=["id"])
+    return read_parquet(path, columns=["id"])

@@ -12,6 +12,7 @@ from src.config import Pseudo
 from src.maps import UNSURE, resize
 from src.pseudo.labels import calibration_rows, labelled_rows
 from src.pseudo.select import decided, select
+from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
 
@@ -26,7 +27,7 @@ def estimated_precision(
         return None, 0
     before, right, told = run.config.root / "runs" / str(run.labels_from), 0, 0
     for fold in folds:
-        oof = pd.read_parquet(before / f"fold{fold}" / "oof.parquet")
+        oof = read_parquet(before / f"fold{fold}" / "oof.parquet")
         settings = _as_share(run.config.pseudo, asked)
         labelled = labelled_rows(run, fold, task, outputs) if settings.prior else None
         chosen = select(oof, task, outputs, settings, calibration_rows(run, fold), labelled)

@@ -13,6 +13,7 @@ from src.data.classes import ClassTargets, targets_of
 from src.data.loaders import read_folds
 from src.optimism import caution
 from src.pseudo.select import decided
+from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
 
@@ -86,7 +87,7 @@ def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...
     the task's confidence is, and whose word it is."""
     parts = []
     for fold in folds:
-        table = pd.read_parquet(run.pseudo_labels(fold))
+        table = read_parquet(run.pseudo_labels(fold))
         labels = _as_text(decided(table, task, outputs), task, outputs)
         part = pd.DataFrame({"fold": fold, "id": table["id"], "label": labels})
         part["confidence"] = table["confidence"].astype("float64")

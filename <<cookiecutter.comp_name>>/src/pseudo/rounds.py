@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
-from src.artifacts import Step, read_json, write_json
+from src.artifacts import Step, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
 from src.locks import alone
@@ -29,6 +27,7 @@ from src.pseudo.precision import estimated_precision
 from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
 from src.pseudo.steps import pseudo_step
 from src.pseudo.verdict import judge
+from src.reading import MAYBE, read_metrics, read_parquet
 from src.steps import Run, round_of, run_of
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -48,7 +47,7 @@ def label_recursively(config: Config) -> None:
 
 def _label_recursively(config: Config, step: Step) -> None:
     task = create_task(config)
-    best = read_json(run_of(config).folder / "metrics.json")
+    best = read_metrics(run_of(config).folder, folds=list, standard_error=MAYBE)
     report = [first_row(config.name, best)]
     for number in range(1, rounds_of(config) + 1):
         run, before = round_of(config, number), round_of(config, number - 1)
@@ -70,7 +69,7 @@ def _label_recursively(config: Config, step: Step) -> None:
 
 def rounds_of(config: Config) -> int:
     """`pseudo.rounds`; none where a code competition shows no test rows and no external images are named."""
-    tests = pd.read_parquet(run_of(config).folder / "test.parquet", columns=["id"])
+    tests = read_parquet(run_of(config).folder / "test.parquet", ["id"])
     if len(tests) or config.pseudo.external is not None:
         return config.pseudo.rounds
     print(
@@ -98,7 +97,7 @@ def learn(run: Run) -> dict[str, Any]:
     folds = tuple(range(run.config.cv.n_folds))
     train_run(run, folds)
     predict_run(run, folds)
-    return read_json(run.folder / "metrics.json")
+    return read_metrics(run.folder, folds=list, standard_error=MAYBE)
 
 
 def why_end(row: dict[str, Any], task: Task, threshold: float) -> str | None:

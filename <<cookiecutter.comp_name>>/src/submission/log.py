@@ -54,13 +54,20 @@ def read_log(root: Path) -> list[dict[str, str]]:
     path = log_path(root)
     if not path.exists():
         return []
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:  # by hand too, so it is never set aside
+        raise UserError(
+            f"{path}: cannot be read as CSV in UTF-8 ({error}); mend it or move it away"
+        ) from None
     if reader.fieldnames is None or not set(COLUMNS) <= set(reader.fieldnames):
         raise UserError(
             f"{path}: its columns should be {','.join(COLUMNS)}; mend its first line or move it away"
         )
-    rows = list(reader)
     for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {number}: has another number of cells than the first line")
         for column in ("cv", "public", "private"):
             try:
                 float(row[column] or 0)

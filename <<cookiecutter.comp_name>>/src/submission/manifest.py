@@ -32,10 +32,9 @@ def read_manifest(folder: Path, made_by: str) -> dict[str, Any]:
     Raises `UserError` naming the first file that is missing, added or changed.
     """
     try:
-        manifest = read_json(folder / NAME)
-        hashes = dict(manifest["sha256"])
-        whole = manifest["bundle_hash"]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_json(folder / NAME, sha256=dict, bundle_hash=str)
+        hashes, whole = manifest["sha256"], manifest["bundle_hash"]
+    except UserError:
         raise UserError(f"{folder}: there is no {NAME} of ours; run `{made_by}` first") from None
     there = files_of(folder)
     differs = sorted(there ^ hashes.keys()) or [

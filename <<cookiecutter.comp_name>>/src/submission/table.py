@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.artifacts import Step, atomic, digest, read_json, source_digest, write_json
+from src.artifacts import Step, atomic, digest, source_digest, write_json
 from src.config import Config, UserError
 from src.data.sample import SampleForm, describe_sample
 from src.data.tables import read_table
@@ -18,6 +18,7 @@ from src.decisions import Rule
 from src.locks import alone
 from src.optimism import caution
 from src.rawfiles import raw_tables
+from src.reading import read_dataset, read_metrics, read_parquet
 from src.submission.forms import check_cells, check_runs, fill
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -35,11 +36,10 @@ def write_submission(step: Step, config: Config, source: Path) -> None:
 
 def _write_submission(step: Step, config: Config, source: Path) -> None:
     task = create_task(config)
-    dataset = read_json(config.root / "data" / "dataset.json")
-    metrics = read_json(source / "metrics.json")
+    dataset, metrics = read_dataset(config.root), read_metrics(source, rule=dict)
     sample_path = raw_tables(config)["sample"]
     sample = read_table(sample_path, config.kaggle.code_competition)
-    predictions = pd.read_parquet(source / "test.parquet")
+    predictions = read_parquet(source / "test.parquet")
     form = describe_sample(sample, config, dataset["outputs"], sample_path, predictions["id"].tolist())
     table = build(form, task, predictions, sample, dataset, Rule.from_json(metrics["rule"]), sample_path)
     check(form, task, table, sample, dataset, sample_path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from src.artifacts import atomic
+from src.reading import damaged, decoding
 
 FORMAT = 4  # a checkpoint of an earlier version is not gone on from
 
@@ -55,16 +57,29 @@ def save(
 def resume(
     path: Path, fingerprint: str, parts: dict[str, Stateful], device: torch.device
 ) -> dict[str, Any] | None:
-    """Put the parts and the random state back; gives the values, or None where there is no checkpoint of this
-    recipe, and nothing was done."""
+    """Put the parts and the random state back; gives the values, or None where there is no checkpoint, and
+    nothing was done.
+
+    Raises `Unreadable` for one that is damaged, of other settings or of another network, which is set aside.
+    Some of the parts may have changed by then: begin with new ones.
+    """
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if (state.get("format"), state["fingerprint"]) != (FORMAT, fingerprint):
-        return None
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_rng"], device)
-    return state["values"]
+    with decoding(path):
+        _check_sums(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if (state["format"], state["fingerprint"]) != (FORMAT, fingerprint):
+            raise damaged(path, "is a checkpoint of other settings or of another version")
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+        return state["values"]
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError where a record is not what was written: torch does not look at the sums it writes."""
+    with zipfile.ZipFile(path) as archive:
+        if (bad := archive.testzip()) is not None:
+            raise ValueError(f"record {bad} is damaged")

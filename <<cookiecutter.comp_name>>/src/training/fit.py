@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from src.config import Config, UserError
@@ -32,7 +31,8 @@ from src.models.build import create_model, embedding_length
 from src.models.checkpointing import checkpoint_gradients
 from src.models.scale import TargetScale
 from src.models.sizes import check_sizes
-from src.models.weights import read_checkpoint
+from src.models.weights import load_weights, read_checkpoint
+from src.reading import decoding
 from src.tasks.base import Task
 from src.training import checkpoint
 from src.training.averaging import Average, StochasticAverage, copy_state
@@ -94,7 +94,7 @@ class Trainer:
         fetch = config.model.pretrained and start is None
         self.model = create_model(self.architecture, fetch, weights).to(device)
         if start is not None:
-            self.model.load_state_dict(load_file(start))
+            load_weights(self.model, start)
         if config.model.checkpointing:
             checkpoint_gradients(self.model.backbone, config.model.backbone)
         self.scales = create_scales(config, self.model)
@@ -151,6 +151,12 @@ class Trainer:
         """Optimiser steps done so far."""
         within = (self.begun or self.resumed).get("batches", 0) // self.config.train.accumulate
         return self.epoch * self.steps_per_epoch + within
+
+    @property
+    def stop_scores(self) -> list[float]:
+        """Of every epoch the score of the stopping rows; none where there are no such rows."""
+        key = f"stop_{self.task.metric.name}"
+        return [row[key] for row in self.history if key in row]
 
     def exhausted(self) -> bool:
         """Whether patience has run out."""
@@ -244,10 +250,12 @@ class Trainer:
         predictions, loss = self.look_at(self.stop)
         score = self.task.score(self.data.stop_truth, predictions)
         metric, best = self.task.metric, self.best
-        tie = score == best.score or not np.isfinite(score)  # few rows tie often: the loss decides
+        undefined = best.score is None or not np.isfinite(best.score)
+        tie = score == best.score or (undefined and not np.isfinite(score))  # few rows: the loss decides
         if metric.better(score, best.score) or (tie and loss < best.loss):
             self.best = Best(epoch, score, loss, copy_state(self.average.model))
-        self.schedule.look(score)
+        if np.isfinite(score):
+            self.schedule.look(score)
         return {"stop_loss": loss, f"stop_{metric.name}": score}
 
     @torch.inference_mode()
@@ -293,8 +301,8 @@ class Trainer:
         self.measure(model)
         predictions, loss = self.look_at(self.stop)
         score = self.task.score(self.data.stop_truth, predictions)
-        rank = self.task.metric.sign * score if np.isfinite(score) else 0.0
-        return (rank, -loss), copy_state(model)
+        rank = self.task.metric.sign * score if np.isfinite(score) else -np.inf
+        return (rank, -loss if np.isfinite(loss) else -np.inf), copy_state(model)
 
     def measure(self, model: nn.Module) -> None:
         """Batch-norm statistics of this network, over the plain images of the first epoch's batches."""
@@ -328,8 +336,11 @@ class Trainer:
         checkpoint.save(path, fingerprint, self.parts, values, self.device)
 
     def resume(self, path: Path, fingerprint: str) -> None:
-        """Go on from a checkpoint of the same recipe; one of another recipe is ignored."""
+        """Go on from a checkpoint of the same recipe, where there is one; raises `Unreadable` as
+        `checkpoint.resume` does."""
         values = checkpoint.resume(path, fingerprint, self.parts, self.device)
-        if values is not None:
-            self.best, self.history = Best(**values["best"]), values["history"]
-            self.resumed = values["begun"]
+        if values is None:
+            return
+        with decoding(path):
+            self.best, self.history = Best(**values["best"]), list(values["history"])
+            self.resumed = dict(values["begun"])

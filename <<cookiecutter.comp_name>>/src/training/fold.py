@@ -8,6 +8,7 @@ save after epochs alone: the file holds the first one's random state.
 from __future__ import annotations
 
 import time
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from src.config import Train, UserError
 from src.data.loaders import FoldData, load_fold, read_folds, training_rows
 from src.models.weights import save_model
 from src.optimism import caution, mark
-from src.scoring import finite
+from src.reading import ASIDE, Unreadable, read_parquet, set_aside
+from src.scoring import finite, shown, why_undefined
 from src.steps import Run
 from src.tasks import create_task
 from src.tracking import NoTracker, create_tracker
@@ -40,10 +42,25 @@ def train_fold(
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     rows = training_rows(run, task, fold, data)
-    trainer = Trainer(config, task, data, rows, fold, device, run.start(fold), world)
+
+    def new_trainer() -> Trainer:
+        return Trainer(config, task, data, rows, fold, device, run.start(fold), world)
+
     snapshots = Snapshots(step.folder, config.train)
     path, title = step.folder / "checkpoint.pt", f"{run.name} fold {fold}"
-    trainer.resume(path, step.fingerprint)
+    trainer, why = new_trainer(), None
+    try:
+        trainer.resume(path, step.fingerprint)
+        snapshots.check(trainer.epoch)
+    except Unreadable as error:
+        why = str(error).partition(";")[0]
+    if any(world.gather(why)):
+        if why is not None:
+            report(line=f"{title}: {why}; set aside, and the fold begins anew", last=True)
+        if world.first:
+            set_aside(path)
+        del trainer  # before its memory is needed again
+        trainer = new_trainer()
     if trainer.steps == 0 and world.first:
         snapshots.clear()
     report(skipped=trainer.steps)
@@ -76,6 +93,12 @@ def train_fold(
     if len(data.valid):
         check_finite(title, valid, loss, config.train)
     score = task.score(data.valid_truth, valid)
+    for rows, scores in (
+        (f"the {len(data.stop):,} stopping rows in every epoch, so the loss chose", trainer.stop_scores),
+        (f"the {len(data.valid):,} held-out rows", [score]),
+    ):
+        if scores and not any(map(isfinite, scores)):
+            report(line=f"{title}: {why_undefined(task.metric.name, rows)}", last=True)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
     save_model(step.folder / "model.safetensors", trainer.architecture, state)
     summary = {"metric": task.metric.name, "score": finite(score), "best_epoch": trainer.best.epoch + 1}
@@ -89,11 +112,12 @@ def train_fold(
     write_json(step.folder / "score.json", {**summary, "seconds": round(time.monotonic() - began, 1)})
     write_parquet(step.folder / LEARNED, learned_rows(run, fold, data))
     step.done()
-    path.unlink(missing_ok=True)
+    for done in (path, path.with_name(path.name + ASIDE)):
+        done.unlink(missing_ok=True)
     snapshots.clear(finished=True)
     tracker.finish({task.metric.name: score})
     report(
-        line=f"{title}: {task.metric.name} {score:.4f} on {len(data.valid):,} held-out rows"
+        line=f"{title}: {task.metric.name} {shown(score)} on {len(data.valid):,} held-out rows"
         + caution(mark(step.recipe["optimistic"])),
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
@@ -118,7 +142,7 @@ def learned_rows(run: Run, fold: int, data: FoldData) -> pd.DataFrame:
     ids = read_folds(run.config)["id"]
     parts = {"train": ids.iloc[data.train_index].tolist(), "stop": ids.iloc[data.stop_index].tolist()}
     labels = run.pseudo_labels(fold)
-    parts["pseudo"] = [] if labels is None else pd.read_parquet(labels, columns=["id"])["id"].tolist()
+    parts["pseudo"] = [] if labels is None else read_parquet(labels, ["id"])["id"].tolist()
     return pd.DataFrame(
         [(name, part) for part, names in parts.items() for name in names], columns=["id", "part"], dtype=str
     )

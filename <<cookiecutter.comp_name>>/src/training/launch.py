@@ -13,6 +13,7 @@ from src.data.loaders import create_epochs, load_fold, training_rows
 from src.locks import alone
 from src.models.names import unknown_on_kaggle
 from src.progress import Progress
+from src.reading import read_csv
 from src.steps import Run, train_step
 from src.tasks import create_task
 from src.tracking import prepare
@@ -97,12 +98,13 @@ def warn_of_image(run: Run) -> None:
 
 def draw_run(run: Run) -> None:
     """Draw the learning curves of the folds there are."""
-    import pandas as pd
 
     from src.report.pictures import draw_curves
 
     paths = {fold: run.fold_folder(fold) / "history.csv" for fold in range(run.config.cv.n_folds)}
-    histories = {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
+    histories = {
+        fold: read_csv(path, ("epoch", "train_loss")) for fold, path in paths.items() if path.exists()
+    }
     draw_curves(run.folder / "curves.png", histories)
 
 

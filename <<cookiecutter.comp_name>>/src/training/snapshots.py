@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from src.config import Train, snapshot_names
 from src.models.build import Architecture
 from src.models.weights import save_model
+from src.reading import read_tensors
 from src.training.schedule import cycle_ends
 
 State = dict[str, torch.Tensor]
@@ -55,7 +55,14 @@ class Snapshots:
         paths = sorted(self.ingredients.glob("epoch*.safetensors"))
         found = {int(path.stem.removeprefix("epoch")): path for path in paths}
         last = [epoch for epoch in found if epoch <= epochs][-self.soup :]
-        return last, [load_file(found[epoch]) for epoch in last]
+        return last, [read_tensors(found[epoch]) for epoch in last]
+
+    def check(self, epochs: int) -> None:
+        """Raise `Unreadable` where a file is missing or damaged that a training of so many epochs
+        has left."""
+        names = [path for epoch in range(epochs) if (path := self.due(epoch)) is not None]
+        for path in names if self.soup is None else names[-self.soup :]:
+            read_tensors(path)
 
     def clear(self, finished: bool = False) -> None:
         """Drop what an earlier training left in the folder; once finished, the ingredients alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.artifacts import digest, read_json
+from src.artifacts import digest
 from src.config import Config, Distill, UserError
 from src.losses.distillation import averaged, decided, distillation
 from src.losses.relations import relations
@@ -13,6 +13,7 @@ from src.models.build import Architecture
 from src.models.output import Output
 from src.models.scale import TargetScale
 from src.models.weights import load_model
+from src.stamps import check_outputs, recipe_in
 
 
 class Teachers:
@@ -52,13 +53,11 @@ class Teacher:
     def check_folds(config: Config, name: str, fold: int) -> None:
         """Raise `UserError` unless the teacher was trained on the folds of today's folds.csv."""
         folder = config.root / "runs" / name / f"fold{fold}"
-        try:
-            recipe = read_json(folder / "train.stamp.json")["recipe"]
-        except FileNotFoundError:
-            raise UserError(
-                f"distill.teacher: {folder} is not finished; run `make train EXP={name}` first"
-            ) from None
-        if recipe["inputs"]["folds"] != digest(config.root / "data" / "folds.csv"):
+        recipe = recipe_in(folder / "train.stamp.json")
+        if recipe is None:
+            raise UserError(f"distill.teacher: {folder} is not finished; run `make train EXP={name}` first")
+        check_outputs(folder / "train.stamp.json", ["model.safetensors"])
+        if (recipe.get("inputs") or {}).get("folds") != digest(config.root / "data" / "folds.csv"):
             raise UserError(
                 f"distill.teacher: {name} was trained on other folds than data/folds.csv holds now; "
                 f"run `make train EXP={name}` again"

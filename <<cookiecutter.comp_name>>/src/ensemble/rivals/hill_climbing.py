@@ -50,7 +50,12 @@ def fit(level: Level) -> Weighted:
     metric, outputs = level.metric, level.oof.shape[2]
     own = metric is None or metric.decides is not None or metric.name == "log_loss"
     level = level.sample(ROWS if own else max(METRIC_ROWS, METRIC_CELLS // outputs))
-    x, loss = _parts(level) if own else _scored(level)
+    x, plain = _parts(level) if own else _scored(level)
+
+    def loss(said: np.ndarray) -> float:  # what is no number is the worst
+        found = plain(said)
+        return found if np.isfinite(found) else np.inf
+
     alone = [loss(one) for one in x]
     if not np.isfinite(alone).any():
         return Weighted(np.full(len(x), 1 / len(x)))
@@ -113,11 +118,8 @@ def _parts(level: Level) -> tuple[np.ndarray, Loss]:
 
 
 def _scored(level: Level) -> tuple[np.ndarray, Loss]:
-    """(M, N * C) the predictions themselves, scored by the metric; what leaves it undefined is the worst."""
+    """(M, N * C) the predictions themselves, scored by the metric."""
     metric, shape = level.metric, level.oof.shape[1:]
-
-    def loss(flat: np.ndarray) -> float:
-        score = -metric.sign * metric(level.truth, flat.reshape(shape))
-        return score if np.isfinite(score) else np.inf
-
-    return level.oof.reshape(len(level.oof), -1), loss
+    return level.oof.reshape(
+        len(level.oof), -1
+    ), lambda flat: -metric.sign * metric(level.truth, flat.reshape(shape))

@@ -63,7 +63,8 @@ def fit(level: Level) -> Linear:
     pairs, best = list(level.inner()), USUAL
     if pairs:
         losses = [[_loss(fit_one(one, p), watched) for one, watched in pairs] for p in PENALTIES]
-        best = PENALTIES[int(np.argmin(np.sum(losses, axis=1)))]
+        total = np.sum(losses, axis=1)
+        best = PENALTIES[int(np.argmin(np.where(np.isnan(total), np.inf, total)))]
     return fit_one(level, best)
 
 

@@ -124,7 +124,7 @@ def train(cls: type[Network], level: Level, epochs: int, watched: Level | None =
             with torch.no_grad():
                 network.project()
         found = _loss_of(network, others)
-        if found < lowest:
+        if np.isfinite(found) and not found >= lowest:  # also where the start has no loss
             lowest, best = found, epoch
         if others is not None and epoch - best >= PATIENCE:
             break
