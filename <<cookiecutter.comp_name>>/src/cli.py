@@ -41,12 +41,13 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
 
 def configured(path: str, overrides: list[str], look_first: bool = False) -> Config:
     """The config of a file with its changes, checked; `look_first` as for `main`."""
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, effects=not look_first)
     if look_first and "data" not in config.model_fields_set:
         from src.data.sniff.report import sniff
 
         print("the config says nothing of the data yet: looking at the raw files first")
         sniff(Path(path), overrides)
+    if look_first:  # now the task is known
         config = load_config(path, overrides)
     check_names(config)
     for key, why in ignored(config).items():

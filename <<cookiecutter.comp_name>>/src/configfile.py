@@ -19,11 +19,12 @@ from src.config.effects import ignored, value_of, without_effect
 FREE = ("train.class_weights.",)  # what stands below is called as the competition calls it
 
 
-def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: list[str] = (), effects: bool = True) -> Config:
     """Read a YAML config with its bases, apply `key=value` overrides, check everything.
 
     The project's root is the folder above `configs/`. Raises `UserError` naming the file and key, with the
-    nearest known key for a typo.
+    nearest known key for a typo. Without `effects` a key may be set that does nothing: before the raw files
+    are looked at, the task is not known.
     """
     from omegaconf import OmegaConf
 
@@ -45,7 +46,8 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
         config = Config.model_validate({**merged, "root": root})
     except ValidationError as error:
         raise UserError(_explain(error, layers)) from None
-    _refuse_without_effect(config, layers)
+    if effects:
+        _refuse_without_effect(config, layers)
     return config
 
 

@@ -23,7 +23,7 @@ def sniff(path: Path, overrides: list[str] = (), force: bool = False, dry: bool 
     A value counts as the competitor's own where a file sets it to something else than the default, where a
     look has filled in the file before, or where it comes from the command line.
     """
-    config = load_config(path, list(overrides))
+    config = load_config(path, list(overrides), effects=False)
     layers = layers_of(path, list(overrides))
     ground = Path(layers[0][0])
     text = ground.read_text(encoding="utf-8")
