@@ -26,34 +26,33 @@ MAKEFILES = {folder: (folder / "Makefile").read_text(encoding="utf-8") for folde
 
 CHECK = """
 import json, sys
-from typing import Annotated
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from src.config import Config
 from src.configfile import FREE, section_of
 
-def field_of(key):
-    section, *rest = Config, *key.split(".")
-    for name in rest:
-        if section is None or name not in section.model_fields:
-            return None
-        field = section.model_fields[name]
-        section = section_of(field.annotation)
-    return field
+def section_with(key):
+    section, *path = Config, *key.split(".")
+    for name in path[:-1]:
+        field = section.model_fields.get(name) if section else None
+        section = section_of(field.annotation) if field else None
+    return section if section and path[-1] in section.model_fields else None
 
 wrong = []
 for key, value, where in json.load(sys.stdin):
-    field = field_of(key)
-    if field is None:
+    section, name = section_with(key), key.rpartition(".")[2]
+    if section is None:
         wrong += [] if key.startswith(FREE) else [f"{where}: no key {key}"]
     elif value is not None:
         try:
-            read = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={value}"]))["x"]
-            TypeAdapter(Annotated[field.annotation, None, *field.metadata]).validate_python(read)
-        except (ValidationError, yaml.YAMLError, OmegaConfBaseException) as error:
-            wrong.append(f"{where}: {key}={value}: {str(error).splitlines()[-1]}")
+            section.model_validate(OmegaConf.to_container(OmegaConf.from_dotlist([f"{name}={value}"])))
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            wrong.append(f"{where}: {key}={value}: {error}")
+        except ValidationError as error:  # what is wrong with the section as a whole has no key, or another
+            found = [found["msg"] for found in error.errors() if found["loc"][:1] == (name,)]
+            wrong += [f"{where}: {key}={value}: {why}" for why in found]
 print(json.dumps(wrong))
 """
 
