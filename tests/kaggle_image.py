@@ -55,13 +55,15 @@ def make_stacks(folder: Path, config) -> None:
     train_run(run_of(second), (0, 1))
     predict_run(run_of(second), (0, 1))
     folders, _ = find_members(config)
-    stack_runs(stack_step(config, folders), config, folders)
+    step = stack_step(config, folders)
+    stack_runs(step, config, folders)
     path = config.root / "stacks/stack/stacker.json"
     stacker, outputs = read_json(path), read_json(config.root / "data/dataset.json")["outputs"]
     tests = [pd.read_parquet(config.root / "runs" / name / "test.parquet") for name in stacker["members"]]
     config = config.model_copy(update={"submit": config.submit.model_copy(update={"source": "stack"})})
     for rival in stacker["rivals"]:
         write_json(path, stacker | {"kept": rival})
+        step.done()  # a bundle is made of files that are as their stage left them
         build_bundle(config, config.root / "kaggle/bundle")
         said = apply_stack(stacker, [table[outputs].to_numpy() for table in tests], candidate=rival)
         stored = pd.DataFrame(said, columns=outputs)
