@@ -9,9 +9,9 @@ from src.cli import main
 
 
 def run(config, force):
-    from src.data.prepare import prepare
+    from src.data.prepare import prepare_dataset
 
-    prepare(config, force)
+    prepare_dataset(config, force)
 
 
 if __name__ == "__main__":

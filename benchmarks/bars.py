@@ -36,8 +36,8 @@ seeds; no solution is opened. Three equals: one recipe with three seeds, of whic
 GeM. One and two weaker: that recipe, and two students of less training. An OOF row is the word of one model a
 run, a test row the mean of four, so that CV promises of the unequal ones what is not there.
 
-One error: a rival beats the mean, or the best run where that is better by CV, by more than the standard error
-of the difference. Luck of the best: by more than the best of all rivals reaches by luck as rarely as one
+One error: a blender beats the mean, or the best run where that is better by CV, by more than the standard
+error of the difference. Luck of the best: by more than the best of all blenders reaches by luck as rarely as one
 alone reaches one error (Šidák 1967, Student's t). Folds averaged: by one error, and its correlation with the
 truth is not lower by more than an error once the noise is taken off that averaging the folds takes off
 (Spearman 1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive
@@ -90,10 +90,10 @@ def candidates(project: Path, runs: tuple[str, ...]) -> dict[str, Any]:
     import pandas as pd
 
     from src.configfile import load_config
-    from src.decisions import fit
-    from src.ensemble.attenuation import Averaged, between
+    from src.decisions import fit_rule
+    from src.ensemble.attenuation import AveragedScore, variance_between_folds
     from src.ensemble.choice import SINGLE, best_member, best_single_oof, scores
-    from src.ensemble.levels import KINDS
+    from src.ensemble.second_level import CANDIDATES_BY_KIND
     from src.ensemble.stack import read_members
     from src.ensemble.tables import check_tables
     from src.steps import stack_step
@@ -105,17 +105,17 @@ def candidates(project: Path, runs: tuple[str, ...]) -> dict[str, Any]:
     rows, ids = check_tables(folders, list(task.columns(outputs)))
     step = stack_step(config, folders)
     members = read_members(step, config, task, folders, outputs, rows, ids)
-    made = KINDS[task.kind](task, members, config.stack, config.seed)
+    made = CANDIDATES_BY_KIND[task.kind](task, members, config.stack, config.seed)
     single = best_member(task, members.oof, members.truth, members.fold)
     oof = made.oof | {SINGLE: best_single_oof(task, members.oof, members.truth, members.fold)}
     test = made.test | {SINGLE: members.test[single]}
-    noise = made.noise | {SINGLE: between([part[single] for part in members.of_folds])}
-    averaged = Averaged(oof, members.targets, members.fold, noise)
+    noise = made.noise | {SINGLE: variance_between_folds([part[single] for part in members.of_folds])}
+    averaged = AveragedScore(oof, members.targets, members.fold, noise)
     score, sign = scorer(project)
     hidden = pd.read_csv(project / "hidden.csv", dtype=str, keep_default_na=False)
     found = {}
     for name, predictions in oof.items():
-        rule = fit(task.metric, members.truth, predictions).as_json()
+        rule = fit_rule(task.metric, members.truth, predictions).as_json()
         table = pd.DataFrame({"id": ids}).join(task.write(test[name], outputs))
         folds = scores(task, members.truth, predictions, members.fold).folds
         found[name] = {"folds": folds, "averaged": averaged(name)}
@@ -123,12 +123,12 @@ def candidates(project: Path, runs: tuple[str, ...]) -> dict[str, Any]:
     return {"metric": task.metric.name, "candidates": found}
 
 
-def errors(rivals: int, folds: int, bar: str) -> float:
-    """How many standard errors a rival must lie above who is kept otherwise: one; or what the best of so many
-    reaches by luck as rarely as one alone reaches one, with so few folds (Šidák 1967, Student's t)."""
+def errors(blenders: int, folds: int, bar: str) -> float:
+    """How many standard errors a blender must lie above who is kept otherwise: one; or what the best of so
+    many reaches by luck as rarely as one alone reaches one, with so few folds (Šidák 1967, Student's t)."""
     from scipy.stats import norm, t
 
-    return 1.0 if bar == "one error" else float(t.ppf(norm.cdf(1.0) ** (1 / rivals), folds - 1))
+    return 1.0 if bar == "one error" else float(t.ppf(norm.cdf(1.0) ** (1 / blenders), folds - 1))
 
 
 BARS = ("the mean", "one error", "luck of the best", "one error, folds averaged", "the best run")

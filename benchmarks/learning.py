@@ -336,7 +336,7 @@ def scorer(project: Path) -> tuple[Callable[[Any, Any, Any], float], int]:
     """A function of predictions, a table of truth and the rule of a decision, the metric over the rows that
     are in both; and 1 where more of it is better, or -1."""
     from src.configfile import load_config
-    from src.data.runs import decode_runs
+    from src.data.rle import decode_runs
     from src.decisions import Rule
     from src.tasks import create_task
 

@@ -4,7 +4,7 @@ not see. Written into docs/benchmarks.md.
     python benchmarks/noise.py run [--seeds 40]    # minutes; killed, it goes on
     python benchmarks/noise.py write
 
-The noise is that of the project's tests/test_leaks.py. Beside the rivals as they are stand the usual ones
+The noise is that of the project's tests/test_leaks.py. Beside the blenders as they are stand the usual ones
 that we refuse: free weights and free trees.
 """
 
@@ -19,7 +19,7 @@ from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT, LINES = ROOT / "<<cookiecutter.comp_name>>", ROOT / "benchmarks" / "measured" / "noise.json"
-RIVALS = ("mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn")
+BLENDERS = ("mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn")
 FREE = ("free logistic", "free lightgbm")
 HEADING = "## Second levels on noise"
 ABOUT = """
@@ -53,7 +53,7 @@ def run(seeds: int) -> None:
     found = json.loads(LINES.read_text()) if LINES.exists() else {}
     for seed in range(seeds):
         for classes, kind in ((2, "labels"), (3, "classes")):
-            stacks = {name: of(name, kind) for name in RIVALS if name != "cnn" or classes > 2}
+            stacks = {name: of(name, kind) for name in BLENDERS if name != "cnn" or classes > 2}
             stacks["free lightgbm"] = of("lightgbm", kind, monotone=False)
             stacks |= {"free logistic": free_logistic} if classes == 2 else {}
             for name, stack in stacks.items():
@@ -75,7 +75,7 @@ def write(page: Path) -> None:
         sys.exit("one seed has no error: run again with more, such as --seeds 40")
     text = HEADING + ABOUT.format(seeds=max(map(len, scores.values())))
     for classes in (2, 3):
-        for name in (*RIVALS, *FREE):
+        for name in (*BLENDERS, *FREE):
             if own := scores.get((name, classes)):
                 base = scores["mean", classes]
                 more = [score - base[seed] for seed, score in own.items()]

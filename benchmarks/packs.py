@@ -196,7 +196,7 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from src.configfile import load_config
-from src.data.runs import decode_runs
+from src.data.rle import decode_runs
 from src.decisions import Rule, take
 from src.tasks import create_task
 

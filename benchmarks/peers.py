@@ -116,13 +116,13 @@ def main() -> None:
         found = {"about": set_up(project, arguments.folder.resolve(), weights)}
     images = project / "peers"
     for seed in arguments.seeds:
-        rivals = {
+        blenders = {
             "ours": lambda seed=seed: ours(project, seed),
             "timm's train.py": lambda seed=seed: timms(arguments.timm, python, images, weights, seed),
             "fastai": lambda seed=seed: fastais(python, images, weights, seed, "timm's"),
             "fastai, head as ours": lambda seed=seed: fastais(python, images, weights, seed, "ours"),
         }
-        for name, train in rivals.items():
+        for name, train in blenders.items():
             if f"{name}/{seed}" not in found:
                 found[f"{name}/{seed}"] = measured(train)
                 print(name, seed, found[f"{name}/{seed}"], flush=True)

@@ -1,4 +1,5 @@
-"""What is fast and what is not: ratios against rivals in interleaved rounds, written into docs/benchmarks.md.
+"""What is fast and what is not: ratios against other libraries in interleaved rounds, written into
+docs/benchmarks.md.
 
     python benchmarks/speed.py                    # everything, then the page and its picture
     python benchmarks/speed.py loader predict     # some: loader, loop, predict, growth, shares

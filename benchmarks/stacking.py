@@ -4,7 +4,7 @@
     python benchmarks/stacking.py run --share 0.1    # a tenth of the rows, to try it
     python benchmarks/stacking.py write
 
-Each line is a process of its own: reading the tables and one rival, then the whole stage with its choice.
+Each line is a process of its own: reading the tables and one blender, then the whole stage with its choice.
 Lines that are there already are not measured again; `write` takes those there are.
 """
 
@@ -33,15 +33,15 @@ HEADING = "## Stacking many runs"
 ABOUT = """
 
 Written by `benchmarks/stacking.py`: {runs} runs of {classes} classes, their OOF tables and a fifth as many
-test rows, log loss, five folds. Each line is a process of its own that reads the tables, scores one rival by
-nested CV and applies it; the last line of a size is the whole of `05_stack.py` with all rivals and its
+test rows, log loss, five folds. Each line is a process of its own that reads the tables, scores one blender
+by nested CV and applies it; the last line of a size is the whole of `05_stack.py` with all blenders and its
 choice. Time is the processor's, over that of the plain mean, most of which is reading. All members' OOF
 predictions of a million rows are {size} GiB in float32: tables are read a run and its columns at a time, and
 beyond 1 GiB they lie in a file whose pages the system may drop; those that were touched count in the peak. A
 second level learns from at most 30 million numbers (60,000 of these rows) and is scored on all rows. The two
 networks start from the same linear shares and, where no epoch gains on the watched fold, stay there.
 
-| rows | rival | time / mean | peak memory | CV |
+| rows | blender | time / mean | peak memory | CV |
 |--:|---|--:|--:|--:|
 """
 
@@ -54,12 +54,12 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "write", "one"])
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--rival")
+    parser.add_argument("--blender")
     arguments = parser.parse_args()
     if arguments.what == "write":
         write(ROOT / "docs" / "benchmarks.md")
     elif arguments.what == "one":
-        print(json.dumps(one(arguments.rows, arguments.rival)))
+        print(json.dumps(one(arguments.rows, arguments.blender)))
     else:
         run(arguments.share)
 
@@ -68,13 +68,15 @@ def run(share: float) -> None:
     """Make the tables of each size, and measure every line in a process of its own."""
     path = KEPT
     lines = json.loads(path.read_text()) if path.exists() else []
-    for size, rivals in LINES.items():
+    for size, blenders in LINES.items():
         rows = int(size * share)
-        missing = [r for r in rivals if (rows, r) not in [(line["rows"], line["rival"]) for line in lines]]
+        missing = [
+            r for r in blenders if (rows, r) not in [(line["rows"], line["blender"]) for line in lines]
+        ]
         if missing:
             make(rows)
-        for rival in missing:
-            command = [sys.executable, __file__, "one", "--rows", str(rows), "--rival", rival]
+        for blender in missing:
+            command = [sys.executable, __file__, "one", "--rows", str(rows), "--blender", blender]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
@@ -111,37 +113,37 @@ def make(rows: int) -> None:
             os.replace(path.with_suffix(".tmp"), path)
 
 
-def one(rows: int, rival: str) -> dict[str, object]:
-    """Seconds, peak bytes and CV of a stack with one rival, or of the stage as it is."""
+def one(rows: int, blender: str) -> dict[str, object]:
+    """Seconds, peak bytes and CV of a stack with one blender, or of the stage as it is."""
     sys.path.insert(0, str(PROJECT))
     import numpy as np
 
     from src.artifacts import Step
     from src.config import Config
-    from src.ensemble.levels import level_of
-    from src.ensemble.rivals import fitter
-    from src.ensemble.rivals.base import learn, nested_oof, predict
+    from src.ensemble.blenders import fitter
+    from src.ensemble.blenders.base import apply_blender, fit_blender, nested_oof
+    from src.ensemble.second_level import level_data
     from src.ensemble.stack import build_stack, read_members
     from src.ensemble.tables import check_tables
     from src.tasks import create_task
 
     config = Config(root=BUILD, task={"metric": "log_loss"})
     task, folders = create_task(config), sorted((BUILD / str(rows)).glob("run*"))
-    step = Step("05", BUILD / str(rows) / f"stack-{rival}", ("metrics.json",), {})
+    step = Step("05", BUILD / str(rows) / f"stack-{blender}", ("metrics.json",), {})
     start = time.process_time()
-    if rival == "all":
+    if blender == "all":
         cv = build_stack(step, config, task, folders, OUTPUTS)["cv"]
     else:
         table, test_ids = check_tables(folders, OUTPUTS)
         members = read_members(step, config, task, folders, OUTPUTS, table, test_ids)
-        level = level_of(task, members, config.stack, config.seed)
-        cv = task.score(members.truth, nested_oof(fitter(rival), level))
-        fitted = learn(fitter(rival), level, np.arange(len(level.fold)))
-        predict(fitted, level.but(oof=members.test), np.arange(members.test.shape[1]))
+        level = level_data(task, members, config.stack, config.seed)
+        cv = task.score(members.truth, nested_oof(fitter(blender), level))
+        fitted = fit_blender(fitter(blender), level, np.arange(len(level.fold)))
+        apply_blender(fitted, level.but(oof=members.test), np.arange(members.test.shape[1]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     return {
         "rows": rows,
-        "rival": rival,
+        "blender": blender,
         "seconds": time.process_time() - start,
         "peak": peak,
         "cv": float(cv),
@@ -153,9 +155,9 @@ def write(page: Path) -> None:
     lines = json.loads(KEPT.read_text(encoding="utf-8"))
     size = RUNS * CLASSES * 1_000_000 * 4 / 2**30
     text = HEADING + ABOUT.format(runs=RUNS, classes=CLASSES, size=f"{size:.1f}")
-    means = {line["rows"]: line["seconds"] for line in lines if line["rival"] == "mean"}
+    means = {line["rows"]: line["seconds"] for line in lines if line["blender"] == "mean"}
     for line in lines:
-        name = "the whole stage" if line["rival"] == "all" else f"`{line['rival']}`"
+        name = "the whole stage" if line["blender"] == "all" else f"`{line['blender']}`"
         times, peak = line["seconds"] / means[line["rows"]], line["peak"] / 2**30
         text += f"| {line['rows']:,} | {name} | {times:.1f} | {peak:.1f} GiB | {line['cv']:.4f} |\n"
     before, _, after = page.read_text(encoding="utf-8").partition(HEADING)

@@ -37,7 +37,7 @@ def make(folder: Path, tasks: list[str]) -> None:
 
 
 def make_stacks(folder: Path, config) -> None:
-    """A case of each rival: what a second level learned here must be read there."""
+    """A case of each blender: what a second level learned here must be read there."""
     import pandas as pd
 
     from src.artifacts import read_json, write_json
@@ -61,14 +61,14 @@ def make_stacks(folder: Path, config) -> None:
     stacker, outputs = read_json(path), read_json(config.root / "data/dataset.json")["outputs"]
     tests = [pd.read_parquet(config.root / "runs" / name / "test.parquet") for name in stacker["members"]]
     config = config.model_copy(update={"submit": config.submit.model_copy(update={"source": "stack"})})
-    for rival in stacker["rivals"]:
-        write_json(path, stacker | {"kept": rival})
+    for blender in stacker["blenders"]:
+        write_json(path, stacker | {"kept": blender})
         step.done()  # a bundle is made of files that are as their stage left them
         build_bundle(config, config.root / "kaggle/bundle")
-        said = apply_stack(stacker, [table[outputs].to_numpy() for table in tests], candidate=rival)
+        said = apply_stack(stacker, [table[outputs].to_numpy() for table in tests], candidate=blender)
         stored = pd.DataFrame(said, columns=outputs)
         stored.insert(0, "id", tests[0]["id"])
-        lay_out(folder / f"stack by {rival}", config, stored)
+        lay_out(folder / f"stack by {blender}", config, stored)
 
 
 def lay_out(case: Path, config, stored) -> None:

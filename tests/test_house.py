@@ -104,3 +104,27 @@ def test_the_config_imports_nothing_of_ours():
 @pytest.mark.parametrize("path", sorted((PROJECT / "src").rglob("*.py")), ids=lambda path: path.name)
 def test_a_module_fits_the_head(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+# One name, one thing. These few are a protocol: the same function for each file of a kind.
+SHARED_NAMES = {
+    "METRICS": "the metrics of each task",
+    "Task": "the config's section, and what a task answers",
+    "fit": "of each blender",
+    "main": "of each command with arguments of its own",
+    "run": "of each command that a config is enough for",
+}
+
+
+def test_a_public_name_means_one_thing():
+    modules: dict[str, list[str]] = {}
+    for path in (PROJECT / "src").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in names:
+                modules.setdefault(name, []).append(path.relative_to(PROJECT).as_posix())
+    twice = {name: where for name, where in modules.items() if len(where) > 1 and not name.startswith("_")}
+    assert {name: where for name, where in twice.items() if name not in SHARED_NAMES} == {}
+    assert twice.keys() == SHARED_NAMES.keys()

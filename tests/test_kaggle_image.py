@@ -129,9 +129,9 @@ def test_the_list_of_backbones_that_kaggles_timm_lacks_is_whole(image):
 
 
 def test_every_second_level_is_read_under_kaggles_versions(asked):
-    rivals = sorted(asked.glob("stack by *"))
-    assert {"stack by lightgbm", "stack by mlp", "stack by mean"} <= {path.name for path in rivals}
-    for case in rivals:
+    blenders = sorted(asked.glob("stack by *"))
+    assert {"stack by lightgbm", "stack by mlp", "stack by mean"} <= {path.name for path in blenders}
+    for case in blenders:
         found, stored = (
             pd.read_parquet(case / name) for name in ("out/predictions.parquet", "expected.parquet")
         )

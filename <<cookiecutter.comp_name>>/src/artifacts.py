@@ -32,7 +32,7 @@ from src.stamps import sha256 as sha256
 if TYPE_CHECKING:
     import pandas as pd
 
-LEFT_OVER = 3600  # seconds; nobody pauses so long within one file
+_LEFT_OVER = 3600  # seconds; nobody pauses so long within one file
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def _drop_left_over(path: Path) -> None:
     """Remove the temporaries of `path` that killed processes have left: those untouched for an hour."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > LEFT_OVER:
+            if time.time() - old.stat().st_mtime > _LEFT_OVER:
                 old.unlink()
 
 

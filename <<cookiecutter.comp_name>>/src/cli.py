@@ -49,13 +49,13 @@ def configured(path: str, overrides: list[str], look_first: bool = False) -> Con
         sniff(Path(path), overrides)
     if look_first:  # now the task is known
         config = load_config(path, overrides)
-    check_names(config)
+    check_known_names(config)
     for key, why in ignored(config).items():
         print(f"{key} has no effect here: {why}")
     return config
 
 
-def check_names(config: Config) -> None:
+def check_known_names(config: Config) -> None:
     """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views and whether
     the metric takes their average."""
     from src.data.views import check_views

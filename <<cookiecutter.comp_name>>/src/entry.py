@@ -22,13 +22,13 @@ from pathlib import Path
 
 from src.config import UserError
 
-PROJECT = Path(__file__).resolve().parents[1]
+_PROJECT = Path(__file__).resolve().parents[1]
 SHOW = "TRACEBACK"
-PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # whose versions a report names
+_PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # whose versions a report names
 MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's own, and torch's for a GPU
 TORCH = "Original Traceback (most recent call last):"  # of a loader's process, before what happened there
-FULL = (errno.ENOSPC, errno.EDQUOT)
-LOST = 141  # as a shell has it for a process that wrote to a closed pipe
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOST = 141  # as a shell has it for a process that wrote to a closed pipe
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def report(error: BaseException) -> int:
             f"memory ran out ({what}); lower train.batch_size, data.image_size, runtime.jobs or "
             f"runtime.workers and run the same command again"
         )
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in _FULL:
         return fail(
             f"{error.filename or 'the output'}: cannot be written ({error.strerror}); free some space and "
             f"run the same command again"
@@ -94,11 +94,11 @@ def _write_report(error: BaseException) -> str:
     """Write what a maintainer needs; gives the words that say where it is."""
     now = datetime.now()
     lines = [f"{now:%Y-%m-%d %H:%M:%S} in {os.getcwd()}", _command(), f"Python {platform.python_version()}"]
-    for name in PACKAGES:
+    for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             lines.append(f"{name} {metadata.version(name)}")
     lines += [platform.platform(), "", *traceback.format_exception(error)]
-    path = PROJECT / "logs" / f"error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    path = _PROJECT / "logs" / f"error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")
@@ -119,11 +119,11 @@ def lost_output(error: Exception | None = None) -> int:
         sys.stdout.flush()
         if not (isinstance(error, BrokenPipeError) and _reader_gone()):  # `python -u` keeps nothing back
             return 0
-        status = LOST
+        status = _LOST
     except BrokenPipeError:
-        status = LOST
+        status = _LOST
     except OSError as trouble:
-        status = LOST if trouble.errno == errno.EIO else 2  # the terminal is gone
+        status = _LOST if trouble.errno == errno.EIO else 2  # the terminal is gone
         say(f"error: the output cannot be written ({trouble.strerror}); send it elsewhere and run it again")
     with contextlib.suppress(OSError):  # Python would try again at its end, and say so
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -41,7 +41,7 @@ def memory_available() -> int | None:
     return int(said["MemAvailable"]) * 1024 if "MemAvailable" in said else None
 
 
-def live_with(parent: int, *_: object) -> None:
+def exit_with_parent(parent: int, *_: object) -> None:
     """End this process as soon as `parent`, the process that forked it, is gone: a killed stage must leave
     nobody behind who writes on, or keeps a pipe open that somebody reads to its end. torch's own watch over
     its loaders takes whoever is there when it begins for the parent, and so outlives one that was quicker."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 UNSURE = 128  # in a target map: whether the pixel belongs to the class is unknown
-Cells = tuple[bytes, ...]  # of one image, a PNG a class
+MapCells = tuple[bytes, ...]  # of one image, a PNG a class
 
 
-def pack(level: np.ndarray) -> bytes:
+def encode_map(level: np.ndarray) -> bytes:
     """(H, W) uint8 to PNG bytes that hold the same."""
     import cv2
 
@@ -23,8 +23,8 @@ def pack(level: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(level), way)[1].tobytes()
 
 
-def unpack(cell: bytes) -> np.ndarray:
-    """(H, W) uint8 of what `pack` gave; raises ValueError for bytes that are no picture."""
+def decode_map(cell: bytes) -> np.ndarray:
+    """(H, W) uint8 of what `encode_map` gave; raises ValueError for bytes that are no picture."""
     import cv2
 
     level = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_GRAYSCALE) if cell else None
@@ -39,7 +39,7 @@ class Maps(Sequence):
     With `sizes`, (height, width) of each image, maps stored in another size come resized to it.
     """
 
-    def __init__(self, cells: Sequence[Cells], sizes: Sequence[tuple[int, int]] | None = None):
+    def __init__(self, cells: Sequence[MapCells], sizes: Sequence[tuple[int, int]] | None = None):
         if sizes is not None and len(sizes) != len(cells):
             raise ValueError(f"{len(cells)} images, but sizes of {len(sizes)}")
         self.cells, self.sizes = cells, sizes
@@ -47,14 +47,14 @@ class Maps(Sequence):
     @classmethod
     def of(cls, arrays: Iterable[np.ndarray]) -> Maps:
         """Pack (C, H, W) uint8 arrays, one at a time."""
-        return cls([tuple(pack(level) for level in array) for array in arrays])
+        return cls([tuple(encode_map(level) for level in array) for array in arrays])
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        stack = np.stack([unpack(cell) for cell in self.cells[i]])  # (C, H, W)
-        return stack if self.sizes is None else resize(stack, self.sizes[i])
+        stack = np.stack([decode_map(cell) for cell in self.cells[i]])  # (C, H, W)
+        return stack if self.sizes is None else resize_maps(stack, self.sizes[i])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
@@ -88,18 +88,18 @@ class Maps(Sequence):
         looked at in the first one's `sizes`."""
         weights = np.asarray(weights, dtype=np.float64)[:, :, None, None]  # (M, C, 1, 1)
         # a half goes up, one that has lost its last digits too
-        levels = (np.floor((weights * s).sum(0) + 0.5 + 1e-9).astype(np.uint8) for s in side_by_side(several))
+        levels = (np.floor((weights * s).sum(0) + 0.5 + 1e-9).astype(np.uint8) for s in stacked_maps(several))
         return Maps.of(levels).resized(several[0].sizes)
 
 
-def side_by_side(several: list[Maps]) -> Iterator[np.ndarray]:
+def stacked_maps(several: list[Maps]) -> Iterator[np.ndarray]:
     """Image by image the members' maps as they are stored, in the largest one's size: (M, C, H, W) uint8."""
     for stacks in zip(*(maps.resized(None) for maps in several), strict=True):
         size = max((stack.shape[1:] for stack in stacks), key=lambda size: size[0] * size[1])
-        yield np.stack([resize(stack, size) for stack in stacks])
+        yield np.stack([resize_maps(stack, size) for stack in stacks])
 
 
-def resize(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_maps(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(C, H, W) uint8 to (C, height, width), linearly; one of that size stays as it is."""
     import cv2
 

@@ -23,12 +23,12 @@ def why_optimistic(config: Config, labels_from: str | None, fold: int) -> str | 
     return None
 
 
-def mark(why: str | None) -> dict[str, Any]:
+def optimism_flag(why: str | None) -> dict[str, Any]:
     """What metrics.json says of it; nothing where the CV is honest."""
     return {} if why is None else {"optimistic": True, "why_optimistic": why}
 
 
-def caution(metrics: dict[str, Any]) -> str:
+def optimism_note(metrics: dict[str, Any]) -> str:
     """What stands behind a CV that flatters, wherever it is shown; else nothing."""
     return f" (OPTIMISTIC: {metrics['why_optimistic']})" if metrics.get("optimistic") else ""
 
@@ -36,4 +36,4 @@ def caution(metrics: dict[str, Any]) -> str:
 def cv_of(metrics: dict[str, Any], remark: str = "") -> str:
     """The CV in metrics.json with a remark and its caution, in words."""
     cv = "undefined" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
-    return f"CV {metrics['metric']} {cv}{remark}{caution(metrics)}"
+    return f"CV {metrics['metric']} {cv}{remark}{optimism_note(metrics)}"

@@ -6,7 +6,7 @@ from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from src.decisions import fit, nested
+from src.decisions import fit_rule, nested_score
 from src.tasks.base import Task, targets_in
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any
     fitted on all rows, is for the test rows alone.
     """
     truth, predictions = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
-    found = nested(task.metric, truth, predictions, oof["fold"].to_numpy())
+    found = nested_score(task.metric, truth, predictions, oof["fold"].to_numpy())
     return {
         "metric": task.metric.name,
         "cv": finite(found.score),
         "standard_error": finite(standard_error(found.folds)),
         "folds": [finite(score) for score in found.folds],
         "rows": len(oof),
-        "rule": fit(task.metric, truth, predictions).as_json(),
+        "rule": fit_rule(task.metric, truth, predictions).as_json(),
     }
 
 
@@ -75,7 +75,7 @@ def why_undefined(metric: str, rows: str) -> str:
     )
 
 
-def shown(score: float | None) -> str:
+def score_text(score: float | None) -> str:
     """A score with four places, or that it is undefined."""
     return f"{score:.4f}" if score is not None and isfinite(score) else "undefined"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from src.config import Config
 
-PATIENCE = 300  # seconds for wandb to send what a fold's run holds
+_PATIENCE = 300  # seconds for wandb to send what a fold's run holds
 
 
 class NoTracker:
@@ -45,7 +45,7 @@ class WandbTracker(NoTracker):
         self._safely(lambda: self.run.log(row, step=row["epoch"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Wait for what is left to be sent, `PATIENCE` seconds at most: without a network wandb would go on
+        """Wait for what is left to be sent, `_PATIENCE` seconds at most: without a network wandb would go on
         trying, and the next fold with it."""
         ended = threading.Thread(
             target=self._safely,
@@ -53,9 +53,9 @@ class WandbTracker(NoTracker):
             daemon=True,
         )
         ended.start()
-        ended.join(PATIENCE)
+        ended.join(_PATIENCE)
         if ended.is_alive():
-            _say(f"not all was sent after {PATIENCE} s; `wandb sync` sends it later")
+            _say(f"not all was sent after {_PATIENCE} s; `wandb sync` sends it later")
 
     def _safely(self, action) -> None:
         if self.run is None:
@@ -80,7 +80,7 @@ def create_tracker(config: Config, name: str, fold: int) -> NoTracker:
         return NoTracker()
 
 
-def prepare(config: Config) -> None:
+def import_wandb_early(config: Config) -> None:
     """Import what the start of a wandb run imports, before workers are forked that would each pay for it."""
     if tracking_mode(config) != "disabled":
         with contextlib.suppress(Exception):  # whatever is wrong is said when a run starts

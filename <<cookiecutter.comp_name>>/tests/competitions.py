@@ -8,7 +8,7 @@ from conftest import BASELINE, forget_the_listings, write_config
 from digits import write_competition
 
 from src.configfile import load_config
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 
 TASKS = {  # by task: the made data set, and what the config says of it
     "multiclass": ("multiclass", ""),
@@ -38,5 +38,5 @@ def prepare_competition(
     )
     path = write_config(folder, "baseline", f"base: common\n{text}")
     forget_the_listings()
-    prepare(load_config(path))
+    prepare_dataset(load_config(path))
     return path

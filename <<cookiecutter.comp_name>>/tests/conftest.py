@@ -84,11 +84,11 @@ def untouched_project(tmp_path_factory) -> Path:
 def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
     """The same with stage 01 done. Copied, never worked on."""
     from src.configfile import load_config
-    from src.data.prepare import prepare
+    from src.data.prepare import prepare_dataset
 
     folder = tmp_path_factory.mktemp("prepared") / "project"
     shutil.copytree(untouched_project, folder)
-    prepare(load_config(folder / "configs" / "baseline.yaml"))
+    prepare_dataset(load_config(folder / "configs" / "baseline.yaml"))
     return folder
 
 

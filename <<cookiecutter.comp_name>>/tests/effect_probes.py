@@ -23,13 +23,13 @@ from src.config.effects import TREES
 from src.data.augment import augment_batch, create_augmentation
 from src.data.folds import parts_of
 from src.data.images import ImageStore
-from src.data.loaders import Rows, create_epochs
+from src.data.loaders import TrainingRows, create_sampler
 from src.data.mixing import Mixer
-from src.data.scales import sizes_of
+from src.data.multi_scale import sizes_of
 from src.data.unlabelled import strong_view
-from src.ensemble.rivals import fitter
-from src.ensemble.rivals.base import Level
-from src.inference.answers import identities
+from src.ensemble.blenders import fitter
+from src.ensemble.blenders.base import LevelData
+from src.inference.fold_tables import identities
 from src.inference.predict import embed, predict, predict_maps
 from src.losses.build import create_loss
 from src.losses.consistency import consistency
@@ -44,16 +44,16 @@ from src.pseudo.select import select
 from src.pseudo.steps import calibrated_on, labellers
 from src.steps import round_of
 from src.tasks import create_task
+from src.training.architecture import create_architecture
 from src.training.averaging import Average, StochasticAverage
-from src.training.consistency import Consistency
-from src.training.design import design
+from src.training.consistency import ConsistencyTraining
 from src.training.devices import Precision
-from src.training.fit import Trainer
 from src.training.freeze import Freeze
 from src.training.optim import create_optimizer
 from src.training.schedule import Schedule
 from src.training.snapshots import Snapshots
-from src.training.teachers import taught
+from src.training.teachers import distilled_losses
+from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 N, SIDE = 24, 64
@@ -174,13 +174,15 @@ def loop(config: Config) -> Any:
     targets = targets_of(task)
     if config.identities:  # six of them
         targets = np.eye(6)[np.arange(N) % 6] if task == "multiclass" else np.arange(N)[:, None] % 6
-    rows = Rows(np.arange(N), targets, np.ones(N, np.float32))
-    sampler = create_epochs(rows, config, seed=1)
+    rows = TrainingRows(np.arange(N), targets, np.ones(N, np.float32))
+    sampler = create_sampler(rows, config, seed=1)
     found: list[Any] = [settings.epochs, -(-len(sampler) // settings.accumulate), settings.accumulate]
     for sampler.epoch in range(2):
         found += sampler.batches()
     best = SimpleNamespace(epoch=0)
-    found += [Trainer.exhausted(SimpleNamespace(epoch=epoch, best=best, config=config)) for epoch in range(9)]
+    found += [
+        Trainer.should_stop(SimpleNamespace(epoch=epoch, best=best, config=config)) for epoch in range(9)
+    ]
     found.append(settings.early_stopping.enabled)  # rows that are set aside, see load_fold
     line = nn.Linear(3, 1)
     average = Average(line, settings.ema)
@@ -202,7 +204,7 @@ def architecture_of(config: Config) -> Any:
     store = SimpleNamespace(mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
     data = SimpleNamespace(outputs=outputs_of(config.task.name), store=store)
     scale = TargetScale.of(targets_of("regression"), False) if task.scaled else TargetScale()
-    return design(config, task, data, scale)
+    return create_architecture(config, task, data, scale)
 
 
 def network(config: Config) -> Any:
@@ -259,7 +261,7 @@ def lesson(config: Config) -> Any:
     shape = (N, 3, 4, 4) if task.kind == "maps" else (N, 3)
     student, teacher = (Output(3 * normal(*shape, seed=seed), normal(N, 6, seed=seed + 1)) for seed in (0, 4))
     kind = task.distillation
-    return settings.teachers, taught(settings, kind, TargetScale(), torch.ones(N), student, teacher)
+    return settings.teachers, distilled_losses(settings, kind, TargetScale(), torch.ones(N), student, teacher)
 
 
 class _Sampler:
@@ -282,7 +284,7 @@ def unlabelled(config: Config) -> Any:
     )
     ramp = settings.ramp(config.train.epochs)
     weights = [
-        Consistency.weight.fget(
+        ConsistencyTraining.weight.fget(
             SimpleNamespace(ramp=ramp, settings=settings, sampler=_Sampler(epoch), number=1)
         )
         for epoch in range(config.train.epochs)
@@ -383,7 +385,7 @@ def second_level(config: Config) -> Any:
     task = create_task(config)
     if task.kind != "numbers":
         return [getattr(config.stack, key.partition(".")[2]) for key in TREES.split()]
-    settings, found = config.stack, [config.stack.rivals, config.stack.calibrate]
+    settings, found = config.stack, [config.stack.blenders, config.stack.calibrate]
     n, random = 300, np.random.default_rng(0)
     said = random.normal(size=(3, n, len(outputs_of(task.name))))
     signal = said[0] * np.sign(said[1]) + 0.5 * said[2] + 0.5 * random.normal(size=said[0].shape)
@@ -392,8 +394,8 @@ def second_level(config: Config) -> Any:
         targets, oof = (signal > 0) * 1.0, 1 / (1 + np.exp(-said))
     elif task.stacking == "classes":
         targets, oof = np.eye(3)[signal.argmax(1)], np.exp(said) / np.exp(said).sum(2, keepdims=True)
-    level = Level(oof.astype(np.float32), targets, np.arange(n) % 3, task.stacking, settings, config.seed)
-    for name in {"lightgbm"} & set(settings.rivals):
+    level = LevelData(oof.astype(np.float32), targets, np.arange(n) % 3, task.stacking, settings, config.seed)
+    for name in {"lightgbm"} & set(settings.blenders):
         found.append(fitter(name)(level).apply(oof))
     return found
 

@@ -15,7 +15,7 @@ from competitions import TASKS
 from conftest import BASELINE, call_command, write_config
 from digits import write_competition
 
-from src.commands import leakcheck, noise
+from src.commands import leakcheck, permuted_labels
 from src.config import Config
 from src.configfile import load_config
 
@@ -31,7 +31,7 @@ class Checked:
 
     project: Path
     done: subprocess.CompletedProcess[str]
-    noise: Config
+    permuted_labels: Config
 
 
 def competition(folder: Path, made: str) -> Path:
@@ -50,7 +50,7 @@ def check(folder: Path, made: str) -> Checked:
         kept = SimpleNamespace(TemporaryDirectory=lambda prefix: contextlib.nullcontext(folder / "noise"))
         patch.setattr(leakcheck, "tempfile", kept)
         done = call_command(leakcheck, config.root)
-    return Checked(config.root, done, noise.quiet(config, folder / "noise"))
+    return Checked(config.root, done, permuted_labels.noise_config(config, folder / "noise"))
 
 
 def copy_of(checked: Checked, folder: Path) -> Config:
@@ -68,7 +68,7 @@ def check_again(checked: Checked, planted: Config) -> subprocess.CompletedProces
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(noise, "run_stages", found)
+        patch.setattr(permuted_labels, "run_stages", found)
         return call_command(leakcheck, checked.project)
 
 

@@ -19,7 +19,7 @@ from src.configfile import load_config
 from src.inference.oof import predict_run
 from src.kernel import rehearse
 from src.kernel.bundle import build_bundle
-from src.kernel.sandbox import Outcome
+from src.kernel.sandbox import KernelResult
 from src.steps import run_of
 from src.training.launch import train_run
 
@@ -48,7 +48,7 @@ def small_cases(monkeypatch, *names: str) -> None:
         monkeypatch.setattr(rehearse, "projection", lambda *_: ([], True))  # of cases that are not played
 
 
-def run_in_process(script: Path, mount: Path, out: Path, *_: object, **more: object) -> Outcome:
+def run_in_process(script: Path, mount: Path, out: Path, *_: object, **more: object) -> KernelResult:
     """As `sandbox.run_kernel`, with no walls and seconds faster: for what a bundle's content does."""
     shutil.rmtree(out, ignore_errors=True)
     working, said, status = out / "working", io.StringIO(), 0
@@ -69,4 +69,4 @@ def run_in_process(script: Path, mount: Path, out: Path, *_: object, **more: obj
             status = 1
             traceback.print_exc(file=said)
     (out / "log.txt").write_text(said.getvalue(), encoding="utf-8")
-    return Outcome(status, said.getvalue(), 1.0, 100.0, 0.1, working)
+    return KernelResult(status, said.getvalue(), 1.0, 100.0, 0.1, working)

@@ -17,13 +17,13 @@ torch.set_default_dtype(torch.float64)
 from src.configfile import load_config  # noqa: E402
 from src.data.loaders import load_fold  # noqa: E402
 from src.tasks import create_task  # noqa: E402
-from src.training.fit import Trainer  # noqa: E402
-from src.training.world import ALONE, is_one_of_several, join  # noqa: E402
+from src.training.distributed import SINGLE_PROCESS, is_one_of_several, join  # noqa: E402
+from src.training.trainer import Trainer  # noqa: E402
 
 
 def main(path: str, out: str, *overrides: str) -> None:
     config = load_config(path, list(overrides))
-    world, device = join(config) if is_one_of_several() else (ALONE, torch.device("cpu"))
+    world, device = join(config) if is_one_of_several() else (SINGLE_PROCESS, torch.device("cpu"))
     task = create_task(config)
     data = load_fold(config, task, 0)
     trainer = Trainer(config, task, data, data.train, 0, device, world=world)

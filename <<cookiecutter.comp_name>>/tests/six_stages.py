@@ -17,7 +17,7 @@ from conftest import BASELINE, ROOT, call_stage, forget_the_listings, write_conf
 from digits import write_competition
 
 from src.configfile import load_config
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 
 STAGES = [path.name for path in sorted(ROOT.glob("0?_*.py"))]
 RUNS = ("baseline", "baseline-round1")
@@ -135,7 +135,7 @@ def make(name: str, base: Path) -> Made:
     write_config(made.fresh, "settings", "base: common\n" + SETTINGS)
     write_config(made.fresh, "baseline", "base: settings\n" + competition.settings)
     forget_the_listings()
-    prepare(load_config(made.fresh / "configs" / "baseline.yaml"))
+    prepare_dataset(load_config(made.fresh / "configs" / "baseline.yaml"))
     shutil.copytree(made.fresh, made.done)
     for script in STAGES:
         stage = call_stage(made.done, script)

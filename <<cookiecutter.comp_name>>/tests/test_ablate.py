@@ -22,12 +22,12 @@ from test_config import HEAVY
 
 from src.commands import ablate, budget, trials
 from src.commands.ablate import read_changes
-from src.commands.budget import Clock, Cost, all_pairs, measure, plan_pairs, said_pairs
-from src.commands.compare import compare, paired
-from src.commands.trials import BASE, Change, Pair, Trials, side_by_side
+from src.commands.budget import Cost, TimeBudget, all_pairs, measure_cost, plan_pairs, said_pairs
+from src.commands.compare import compare_change, paired
+from src.commands.trials import BASE, Change, Pair, Trials, pairs_in_batches
 from src.config import Config, UserError
 from src.configfile import load_config
-from src.decisions import nested
+from src.decisions import nested_score
 from src.ensemble.members import find_members
 from src.tasks import create_task
 from src.tasks.base import targets_in
@@ -53,8 +53,8 @@ def run(
     given, end = cost or Cost(epoch=1.0, rest=1.0, width=1), -math.inf if spent else math.inf
     changes = [Change.read(trick) for trick in tricks]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "measure", lambda trials, folder: given)
-        patch.setattr(Clock, "__init__", lambda clock, minutes: vars(clock).update(end=end, last=0.0))
+        patch.setattr(budget, "measure_cost", lambda trials, folder: given)
+        patch.setattr(TimeBudget, "__init__", lambda clock, minutes: vars(clock).update(end=end, last=0.0))
         ablate.ablate(trials_of(project, *arguments), changes, minutes, "small")
     return project / "ablations" / "small"
 
@@ -87,14 +87,16 @@ def test_a_plan_keeps_four_pairs_first_then_the_epochs_then_takes_what_fits(minu
     assert (plan.epochs, len(plan.pairs)) == (epochs, pairs)
     assert 5 * pairs * cost.of(epochs) <= 60 * minutes
     assert list(plan.pairs) == FIVE[:pairs]
-    assert budget.Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    assert budget.ExperimentPlan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
 
 
 def test_trainings_side_by_side_share_their_time():
     plan = plan_pairs(Cost(epoch=4.0, rest=1.0, width=2), 4, 15, FIVE, 45)
     assert (plan.epochs, len(plan.pairs)) == (15, 14)  # eight rounds: 2 2 1, 2 2 1, 2 2 of the folds
-    assert [len(part) for part in side_by_side(FIVE, 2)] == [2, 2, 1] * 3
-    assert [pair.seed for part in side_by_side(FIVE, 2) for pair in part] == [42] * 5 + [43] * 5 + [44] * 5
+    assert [len(part) for part in pairs_in_batches(FIVE, 2)] == [2, 2, 1] * 3
+    assert [pair.seed for part in pairs_in_batches(FIVE, 2) for pair in part] == [42] * 5 + [43] * 5 + [
+        44
+    ] * 5
 
 
 def test_too_little_time_is_answered_with_how_much_it_takes():
@@ -116,7 +118,7 @@ def test_a_plan_is_said_before_it_runs(prepared, capsys):
 
 
 def test_a_training_is_timed_once_on_as_many_folds_as_go_side_by_side(prepared):
-    found = measure(
+    found = measure_cost(
         trials_of(prepared, "train.epochs=7", "train.ema.decay=0.5"), prepared / "ablations" / "x"
     )
     assert found.width == 1
@@ -125,7 +127,7 @@ def test_a_training_is_timed_once_on_as_many_folds_as_go_side_by_side(prepared):
     (folder,) = (prepared / "runs").iterdir()
     assert len(pd.read_csv(folder / "fold0" / "history.csv")) == 2  # the first pays for what is set up once
     before = files(prepared)
-    again = measure(
+    again = measure_cost(
         trials_of(prepared, "train.epochs=7", "train.ema.decay=0.5"), prepared / "ablations" / "x"
     )
     assert (again, files(prepared)) == (found, before)
@@ -239,7 +241,7 @@ def scores(values: list[float]) -> dict[Pair, float]:
 def test_a_difference_and_its_error_are_those_of_a_paired_t_test(sign):
     rng = np.random.default_rng(0)
     base, own = rng.normal(0.8, 0.1, 6), rng.normal(0.85, 0.1, 6)
-    row = compare(Change(("a=1",)), scores(own), scores(base), sign)
+    row = compare_change(Change(("a=1",)), scores(own), scores(base), sign)
     expected = stats.ttest_rel(own, base)
     assert row.difference / row.error == pytest.approx(sign * expected.statistic)
     assert row.difference == pytest.approx(sign * (own - base).mean())
@@ -265,7 +267,7 @@ def test_a_difference_and_its_error_are_those_of_a_paired_t_test(sign):
 def test_a_verdict_needs_a_sure_difference_and_three_pairs(differences, sign, verdict):
     base = scores([0.5] * len(differences))
     own = {pair: 0.5 + value for pair, value in zip(base, differences, strict=True)}
-    row = compare(Change(("a=1",)), own, base, sign)
+    row = compare_change(Change(("a=1",)), own, base, sign)
     assert row.verdict == verdict
     assert row.pairs == np.isfinite(differences).sum()
 
@@ -278,7 +280,7 @@ def test_only_pairs_that_both_have_are_compared():
 @pytest.mark.parametrize("pairs", [3, 6])
 def test_one_in_twenty_tricks_that_do_nothing_seems_to_do_something(pairs):
     draws, base = np.random.default_rng(0).normal(size=(2000, pairs)), scores([0.0] * pairs)
-    said = [compare(Change(("a=1",)), scores(list(own)), base, 1).verdict for own in draws]
+    said = [compare_change(Change(("a=1",)), scores(list(own)), base, 1).verdict for own in draws]
     assert np.mean([verdict != "cannot tell" for verdict in said]) == pytest.approx(0.05, abs=0.015)
 
 
@@ -435,7 +437,7 @@ def test_a_fold_is_decided_by_the_other_folds_of_the_same_run(tmp_path, metric):
     ).reset_index(drop=True)
     truth, said, fold = (oof["target"] == "yes").to_numpy(float), oof["yes"].to_numpy(float), oof["fold"]
     task = create_task(trial.config)
-    expected = nested(task.metric, truth, said, fold.to_numpy()).folds
+    expected = nested_score(task.metric, truth, said, fold.to_numpy()).folds
     both = trial.scores(BASE, [Pair(0, 42), Pair(1, 42)])
     assert list(both.values()) == pytest.approx(expected)
     alone = trial.scores(BASE, [Pair(1, 42)])  # no other fold: the plain rule
@@ -459,7 +461,7 @@ def test_every_task_is_compared_by_its_own_metric(tmp_path, task):
         tables = [pd.read_parquet(trial.run(change, 42).fold_folder(k) / "oof.parquet") for k in (0, 1)]
         oof = pd.concat(tables).reset_index(drop=True)
         truth, said = own.truth(targets_in(oof), outputs), own.read(oof, outputs)
-        seen.append(nested(own.metric, truth, said, oof["fold"].to_numpy()).folds)
+        seen.append(nested_score(own.metric, truth, said, oof["fold"].to_numpy()).folds)
     differences = own.metric.sign * (np.array(seen[1]) - np.array(seen[0]))
     assert (row["pairs"], row["difference"]) == (2, pytest.approx(differences.mean()))
     assert row["verdict"] == "cannot tell"
@@ -565,10 +567,10 @@ def test_make_hands_the_words_on_as_they_are(tmp_path, target, words, expected):
 @pytest.mark.parametrize(("count", "pooled"), [(1, False), (2, True)])
 def test_one_fold_beside_several_gpus_has_a_process_of_its_own(monkeypatch, count, pooled):
     """In this process it would start CUDA, and no later fork could use it."""
-    from src.training import pool
+    from src.training import worker_pool
 
     places, calls = [torch.device("cuda", i) for i in range(count)], []
-    monkeypatch.setattr(pool, "devices", lambda config: places)
-    monkeypatch.setattr(pool, "_pooled", lambda job, jobs, config, places, show: calls.append(places))
-    pool.side_by_side(lambda device, report: calls.append(device), [()], Config(), "title", 1)
+    monkeypatch.setattr(worker_pool, "devices", lambda config: places)
+    monkeypatch.setattr(worker_pool, "_pooled", lambda job, jobs, config, places, show: calls.append(places))
+    worker_pool.run_in_parallel(lambda device, report: calls.append(device), [()], Config(), "title", 1)
     assert calls == ([places[:1]] if pooled else [places[0]])

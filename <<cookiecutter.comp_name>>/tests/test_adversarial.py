@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from src.artifacts import read_json
 from src.commands import adversarial
-from src.commands.adversarial import describe, features, out_of_fold
+from src.commands.adversarial import _describe, image_features, out_of_fold
 
 SIDE = 24
 
@@ -24,7 +24,7 @@ def told(darker: float, sizes=((64, 64), (64, 64)), seed: int = 0):
     random = np.random.default_rng(seed)
     pixels = np.concatenate([images(random, 300), images(random, 300, darker)])
     positions, is_test = np.arange(600), np.repeat([0, 1], 300)
-    looks = features(pixels, positions, [sizes[part] for part in is_test])
+    looks = image_features(pixels, positions, [sizes[part] for part in is_test])
     said, folds, gain = out_of_fold(looks, is_test, positions, seed)
     return looks, is_test, said, folds, gain
 
@@ -39,7 +39,7 @@ def test_darker_images_are_told_and_the_reason_is_named():
     assert np.mean(folds) > 0.75
     assert roc_auc_score(is_test, said) > 0.75
     assert next(iter(gain)).startswith(("brightness", "view"))
-    lines = describe(looks, is_test, folds, gain)
+    lines = _describe(looks, is_test, folds, gain)
     assert "other images than the training set" in lines[1]
     assert len(lines) == 5
 
@@ -49,15 +49,15 @@ def test_another_size_gives_all_away():
     assert min(folds) == pytest.approx(1.0)
     assert next(iter(gain)) in ("width", "aspect")
     assert any(
-        "median 64 in train, 80 in test" in line for line in describe(looks, is_test, folds, gain)
-    ) or ("median 1 in train, 1.25 in test" in "".join(describe(looks, is_test, folds, gain)))
+        "median 64 in train, 80 in test" in line for line in _describe(looks, is_test, folds, gain)
+    ) or ("median 1 in train, 1.25 in test" in "".join(_describe(looks, is_test, folds, gain)))
 
 
 def test_copies_of_an_image_are_never_on_both_sides():
     """Every image stands once in each set: who has seen the one must not be asked about the other."""
     random = np.random.default_rng(0)
     pixels, positions = images(random, 300), np.tile(np.arange(300), 2)
-    looks = features(pixels, positions, [(64, 64)] * 600)
+    looks = image_features(pixels, positions, [(64, 64)] * 600)
     _, folds, _ = out_of_fold(looks, np.repeat([0, 1], 300), positions, 0)
     assert abs(np.mean(folds) - 0.5) < 0.05
 
@@ -68,8 +68,8 @@ def test_copies_of_an_image_are_never_on_both_sides():
 def test_the_verdict_goes_by_the_auc_and_its_error(auc, says):
     looks = pd.DataFrame({"width": [1.0, 2.0]})
     folds = [auc - 0.01, auc, auc, auc, auc + 0.01]
-    assert says in describe(looks, np.array([0, 1]), folds, {"width": 1.0})[1]
-    unsure = describe(looks, np.array([0, 1]), [0.2, 1.0, 0.3, 1.0, 0.9], {"width": 1.0})
+    assert says in _describe(looks, np.array([0, 1]), folds, {"width": 1.0})[1]
+    unsure = _describe(looks, np.array([0, 1]), [0.2, 1.0, 0.3, 1.0, 0.9], {"width": 1.0})
     assert "look like" in unsure[1]
 
 

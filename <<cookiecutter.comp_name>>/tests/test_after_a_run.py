@@ -14,9 +14,9 @@ from trainers import read
 
 from src.config import Config
 from src.data.images import open_images
-from src.inference import worst
+from src.inference import worst_images
 from src.inference.oof import look_back
-from src.inference.worst import caption, of_classes, of_labels, of_masks, of_values, seen
+from src.inference.worst_images import caption_of_row, of_classes, of_labels, of_masks, of_values, seen
 from src.maps import Maps
 from src.report import pictures
 from src.report.outputs import describe_outputs
@@ -151,9 +151,9 @@ def test_the_worst_rows_are_shown_worst_first_with_their_own_image(prepared, mon
     run, task, oof, outputs = predictions(prepared, ~np.isin(np.arange(80), wrong))
     oof.loc[31, outputs] = np.eye(len(outputs))[(outputs.index(oof["target"][31]) + 1) % len(outputs)]
     shown = {}
-    monkeypatch.setattr(worst, "SHOWN", 3)
-    monkeypatch.setattr(worst, "draw_worst", lambda path, *what: shown.update(path=path, what=what))
-    worst.show_worst(run, task, oof, outputs)
+    monkeypatch.setattr(worst_images, "_SHOWN", 3)
+    monkeypatch.setattr(worst_images, "draw_worst", lambda path, *what: shown.update(path=path, what=what))
+    worst_images.show_worst(run, task, oof, outputs)
     images, captions, outlines = shown["what"]
     assert [text.split("\n")[0] for text in captions] == [oof["id"][i] for i in (31, 7, 60)]
     assert outlines is None
@@ -186,7 +186,7 @@ def test_a_run_leaves_the_table_and_the_picture_and_says_which_outputs_it_never_
     ],
 )
 def test_a_caption_says_what_is_true_and_what_was_said(task, truth, said, outputs, told):
-    assert caption(task_of(task), np.array(truth), np.array(said), outputs, 0) == told
+    assert caption_of_row(task_of(task), np.array(truth), np.array(said), outputs, 0) == told
 
 
 def test_a_mask_is_drawn_where_it_lies_on_the_padded_image():

@@ -9,11 +9,17 @@ import pytest
 from test_stack import write_runs
 
 from src.config import Config
-from src.ensemble.attenuation import FEWEST, ROWS, Averaged, between, correlation
-from src.ensemble.choice import against_default, choose, lasting
+from src.ensemble.attenuation import (
+    FEWEST_FOLDS,
+    NOISE_ROWS,
+    AveragedScore,
+    correlation,
+    variance_between_folds,
+)
+from src.ensemble.choice import against_default, choose_candidate, holds_when_averaged
 from src.ensemble.members import find_members
 from src.ensemble.stack import build_stack
-from src.ensemble.tables import read_folds
+from src.ensemble.tables import read_fold_predictions
 from src.steps import stack_step
 from src.tasks import create_task
 
@@ -31,7 +37,7 @@ def test_the_correlation_of_a_mean_is_told_from_one_model_a_row():
     truth = rng.normal(size=40_000)
     models = run_of(rng, truth, noise=1.5, bias=0.7, models=FOLDS)
     alone, mean = models[0], models.mean(0)
-    told = correlation(alone, truth, between([m[:, None] for m in models])[0], FOLDS)
+    told = correlation(alone, truth, variance_between_folds([m[:, None] for m in models])[0], FOLDS)
     assert told == pytest.approx(np.corrcoef(mean, truth)[0, 1], abs=0.01)
     assert told > np.corrcoef(alone, truth)[0, 1] + 0.15
     # in closed form: signal 1, the run's mistake .49, noise 2.25 / 4
@@ -65,7 +71,7 @@ def test_between_is_the_unbiased_variance_of_the_folds_at_the_mean_of_the_rows()
     rng = np.random.default_rng(3)
     parts = list(rng.normal(size=(FOLDS, 30, 2)).astype(np.float32))
     by_hand = [[np.var([part[row, c] for part in parts], ddof=1) for row in range(30)] for c in range(2)]
-    np.testing.assert_allclose(between(parts), np.mean(by_hand, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(variance_between_folds(parts), np.mean(by_hand, axis=1), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +84,9 @@ def scene():
     weights = {"best single": 1.0, "mean": 0.5, "linear": 0.6}
     test = {name: share * noisy + (1 - share) * steady for name, share in weights.items()}
     oof = {name: models[0][:, None] for name, models in test.items()}
-    noise = {name: between([m[:, None] for m in models]) for name, models in test.items()}
+    noise = {name: variance_between_folds([m[:, None] for m in models]) for name, models in test.items()}
     fold = np.arange(4000) % FOLDS
-    return truth[:, None], fold, oof, test, Averaged(oof, truth[:, None], fold, noise)
+    return truth[:, None], fold, oof, test, AveragedScore(oof, truth[:, None], fold, noise)
 
 
 TASK = create_task(Config(task={"name": "regression", "metric": "spearman"}))
@@ -98,26 +104,28 @@ def test_a_gain_that_averaging_the_folds_brings_anyway_is_none(scene):
     assert all_folds["best single"] > all_folds["linear"] + 0.01 > all_folds["mean"] + 0.01  # what is sent
     for name, value in all_folds.items():
         assert np.mean(averaged(name)) == pytest.approx(value, abs=0.01)
-    assert choose(TASK, oof, truth, fold)[0] == "linear"
-    assert choose(TASK, oof, truth, fold, averaged=averaged)[0] == "best single"
+    assert choose_candidate(TASK, oof, truth, fold)[0] == "linear"
+    assert choose_candidate(TASK, oof, truth, fold, averaged=averaged)[0] == "best single"
     assert against_default(TASK, oof, truth, fold)[0] == "mean"
     assert against_default(TASK, oof, truth, fold, averaged)[0] == "best single"
 
 
 def test_what_is_better_by_both_is_kept(scene):
     truth, fold, oof, *_ = scene
-    both = Averaged(oof, truth, fold, dict.fromkeys(oof, np.zeros(1)))  # folds that say the same
-    assert choose(TASK, oof, truth, fold, averaged=both)[0] == "linear"
-    unknown = Averaged(oof, truth, fold, {})
+    both = AveragedScore(oof, truth, fold, dict.fromkeys(oof, np.zeros(1)))  # folds that say the same
+    assert choose_candidate(TASK, oof, truth, fold, averaged=both)[0] == "linear"
+    unknown = AveragedScore(oof, truth, fold, {})
     assert unknown("linear") == []
-    assert choose(TASK, oof, truth, fold, averaged=unknown) == choose(TASK, oof, truth, fold)
+    assert choose_candidate(TASK, oof, truth, fold, averaged=unknown) == choose_candidate(
+        TASK, oof, truth, fold
+    )
 
 
 def test_of_one_run_its_mean_is_kept(scene):
     truth, fold, oof, *_ = scene
     same = {"mean": oof["linear"], "best single": oof["linear"]}
-    known = Averaged(same, truth, fold, dict.fromkeys(same, np.full(1, 0.1)))
-    assert choose(TASK, same, truth, fold, averaged=known)[0] == "mean"
+    known = AveragedScore(same, truth, fold, dict.fromkeys(same, np.full(1, 0.1)))
+    assert choose_candidate(TASK, same, truth, fold, averaged=known)[0] == "mean"
 
 
 def test_what_is_worse_by_less_than_an_error_is_not_refused():
@@ -125,9 +133,9 @@ def test_what_is_worse_by_less_than_an_error_is_not_refused():
     little, much = np.array([0.04, -0.03, 0.02, 0.0]), np.array([0.02, 0.01, 0.02, 0.01])
     assert little.mean() < little.std(ddof=1) / 2
     assert much.mean() > much.std(ddof=1) / 2
-    assert lasting({"base": base, "rival": list(base - little)}, "rival", "base")
-    assert not lasting({"base": base, "rival": list(base - much)}, "rival", "base")
-    assert lasting({"base": base, "rival": []}, "rival", "base")  # not known of the rival
+    assert holds_when_averaged({"base": base, "blender": list(base - little)}, "blender", "base")
+    assert not holds_when_averaged({"base": base, "blender": list(base - much)}, "blender", "base")
+    assert holds_when_averaged({"base": base, "blender": []}, "blender", "base")  # not known of the blender
 
 
 def test_of_other_rows_nothing_is_told(scene):
@@ -135,12 +143,12 @@ def test_of_other_rows_nothing_is_told(scene):
     truth, fold, oof, _, averaged = scene
     others, other = np.flatnonzero(fold != 0), truth.copy()
     other[fold == 0] = 99.0
-    changed = Averaged(oof, other, fold, averaged.noise)
+    changed = AveragedScore(oof, other, fold, averaged.noise)
     assert changed("linear", others) == averaged("linear", others)
     assert changed("linear") != averaged("linear")
 
 
-def tables(folder, members=2, folds=FOLDS, rows=FEWEST, seed=0):
+def tables(folder, members=2, folds=FOLDS, rows=FEWEST_FOLDS, seed=0):
     """Runs with a test table a fold; gives their folders and what they say (K, M, T, C)."""
     rng, task = np.random.default_rng(seed), create_task(Config())
     said = rng.dirichlet(np.ones(3), size=(folds, members, rows)).astype(np.float32)
@@ -155,19 +163,19 @@ def tables(folder, members=2, folds=FOLDS, rows=FEWEST, seed=0):
 
 
 def test_the_first_test_rows_of_every_fold_are_read(tmp_path):
-    paths, said = tables(tmp_path, rows=ROWS + 7)
-    found = read_folds(paths, np.arange(FOLDS), create_task(Config()), list("abc"))
+    paths, said = tables(tmp_path, rows=NOISE_ROWS + 7)
+    found = read_fold_predictions(paths, np.arange(FOLDS), create_task(Config()), list("abc"))
     assert len(found) == FOLDS
     for mine, theirs in zip(found, said, strict=True):
-        np.testing.assert_array_equal(mine, theirs[:, :ROWS])
+        np.testing.assert_array_equal(mine, theirs[:, :NOISE_ROWS])
 
 
 def test_too_few_rows_and_a_table_that_is_not_there_tell_nothing(tmp_path):
-    few, _ = tables(tmp_path / "few", rows=FEWEST - 1)
-    assert read_folds(few, np.arange(FOLDS), create_task(Config()), list("abc")) == []
+    few, _ = tables(tmp_path / "few", rows=FEWEST_FOLDS - 1)
+    assert read_fold_predictions(few, np.arange(FOLDS), create_task(Config()), list("abc")) == []
     lost, _ = tables(tmp_path / "lost")
     (lost[1] / "fold2" / "test.parquet").unlink()
-    assert read_folds(lost, np.arange(FOLDS), create_task(Config()), list("abc")) == []
+    assert read_fold_predictions(lost, np.arange(FOLDS), create_task(Config()), list("abc")) == []
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["fold tables", "no fold tables"])
@@ -180,7 +188,7 @@ def test_a_stack_of_runs_reads_the_noise_off_their_fold_tables(tmp_path, told):
     config = Config(
         root=tmp_path,
         task={"name": "regression", "metric": "spearman"},
-        stack={"rivals": ("linear",), "calibrate": False},
+        stack={"blenders": ("linear",), "calibrate": False},
     )
     task, labels = create_task(config), pd.DataFrame({"target": signal[seen].astype(str)})
     oof = [np.choose(fold, run[:, seen])[:, None] for run in runs]  # each row by its own fold's model
@@ -203,7 +211,9 @@ def test_a_stack_of_runs_reads_the_noise_off_their_fold_tables(tmp_path, told):
     assert rows["linear"]["verdict"] == "worse than the best single once the folds are averaged"
     blends = {"best single": oof[0], "mean": (oof[0] + oof[1]) / 2}
     noises = {"best single": runs[0], "mean": (runs[0] + runs[1]) / 2}
-    noise = {name: between([one[unseen][:, None] for one in run]) for name, run in noises.items()}
-    by_hand = Averaged(blends, signal[seen][:, None], fold, noise)
+    noise = {
+        name: variance_between_folds([one[unseen][:, None] for one in run]) for name, run in noises.items()
+    }
+    by_hand = AveragedScore(blends, signal[seen][:, None], fold, noise)
     for name in blends:
         assert rows[name]["averaged"] == pytest.approx(np.mean(by_hand(name)), abs=1e-4)

@@ -19,7 +19,7 @@ from src.data.loaders import evaluation_batches, load_fold, training_loader
 from src.data.masks import open_masks
 from src.steps import images_step, masks_step, run_of, train_step
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 LARGER = ("data.image_size=12", "data.cache_size=16")
 

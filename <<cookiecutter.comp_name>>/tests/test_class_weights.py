@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from src.config import Train, UserError
 from src.losses.balance import class_counts, weights_of_classes, weights_of_labels
 from src.losses.build import create_loss
-from src.losses.reduction import hardest, reduce
+from src.losses.reduction import ohem_weights, reduce
 from src.models.output import Output
 
 NAMES = ["ant", "bee", "cat"]
@@ -187,10 +187,10 @@ def test_a_row_of_weight_three_counts_as_three_rows():
 
 def test_the_last_row_counts_in_part_so_that_a_batch_gives_exactly_its_share():
     losses, given = torch.tensor([1.0, 4.0, 3.0, 2.0]), torch.tensor([1.0, 0.5, 2.0, 1.0])
-    assert hardest(losses, given, 0.4).tolist() == pytest.approx([0, 0.5, 1.3, 0])
+    assert ohem_weights(losses, given, 0.4).tolist() == pytest.approx([0, 0.5, 1.3, 0])
     for share in (0.05, 0.33, 0.7, 1.0):
-        assert hardest(losses, given, share).sum().item() == pytest.approx(share * 4.5)
-    assert torch.equal(hardest(losses, given, 1.0), given)
+        assert ohem_weights(losses, given, share).sum().item() == pytest.approx(share * 4.5)
+    assert torch.equal(ohem_weights(losses, given, 1.0), given)
 
 
 def test_the_whole_of_a_batch_is_the_plain_mean():

@@ -7,7 +7,7 @@ import pytest
 
 from src.config import Train
 from src.data.classes import ClassTargets, taken
-from src.data.loaders import Rows
+from src.data.loaders import TrainingRows
 from src.data.sampling import row_shares
 from src.losses.balance import class_counts, weights_of_classes
 
@@ -44,7 +44,9 @@ def test_what_sampling_weights_and_batches_of_identities_ask_of_it():
 
 
 def test_rows_to_learn_from_and_pseudo_labels_behind_them_stay_numbers():
-    rows, more = (Rows(np.arange(n), t, np.ones(n)) for n, t in ((40, ClassTargets.of(CODES, 6)), (7, SOFT)))
+    rows, more = (
+        TrainingRows(np.arange(n), t, np.ones(n)) for n, t in ((40, ClassTargets.of(CODES, 6)), (7, SOFT))
+    )
     both = rows + more
     assert isinstance(both.targets, ClassTargets)
     assert np.asarray(both.targets).tolist() == DENSE.tolist()

@@ -22,15 +22,15 @@ from competitions import TASKS, prepare_competition
 from safetensors.torch import save_file
 
 from src.artifacts import digest, write_json
-from src.cli import check_names
+from src.cli import check_known_names
 from src.config import Config, Section, UserError
 from src.config.losses import LOSSES
 from src.configfile import load_config, section_of
 from src.data.loaders import load_fold, to_tensor
-from src.inference.answers import KINDS, Asked
+from src.inference.fold_tables import TABLES_BY_KIND, FoldPredictor
 from src.models.weights import save_model
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 DRAWS = 40  # trained combinations of each task: more than 200 in all
 ROOM = ("train.epochs=4", "train.early_stopping.patience=null")  # for cycles, steps, soups, averages
@@ -296,7 +296,7 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
     ),
     "stage 05, of finished runs; tests/test_stack.py": (
         "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
-        "stack.max_rounds stack.patience stack.rivals stack.monotone stack.features stack.calibrate"
+        "stack.max_rounds stack.patience stack.blenders stack.monotone stack.features stack.calibrate"
     ),
     "stage 06; tests/test_submission.py": "submit.source submit.name",
     "where it goes; tests/test_kaggle_push.py and its like": (
@@ -479,7 +479,9 @@ def check_trained(config: Config) -> None:
     # a teacher alone (distill.weight=1) may agree with its copy to the last bit, all others push
     assert config.distill.teacher or any(g.abs().sum() > 0 for g in steps[-1].values() if g is not None)
     task, data, model = trainer.task, trainer.data, trainer.average.model
-    for table in KINDS[task.kind](Asked(config, task, data, model, CPU, lambda rows: None)).values():
+    for table in TABLES_BY_KIND[task.kind](
+        FoldPredictor(config, task, data, model, CPU, lambda rows: None)
+    ).values():
         said = task.read(table, data.outputs)
         assert len(said) == len(table)
         if task.kind == "numbers":
@@ -515,7 +517,7 @@ def complaint(task: str, path: Path, drawn: dict[Switch, Any]) -> str | None:
     """Why a combination is refused; None where it trained."""
     try:
         config = load_config(path, words(drawn))
-        check_names(config)
+        check_known_names(config)
         check_trained(config)
     except UserError as error:
         return str(error).removeprefix(str(path)).removeprefix(" with the command line: ")

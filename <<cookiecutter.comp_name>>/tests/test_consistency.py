@@ -17,15 +17,15 @@ from trainers import make_trainer, read, silent
 from src.config import Augment, Config, Consistency, UserError
 from src.configfile import load_config
 from src.data.loaders import load_fold
-from src.data.unlabelled import Draws, UnlabelledViews, plain_view, strong_view, unlabelled_loader
-from src.losses.consistency import consistency, sure
+from src.data.unlabelled import UnlabelledSampler, UnlabelledViews, plain_view, strong_view, unlabelled_loader
+from src.losses.consistency import confident_cells, consistency
 from src.steps import folds_step, run_of, train_step
 from src.tasks import create_task
 from src.training.consistency import statistics_kept
-from src.training.fit import Trainer
 from src.training.lr_finder import for_range_test
-from src.training.overfit import plain
-from src.training.windows import take_step, windows
+from src.training.overfit import without_regularisation
+from src.training.single_steps import take_step, windows
+from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 ON = ("consistency={}", "consistency.threshold=0.0", "consistency.ramp_epochs=0")
@@ -83,7 +83,7 @@ def test_of_maps_it_is_pixel_by_pixel_and_what_was_erased_does_not_count(kind):
 
 def test_the_background_of_exclusive_classes_can_be_sure_too():
     teacher = torch.tensor([[-9.0, -9.0], [9.0, -9.0], [0.0, 0.0]])  # background, the first class, nothing
-    assert sure("exclusive", teacher, 0.95)[:, 0].tolist() == [True, True, False]
+    assert confident_cells("exclusive", teacher, 0.95)[:, 0].tolist() == [True, True, False]
 
 
 def test_numbers_are_always_counted_by_their_squared_distance():
@@ -213,7 +213,7 @@ def test_a_batch_has_the_rows_that_the_ratio_says_and_never_one_alone(prepared, 
 
 
 def test_every_row_comes_before_any_comes_again_and_another_epoch_has_another_order():
-    draws = Draws(7, 5, 4, seed=3)
+    draws = UnlabelledSampler(7, 5, 4, seed=3)
     first = draws.batches()
     flat = first.ravel()
     assert first.shape == (4, 5)
@@ -423,7 +423,7 @@ def test_a_folds_labels_change_no_bit_of_what_its_rows_are_predicted_as(prepared
     def said(project, fold: int) -> np.ndarray:
         trainer = make_trainer(project, *TWO_EPOCHS, fold=fold)
         train(trainer)
-        return trainer.look_at(trainer.data.valid)[0]
+        return trainer.evaluate(trainer.data.valid)[0]
 
     assert np.array_equal(said(prepared, 0), said(permuted, 0))
     assert not np.array_equal(said(prepared, 1), said(permuted, 1))  # who learned from those rows felt it
@@ -473,4 +473,4 @@ def test_the_ramp_goes_along_with_the_epochs_and_other_looks_at_a_training_do_wi
     assert Config(consistency={}).with_epochs(2).consistency == Consistency()
     assert Consistency().ramp(15) == 5
     assert for_range_test(config).consistency is None
-    assert plain(config).consistency is None
+    assert without_regularisation(config).consistency is None

@@ -14,7 +14,7 @@ from src.metrics import METRICS, create_metric
 from src.metrics.retrieval import Ranking
 from src.scoring import against_constant, evaluate, no_better_than_constant
 from src.tasks import create_task
-from src.tasks.base import as_targets
+from src.tasks.base import as_target_columns
 
 N, FOLDS = 240, 4
 FOLD = np.arange(N) % FOLDS
@@ -103,7 +103,9 @@ def scored(task: str, name: str, said: np.ndarray) -> dict:
     config = Config(task={"name": task, "metric": name})
     labels = pd.DataFrame({"y": NUMBERS.astype(str) if task == "regression" else NAMES[CLASSES]})
     outputs = ["y"] if task == "regression" else list(NAMES)
-    oof = pd.DataFrame({"fold": FOLD}).join(as_targets(labels)).join(pd.DataFrame(said, columns=outputs))
+    oof = (
+        pd.DataFrame({"fold": FOLD}).join(as_target_columns(labels)).join(pd.DataFrame(said, columns=outputs))
+    )
     metrics = evaluate(create_task(config), oof, outputs)
     return metrics | against_constant(create_task(config), oof, outputs, metrics)
 

@@ -14,7 +14,7 @@ from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.domain import check_domain, undefined_notes
 from src.data.loaders import load_fold
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 from src.metrics import METRICS, create_metric
 from src.tasks import create_task
 
@@ -118,5 +118,5 @@ def test_a_metric_is_refused_before_images_are_packed_and_before_a_fold_is_train
         load_fold(grades, create_task(grades), 0)
     before = sorted(p.name for p in (tmp_path / "data" / "cache").rglob("*"))
     with pytest.raises(UserError, match=r"train.csv, row \d+: `target` is .* and task.metric=qwk needs"):
-        prepare(load_config(path, ["task.metric=qwk", "data.image_size=24"]))
+        prepare_dataset(load_config(path, ["task.metric=qwk", "data.image_size=24"]))
     assert sorted(p.name for p in (tmp_path / "data" / "cache").rglob("*")) == before

@@ -18,7 +18,7 @@ from conftest import ROOT, write_config
 from pydantic import ValidationError
 from test_composition import leaves
 
-from src.cli import check_names
+from src.cli import check_known_names
 from src.commands.ablate import read_changes
 from src.commands.trials import Trials
 from src.config import LOSSES, Config, NoEffect, UserError
@@ -175,7 +175,7 @@ VALUES: dict[str, tuple[Any, ...]] = {  # what each key is changed to
     "pseudo.weight": (0.5,),
     "pseudo.epochs": (2,),
     "pseudo.start": ("continue",),
-    "stack.rivals": (["linear", "lightgbm"],),
+    "stack.blenders": (["linear", "lightgbm"],),
     "stack.learning_rate": (0.3,),
     "stack.num_leaves": (8,),
     "stack.min_data_in_leaf": (5,),
@@ -284,7 +284,7 @@ def contexts(family: str, task: str) -> list[dict[str, Any]]:
             {"pseudo.prior": "quota"} if task in COLUMNS else None,
             {"pseudo.source": "ensemble"},
         ],
-        "stack": [{"stack.rivals": ["linear"]}],
+        "stack": [{"stack.blenders": ["linear"]}],
         "cv": [{"data.new_label": "new"} if task == "retrieval" else {"cv.kind": "plain"}],
     }
     return [{}, *(one for one in found[family] if one is not None)]
@@ -347,7 +347,7 @@ def test_a_key_changes_what_is_done_or_is_refused_or_enters_no_fingerprint(famil
                 where = f"{task}, {context}: {key}={value}"
                 try:
                     changed = config_of(task, context | {key: value})
-                    check_names(changed)
+                    check_known_names(changed)
                     seen(changed)
                 except (ValidationError, UserError) as error:
                     message = str(error)

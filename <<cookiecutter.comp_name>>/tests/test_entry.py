@@ -18,7 +18,7 @@ import src.entry
 from src.config import UserError
 from src.configfile import load_config
 from src.entry import plain_errors
-from src.training.pool import side_by_side
+from src.training.worker_pool import run_in_parallel
 
 SCRIPTS = sorted(ROOT.glob("0?_*.py"))
 MODULES = sorted(
@@ -102,7 +102,7 @@ def fail_awkwardly(number, device, report):
 def test_an_error_in_a_worker_is_reported_once_with_the_workers_traceback(logs, project):
     """An error that does not unpickle would count as a killed worker, and the job would begin again."""
     config = load_config(project / "configs/baseline.yaml", ["runtime.jobs=2"])
-    main = plain_errors()(lambda: side_by_side(fail_awkwardly, [(0,), (1,)], config, "test", 2))
+    main = plain_errors()(lambda: run_in_parallel(fail_awkwardly, [(0,), (1,)], config, "test", 2))
     done = called(main, project, ["command"])
     assert done.returncode == 1
     assert "7 of nine" in done.stderr
@@ -128,7 +128,7 @@ def test_workers_end_where_their_reports_cannot_be_shown(project, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Lost())
     config = load_config(project / "configs/baseline.yaml", ["runtime.jobs=2"])
     with pytest.raises(OSError, match="No space left"):
-        side_by_side(talk, [(0,), (1,)], config, "test", 2)
+        run_in_parallel(talk, [(0,), (1,)], config, "test", 2)
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=lambda path: path.stem)
@@ -142,7 +142,7 @@ def test_every_command_has_this_way_in(path):
         assert "from src.cli import main" in map(ast.unparse, tree.body)
 
 
-@pytest.mark.parametrize("name", ["ablate", "sweep", "board", "all"])
+@pytest.mark.parametrize("name", ["ablate", "sweep", "leaderboard", "all"])
 def test_a_wrong_argument_ends_as_argparse_has_it(name):
     main = importlib.import_module(f"src.commands.{name}").main
     assert called(main, ROOT, [name, "--nonsense"]).returncode == 2

@@ -18,13 +18,13 @@ from conftest import call_stage, forget_the_listings
 from src.config import UserError
 from src.configfile import load_config
 from src.data.decode import decode
-from src.data.extra import Joined, external_files, with_extra
+from src.data.extra import JoinedStores, external_files, with_extra
 from src.data.images import open_images
 from src.data.loaders import load_fold, training_rows
-from src.data.prepare import prepare
-from src.inference.answers import KINDS, Asked
+from src.data.prepare import prepare_dataset
+from src.inference.fold_tables import TABLES_BY_KIND, FoldPredictor
 from src.inference.snapshots import load_models
-from src.pseudo.ask import answer, ask
+from src.pseudo.predictions import predict_positions, predict_rows
 from src.steps import extra_step, folds_step, images_step, round_of, run_of, train_step
 from src.tasks import create_task
 
@@ -54,7 +54,7 @@ def packed(prepared):
     """A prepared project with external images, packed."""
     write_images(prepared / "data/raw/more")
     config = read(prepared, EXTERNAL)
-    prepare(config)
+    prepare_dataset(config)
     return prepared, config
 
 
@@ -62,7 +62,7 @@ def test_external_images_are_packed_beside_the_cache_which_stays_as_it_is(prepar
     before = snapshot(prepared / "data")
     write_images(prepared / "data/raw/more")
     config = read(prepared, EXTERNAL)
-    prepare(config)
+    prepare_dataset(config)
     after = snapshot(prepared / "data")
     assert {name: after[name] for name in before} == before
     step = extra_step(config)
@@ -91,7 +91,7 @@ def test_their_ids_name_the_folder_and_their_pixels_are_the_files(packed):
 def test_two_arrays_are_looked_at_as_one():
     random = np.random.default_rng(0)
     whole = random.integers(0, 256, (9, 4, 4, 3)).astype(np.uint8)
-    joined = Joined(whole[:5], whole[5:])
+    joined = JoinedStores(whole[:5], whole[5:])
     assert (joined.shape, len(joined)) == ((9, 4, 4, 3), 9)
     for positions in (np.array([8, 0, 4, 5, 5]), np.array([1, 2]), np.array([6]), np.array([], int)):
         assert np.array_equal(joined[positions], whole[positions])
@@ -109,13 +109,13 @@ def test_copies_and_look_alikes_of_the_competitions_images_are_left_out_and_coun
     almost[0, 0] ^= 1
     cv2.imwrite(str(folder / "almost.png"), almost)
     config = read(prepared, EXTERNAL)
-    prepare(config)
+    prepare_dataset(config)
     assert "12 of 16 files; 4 left out" in capsys.readouterr().out
     names = {Path(name).name for name in with_extra(open_images(config), config).extra_ids}
     assert names == {path.name for path in mine}
     # bytes alone are compared where looks are not to be
     exact = read(prepared, EXTERNAL, "data.near_duplicates=-1")
-    prepare(exact)
+    prepare_dataset(exact)
     assert "13 of 16 files; 3 left out" in capsys.readouterr().out
 
 
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_used_is_told(prepared, spoil, said):
     write_images(prepared / "data/raw/more")
     spoil(prepared / "data/raw/more")
     with pytest.raises(UserError, match=said):
-        prepare(read(prepared, EXTERNAL))
+        prepare_dataset(read(prepared, EXTERNAL))
 
 
 def test_stage_04_asks_for_stage_01_where_they_are_not_packed(prepared, stage_here):
@@ -188,26 +188,28 @@ def test_they_are_asked_as_test_rows_are(task, tmp_path):
     assert call_stage(project, "02_train.py", *SETTINGS, EXTERNAL, *views, "fold=0").returncode == 0
     assert call_stage(project, "03_oof_predict.py", *SETTINGS, EXTERNAL, *views, "fold=0").returncode == 0
     config = read(project, EXTERNAL, *views)
-    ask(run_of(config), (0,), "extra")
+    predict_rows(run_of(config), (0,), "extra")
     found = pd.read_parquet(run_of(config).fold_folder(0) / "extra.parquet")
     made, data = create_task(config), load_fold(config, create_task(config), 0)
     model = load_models(run_of(config).fold_folder(0))[0]
     store = replace(
         data.store, test=data.store.extra, test_ids=data.store.extra_ids, test_sizes=data.store.extra_sizes
     )
-    asked = Asked(config, made, replace(data, store=store), model, torch.device("cpu"), lambda *_, **__: None)
-    wanted = KINDS[made.kind](asked)["blind" if task == "retrieval" else "test"]
+    asked = FoldPredictor(
+        config, made, replace(data, store=store), model, torch.device("cpu"), lambda *_, **__: None
+    )
+    wanted = TABLES_BY_KIND[made.kind](asked)["blind" if task == "retrieval" else "test"]
     pd.testing.assert_frame_equal(found, wanted, check_exact=False, rtol=1e-5)
     if task in ("multiclass", "segmentation"):  # stopping rows, which 04 asks the same way
         index = data.stop_index
         store = replace(store, test=data.store.train[index], test_sizes=[store.train_sizes[i] for i in index])
         sizes = store.test_sizes
-        said = answer(asked, store.test, sizes)
-        as_test = KINDS[made.kind](
+        said = predict_positions(asked, store.test, sizes)
+        as_test = TABLES_BY_KIND[made.kind](
             replace(asked, data=replace(data, store=replace(store, test_ids=[str(i) for i in index])))
         )["test"]
         pd.testing.assert_frame_equal(said, as_test.drop(columns="id"), rtol=1e-5)
-        ask(run_of(config), (0,), "stop")
+        predict_rows(run_of(config), (0,), "stop")
         stop = pd.read_parquet(run_of(config).fold_folder(0) / "stop.parquet")
         assert stop["id"].tolist() == [data.store.train_ids[i] for i in index]
         pd.testing.assert_frame_equal(stop[list(said.columns)], said, rtol=1e-5)

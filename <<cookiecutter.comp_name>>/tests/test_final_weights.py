@@ -20,7 +20,7 @@ from src.inference.oof import predict_run
 from src.inference.snapshots import load_models, model_files
 from src.steps import predict_step, run_of, train_step
 from src.training.averaging import StochasticAverage
-from src.training.batchnorm import measure_batch_norms
+from src.training.batchnorm import update_batch_norms
 from src.training.fold import train_fold
 from src.training.snapshots import Snapshots
 from src.training.soup import greedy_soup, mean_state
@@ -100,7 +100,7 @@ def test_a_training_with_swa_ends_with_the_mean_of_its_epochs_and_statistics_of_
         torch.testing.assert_close(state[name], (ends[2][name] + ends[3][name]) / 2, rtol=1e-6, atol=1e-7)
     mean = "backbone.bn1.running_mean"
     assert not torch.equal(state[mean], ends[3][mean])
-    predictions, _ = trainer.look_at(trainer.stop)
+    predictions, _ = trainer.evaluate(trainer.stop)
     assert np.isfinite(predictions).all()
 
 
@@ -113,7 +113,7 @@ def test_measured_statistics_are_those_of_torchs_update():
     theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2), nn.BatchNorm1d(2))
     theirs.load_state_dict(ours.state_dict())
     batches = [torch.randn(8, 3) + 1 for _ in range(5)]
-    measure_batch_norms(ours, batches, frozen=set())
+    update_batch_norms(ours, batches, frozen=set())
     update_bn(batches, theirs)
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor)
@@ -126,7 +126,7 @@ def test_dropout_is_off_while_statistics_are_measured_and_frozen_layers_keep_the
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     nn.init.constant_(model[0].running_mean, 7.0)
     batches = [torch.randn(16, 3) for _ in range(3)]
-    measure_batch_norms(model, batches, frozen={"0"})
+    update_batch_norms(model, batches, frozen={"0"})
     assert model[0].running_mean.tolist() == [7.0] * 3
     inputs = [model[0](batch) for batch in batches]
     torch.testing.assert_close(model[2].running_mean, torch.stack([x.mean(0) for x in inputs]).mean(0))
@@ -138,7 +138,7 @@ def test_a_network_without_batch_norms_is_not_run_at_all():
         raise AssertionError
         yield
 
-    measure_batch_norms(nn.Linear(2, 2), images(), frozen=set())
+    update_batch_norms(nn.Linear(2, 2), images(), frozen=set())
 
 
 def test_frozen_batch_norms_survive_swa(prepared, tmp_path):
@@ -199,10 +199,10 @@ def test_a_training_with_a_soup_mixes_its_last_epochs_by_the_stopping_rows_alone
     overrides = ("train.epochs=5", "train.soup=3", "train.early_stopping.patience=null")
     run = run_of(read(prepared, *overrides, "fold=0"))
     step, looked = train_step(run, 0), []
-    from src.training.fit import Trainer
+    from src.training.trainer import Trainer
 
-    whole = Trainer.look_at
-    monkeypatch.setattr(Trainer, "look_at", lambda t, rows: (looked.append(len(rows)), whole(t, rows))[1])
+    whole = Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda t, rows: (looked.append(len(rows)), whole(t, rows))[1])
     drop, seen = Snapshots.clear, {}
 
     def remember(snapshots: Snapshots, finished: bool = False) -> None:

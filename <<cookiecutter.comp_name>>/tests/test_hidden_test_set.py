@@ -15,7 +15,7 @@ from rehearsals import run_in_process, small_cases
 from src.artifacts import read_json
 from src.config import UserError
 from src.configfile import load_config
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 from src.data.tables import load_tables, read_table
 from src.ensemble.members import find_members
 from src.ensemble.report import stack_runs
@@ -44,7 +44,7 @@ def write_project(folder: Path, rows: int, task: str = "multiclass") -> Path:
 @pytest.mark.parametrize(("rows", "task"), [(0, "multiclass"), (1, "multiclass"), (0, "retrieval")])
 def test_a_public_test_set_of_few_rows_goes_the_whole_way(tmp_path, monkeypatch, rows, task):
     config = load_config(write_project(tmp_path, rows, task), [*HIDDEN])
-    prepare(config)
+    prepare_dataset(config)
     train_run(run_of(config), (0, 1))
     predict_run(run_of(config), (0, 1))
     label_recursively(

@@ -10,9 +10,17 @@ import pytest
 from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
 
 from src.config import Config, Stack
-from src.ensemble.rivals import restored
-from src.ensemble.rivals.base import Level, nested_oof
-from src.ensemble.rivals.hill_climbing import BAGS, FEWEST, PATIENCE, ROUNDS, bags, climb, fit
+from src.ensemble.blenders import restored
+from src.ensemble.blenders.base import LevelData, nested_oof
+from src.ensemble.blenders.hill_climbing import (
+    BAGS,
+    CLIMB_PATIENCE,
+    CLIMB_ROUNDS,
+    FEWEST_MEMBERS,
+    bags,
+    fit,
+    hill_climb_bag,
+)
 from src.tasks import create_task
 
 
@@ -36,7 +44,7 @@ def level(
     scored = (
         None if metric is None else create_task(Config(task={"name": names[kind], "metric": metric})).metric
     )
-    return Level(oof, targets, np.arange(n) % 4, kind, Stack(), seed, metric=scored, truth=truth)
+    return LevelData(oof, targets, np.arange(n) % 4, kind, Stack(), seed, metric=scored, truth=truth)
 
 
 LOSSES = {
@@ -85,14 +93,14 @@ def test_a_climb_takes_the_member_that_helps_most_step_by_step():
     def loss(x):
         return -np.log(x).mean()
 
-    found = climb(p, loss, np.arange(4), [loss(one) for one in p])
+    found = hill_climb_bag(p, loss, np.arange(4), [loss(one) for one in p])
     taken = [int(np.argmin([LOSSES["classes"](rows, one) for one in rows.oof]))]
     best, lowest, size = None, np.inf, 1
-    while len(taken) <= ROUNDS:
+    while len(taken) <= CLIMB_ROUNDS:
         score = LOSSES["classes"](rows, rows.oof[taken].mean(0))
         if score < lowest - 1e-15:
             best, lowest, size = np.bincount(taken, minlength=4) / len(taken), score, len(taken)
-        elif len(taken) - size >= PATIENCE:
+        elif len(taken) - size >= CLIMB_PATIENCE:
             break
         tried = [LOSSES["classes"](rows, rows.oof[[*taken, m]].mean(0)) for m in range(4)]
         taken.append(int(np.argmin(tried)))
@@ -112,7 +120,7 @@ def test_bags_hold_half_of_the_members_and_differ_and_few_members_are_climbed_on
     assert all(len(bag) == len(set(bag.tolist())) == 6 for bag in found)
     assert len({tuple(bag) for bag in found}) > 1
     assert [bag.tolist() for bag in bags(12, seed=0)] == [bag.tolist() for bag in found]
-    assert [bag.tolist() for bag in bags(FEWEST, seed=0)] == [list(range(FEWEST))]
+    assert [bag.tolist() for bag in bags(FEWEST_MEMBERS, seed=0)] == [list(range(FEWEST_MEMBERS))]
 
 
 def test_weights_of_many_members_are_the_mean_of_their_bags_climbs():
@@ -123,7 +131,7 @@ def test_weights_of_many_members_are_the_mean_of_their_bags_climbs():
         return np.mean(x**2)
 
     alone = [loss(one) for one in error]
-    by_hand = np.mean([climb(error, loss, bag, alone) for bag in bags(9, rows.seed)], axis=0)
+    by_hand = np.mean([hill_climb_bag(error, loss, bag, alone) for bag in bags(9, rows.seed)], axis=0)
     np.testing.assert_allclose(fit(rows).weights, by_hand, atol=1e-9)
 
 
@@ -156,7 +164,7 @@ def test_on_members_that_know_nothing_it_flatters_itself_in_sample_and_not_on_ro
         random = np.random.default_rng(seed)
         oof, truth = random.random((40, 200, 1)), np.arange(200) % 2
         targets, fold = truth[:, None].astype(float), np.arange(200) // 2 % 4
-        rows = Level(oof, targets, fold, "labels", Stack(), seed)
+        rows = LevelData(oof, targets, fold, "labels", Stack(), seed)
         inside.append(roc_auc_score(truth, fit(rows).apply(oof)[:, 0]))
         outside.append(roc_auc_score(truth, nested_oof(fit, rows)[:, 0]))
     assert np.mean(inside) > 0.58

@@ -22,10 +22,10 @@ from src.data.damage import damage_in, listening
 from src.data.decode import decode, named
 from src.data.images import open_images
 from src.data.masks import stored_values
-from src.data.packing import pack
-from src.data.prepare import prepare
+from src.data.packing import pack_images
+from src.data.prepare import prepare_dataset
 from src.data.tables import read_table
-from src.kernel.test import read_images
+from src.kernel.hidden_test import read_images
 
 SIDE = 48
 
@@ -272,7 +272,7 @@ def test_damaged_jpegs_are_kept_and_named_where_the_config_wants_them(tmp_path, 
         path.write_bytes(content)
 
     data = Data(image_size=64, damaged="keep")
-    known = pack(tmp_path / "keep" / "images.npy", paths, (4, 64, 64, 3), data, "test", pytest.fail)
+    known = pack_images(tmp_path / "keep" / "images.npy", paths, (4, 64, 64, 3), data, "test", pytest.fail)
     assert [one.mode for one in known] == [
         "JPEG RGB, damaged",
         "JPEG RGB",
@@ -453,7 +453,7 @@ def test_12_bit_images_pass_once_max_value_is_said(project, stage_here):
 def store_of(project: Path, *overrides: str):
     forget_the_listings()
     config = load_config(project / "configs" / "baseline.yaml", list(overrides))
-    prepare(config)
+    prepare_dataset(config)
     return open_images(config)
 
 

@@ -100,7 +100,7 @@ def test_both_streams_are_read_to_their_end_however_long(stub):
 
 
 def test_a_client_that_never_answers_is_ended(stub, monkeypatch):
-    monkeypatch.setattr(client, "LIMIT", 0.2)
+    monkeypatch.setattr(client, "_LIMIT", 0.2)
     stub("exec sleep 60")
     with pytest.raises(Busy, match="no answer from Kaggle"):
         call("kernels", "status", "a/b-infer", about=About("kernel a/b-infer"))
@@ -338,7 +338,7 @@ def test_waiting_ends_with_what_to_do(quick):
 
 
 def test_waiting_outlives_a_bad_quarter_of_an_hour_but_not_a_bad_night(quick):
-    failing = iter([True] * (waiting.PATIENCE - 1) + [False])
+    failing = iter([True] * (waiting.POLL_PATIENCE - 1) + [False])
 
     def look():
         if next(failing):
@@ -346,7 +346,7 @@ def test_waiting_outlives_a_bad_quarter_of_an_hour_but_not_a_bad_night(quick):
         return "complete", True
 
     assert waiting.wait_for("kernel x", look, hours=1, after="")
-    failing = iter([True] * waiting.PATIENCE)
+    failing = iter([True] * waiting.POLL_PATIENCE)
     with pytest.raises(Busy, match="no connection"):
         waiting.wait_for("kernel x", look, hours=1, after="")
 

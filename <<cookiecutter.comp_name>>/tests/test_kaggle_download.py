@@ -168,7 +168,7 @@ def test_an_archive_in_the_archive_is_unpacked_beside_it(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.kaggle.unpack.SPARE", 2**62)
+    monkeypatch.setattr("src.kaggle.unpack._SPARE", 2**62)
     with pytest.raises(UserError, match="the disk has"):
         unpack(make_archive(tmp_path / "a.zip", {"train.csv": b"1"}), tmp_path / "raw")
     assert everything(tmp_path) == {"a.zip"}

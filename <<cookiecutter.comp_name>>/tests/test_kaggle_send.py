@@ -8,7 +8,7 @@ import json
 import pytest
 
 from src.artifacts import sha256
-from src.submission.log import LogRow, note
+from src.submission.log import LogRow, log_submission
 
 pytest_plugins = ["kaggle_server.desk"]
 
@@ -145,7 +145,7 @@ def test_a_kernel_that_only_knows_the_public_test_set_fails_in_the_hidden_run(re
 
 def test_the_log_keeps_every_other_row_and_a_column_it_does_not_know_is_no_reason_to_lose_it(tmp_path):
     for ref in (1, 2, 1):
-        note(tmp_path, LogRow("2026", "a, b", "csv", 0.5, None, None, ref, f'said "{ref}"'))
+        log_submission(tmp_path, LogRow("2026", "a, b", "csv", 0.5, None, None, ref, f'said "{ref}"'))
     rows = list(csv.DictReader((tmp_path / "submissions/log.csv").read_text().splitlines()))
     assert [row["ref"] for row in rows] == ["2", "1"]
     assert rows[0]["message"] == 'said "2"'

@@ -9,7 +9,7 @@ import time
 import pytest
 from kaggle_server.numbers import CONFIG
 
-from src.commands.board import board
+from src.commands.leaderboard import show_leaderboard
 from src.config import UserError
 from src.configfile import load_config
 from src.kaggle import send as sending
@@ -18,7 +18,7 @@ from src.kaggle.client import Busy, Refused
 from src.kaggle.output import rows_on_prior, said_of_prior
 from src.kaggle.parcels import Parcel
 from src.kaggle.submissions import receipts_of, scores_under_way
-from src.submission.log import LogRow, note, read_log, remarks
+from src.submission.log import LogRow, log_submission, read_log, remarks
 
 FORK = multiprocessing.get_context("fork")
 
@@ -81,10 +81,10 @@ def send(config, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(sending, "parcel_of", lambda _: parcel)
             if wait:
-                return sending.send(config, submit, force)
+                return sending.send_submission(config, submit, force)
             patch.setattr(sending, "wait_for_score", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                sending.send(config, submit, force)
+                sending.send_submission(config, submit, force)
 
     return run
 
@@ -243,7 +243,7 @@ def test_two_commands_at_once_send_once(account, config, monkeypatch):
         property(lambda _: [json.loads(row) for row in sent.read_text().splitlines()]),
         raising=False,
     )
-    processes = [FORK.Process(target=sending.send, args=(config, True)) for _ in range(2)]
+    processes = [FORK.Process(target=sending.send_submission, args=(config, True)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -308,7 +308,7 @@ def test_rows_on_the_prior_are_said_in_receipt_log_and_board(account, config, se
     (receipt,) = receipts_of(config).values()
     assert receipt["on_prior"] == found
     assert "4 of 5 rows of its run hold the prior" in read_log(config.root)[0]["message"]
-    lines = "\n".join(board(config.root, 1))
+    lines = "\n".join(show_leaderboard(config.root, 1))
     assert "blind: 4 of 5 rows of its run hold the prior (4 image not found)" in lines
     assert "far from CV" in lines
 
@@ -318,5 +318,5 @@ def test_a_run_without_a_summary_is_read_by_its_log_and_few_rows_are_no_warning(
     assert rows_on_prior(tmp_path, log) == {"rows": 1200, "of": 2000, "why": "images missing or broken"}
     assert said_of_prior({"rows": 900, "of": 2000, "why": ""}) is None
     assert rows_on_prior(tmp_path, "submission.csv: 5 rows") is None
-    note(tmp_path, LogRow("2026", "fine", "csv", 0.5, 0.5, None, 1, "fine cv 0.5"))
-    assert "WARNING" not in "\n".join(board(tmp_path, 1))
+    log_submission(tmp_path, LogRow("2026", "fine", "csv", 0.5, 0.5, None, 1, "fine cv 0.5"))
+    assert "WARNING" not in "\n".join(show_leaderboard(tmp_path, 1))

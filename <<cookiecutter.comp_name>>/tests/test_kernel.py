@@ -30,9 +30,9 @@ from src.ensemble.apply import apply_stack
 from src.inference.oof import predict_run
 from src.kernel import members, rehearse
 from src.kernel.bundle import build_bundle, save_half, write_notebook
-from src.kernel.guard import PLANS, Guard, Plan
 from src.kernel.run import predict_competition
-from src.kernel.verdict import rows_of
+from src.kernel.time_guard import PLANS, Guard, InferencePlan
+from src.kernel.verdict import stored_rows
 from src.models.weights import load_model
 from src.steps import run_of, stack_step, submission_source, submit_step
 from src.submission.table import write_submission
@@ -220,7 +220,7 @@ def test_a_test_set_of_a_hundred_times_the_size_is_held_piece_by_piece(classes, 
 
     monkeypatch.setattr(run, "PIECE", 100)
     monkeypatch.setattr(run, "read_images", watched)
-    monkeypatch.setattr(run, "ask_all", idle)
+    monkeypatch.setattr(run, "predict_all", idle)
     assert len(kernel(bundle, mount, tmp_path)) == len(names) == 2400
     assert others == [0] * len(others)
     assert len(others) > 24
@@ -297,7 +297,7 @@ def test_two_gpus_share_the_models(classes, monkeypatch):
     together = threading.Barrier(2)
     monkeypatch.setattr(members.Member, "ask", ask)
     opened = members.open_members(bundle, read_json(bundle / "competition.json"), gpus)
-    (said,) = members.ask_all(opened, [(None, [])], Plan(), gpus)
+    (said,) = members.predict_all(opened, [(None, [])], InferencePlan(), gpus)
     assert {(fold, device) for fold, device, _ in asked} == set(enumerate(gpus))
     assert len({worker for *_, worker in asked}) == 2
     assert said.tolist() == [[0.5] * 10] * 3
@@ -423,9 +423,9 @@ def test_a_bundle_names_the_file_that_is_damaged_and_the_earlier_bundle_stays(cl
 def test_a_rehearsal_names_the_table_that_lacks_a_row(tmp_path):
     path = tmp_path / "runs/baseline/fold0/oof.parquet"
     write_parquet(path, pd.DataFrame({"id": ["a"], "cat": [0.5]}))
-    assert rows_of(path, ["a"]).index.tolist() == ["a"]
+    assert stored_rows(path, ["a"]).index.tolist() == ["a"]
     with pytest.raises(UserError, match=r"fold0/oof\.parquet.*'b'"):
-        rows_of(path, ["a", "b"])
+        stored_rows(path, ["a", "b"])
 
 
 def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
@@ -444,7 +444,7 @@ def test_a_stack_is_applied_as_stage_05_did(classes, tmp_path):
     path = config.root / "stacks/stack/stacker.json"
     stacker = read_json(path)
     mount = config.root / "data/raw"
-    for kept in ("mean", "best single", *(name for name in stacker["rivals"] if name != "mean")):
+    for kept in ("mean", "best single", *(name for name in stacker["blenders"] if name != "mean")):
         write_json(path, stacker | {"kept": kept})
         stack_step(config, folders).done()
         made = config.model_copy(update={"submit": config.submit.model_copy(update={"source": "stack"})})

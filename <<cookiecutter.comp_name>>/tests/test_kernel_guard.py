@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.kernel.guard import PLANS, SAFE, Guard, Load, OutOfTime, Plan
 from src.kernel.pace import NOISE, PIECES, growth, measure
+from src.kernel.time_guard import PLANS, SAFE, Guard, InferencePlan, Load, OutOfTime
 
 FIVE = [Load(0, fold, 0, 1, 4) for fold in range(5)]  # one member of five folds, four views, one device
 
@@ -71,7 +71,7 @@ def test_every_member_keeps_a_fold_and_the_busiest_device_counts():
         guard.looked(
             load.member, load.fold, 10, 10 * load.networks * load.views * (3 if load.member == 0 else 1)
         )
-    assert guard.cost(Plan()) == 2 * 2 * 3  # of the first device; the second has 2 * 3 + 2
+    assert guard.cost(InferencePlan()) == 2 * 2 * 3  # of the first device; the second has 2 * 3 + 2
     assert guard.cost(PLANS[-1]) == 3  # one look of the slow member; the fast one's two take 2
 
 

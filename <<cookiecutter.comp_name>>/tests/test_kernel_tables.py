@@ -16,10 +16,10 @@ from src.configfile import load_config
 from src.kernel import run as kernel_run
 from src.kernel.asked import asked_for, made_up, same_columns
 from src.kernel.bundle import form_of
+from src.kernel.hidden_test import TestSet
 from src.kernel.run import last_resort
 from src.kernel.search import find_test_images
 from src.kernel.summary import Summary, note_fallback, summary_of
-from src.kernel.test import TestSet
 
 FORM = {
     "kind": "long",

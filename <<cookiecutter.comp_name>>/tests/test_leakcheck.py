@@ -15,12 +15,12 @@ from conftest import forget_the_listings
 from leakchecks import check, check_again, competition, copy_of, leaks
 
 from src.artifacts import read_json, write_parquet
-from src.commands import leakcheck, noise
+from src.commands import leakcheck, permuted_labels
 from src.commands.leakscan import scan
-from src.commands.noise import Check, checks, quiet, shuffled
-from src.commands.sample import copy_sample
+from src.commands.permuted_labels import Check, checks, noise_config, shuffled
+from src.commands.small_copy import copy_sample
 from src.configfile import load_config
-from src.decisions import fit
+from src.decisions import fit_rule
 from src.inference.oof import predict_run
 from src.metrics import create_metric
 from src.pseudo import rounds
@@ -103,7 +103,7 @@ def test_pseudo_labels_of_the_ensemble_are_caught(checked, planted):
 def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(checked, planted, monkeypatch):
     from sklearn.tree import DecisionTreeClassifier
 
-    from src.ensemble import levels
+    from src.ensemble import second_level
     from src.ensemble.members import find_members
     from src.ensemble.report import stack_runs
 
@@ -112,7 +112,7 @@ def test_a_stacker_fitted_on_the_rows_it_is_scored_on_is_caught(checked, planted
         tree = DecisionTreeClassifier(max_depth=6, random_state=0).fit(rows, level.targets.argmax(1))
         return tree.predict_proba(rows)
 
-    monkeypatch.setattr(levels, "nested_oof", in_sample)
+    monkeypatch.setattr(second_level, "nested_oof", in_sample)
     shutil.rmtree(planted.root / "stacks")
     folders, _ = find_members(planted)
     stack_runs(stack_step(planted, folders), planted, folders)
@@ -130,9 +130,9 @@ def test_thresholds_fitted_on_the_rows_they_decide_are_caught():
     oof = pd.DataFrame(said, columns=names).assign(fold=np.arange(320) % 4, target="")
     task.truth, task.read = lambda *_: truth, lambda *_: said
     chance, spread = shuffled(task, oof, names, np.zeros(320, int))
-    flattered = task.metric(truth, fit(task.metric, truth, said).apply(said))
+    flattered = task.metric(truth, fit_rule(task.metric, truth, said).apply(said))
     assert Check("05", "in sample", flattered, chance, spread, 1).leaks
-    kept_apart = noise.honest(task, truth, said, oof["fold"].to_numpy())
+    kept_apart = permuted_labels.nested_cv(task, truth, said, oof["fold"].to_numpy())
     assert not Check("05", "nested", kept_apart, chance, spread, 1).leaks
 
 
@@ -266,21 +266,21 @@ def test_a_leak_ends_the_command_with_status_1_and_nothing_of_the_competitors_is
     prepared, command, snapshot, monkeypatch
 ):
     leak = Check("03", "noise", 0.9, 0.5, 0.05, 1)
-    monkeypatch.setattr(noise, "run_stages", lambda config: None)
-    monkeypatch.setattr(noise, "checks", lambda config: [leak])
+    monkeypatch.setattr(permuted_labels, "run_stages", lambda config: None)
+    monkeypatch.setattr(permuted_labels, "checks", lambda config: [leak])
     before = snapshot(prepared)
     done = command(leakcheck, prepared)
     assert done.returncode == 1
     assert leak.line() in done.stdout
     assert done.stderr == "error: leakcheck: 1 leak(s), see above; do not believe these CVs\n"
     assert snapshot(prepared) == before
-    monkeypatch.setattr(noise, "checks", lambda config: [])
+    monkeypatch.setattr(permuted_labels, "checks", lambda config: [])
     assert command(leakcheck, prepared).returncode == 0
 
 
 def test_a_prepared_competition_of_another_task_is_made_quiet(tmp_path):
     for task in TASKS:
         config = load_config(prepare_competition(tmp_path / task, task))
-        assert create_task(quiet(config, tmp_path)).name == task
-        views = quiet(config, tmp_path).inference.tta
+        assert create_task(noise_config(config, tmp_path)).name == task
+        views = noise_config(config, tmp_path).inference.tta
         assert len(views) == 1 + (task == "regression")  # stage 04 asks two of it

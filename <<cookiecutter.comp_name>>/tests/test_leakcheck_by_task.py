@@ -9,8 +9,8 @@ from conftest import forget_the_listings
 from leakchecks import check, check_again, copy_of, leaks
 
 from src import scoring
-from src.commands import noise
-from src.decisions import Nested, fit, take
+from src.commands import permuted_labels
+from src.decisions import Nested, fit_rule, take_rows
 from src.inference import oof, snapshots
 from src.inference.oof import predict_run
 from src.steps import run_of
@@ -23,18 +23,18 @@ STAGES = {"rare": {"02", "03", "04", "05"}, "regression": {"02", "03", "04", "05
 @pytest.fixture(scope="module", params=["rare", "regression", "segmentation"])
 def checked(request, tmp_path_factory):
     """The command on a made competition, with fewer rows, folds and epochs."""
-    quiet = noise.quiet
+    quiet = permuted_labels.noise_config
     forget_the_listings()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(noise, name, value)
+            patch.setattr(permuted_labels, name, value)
 
         def quieter(config, root):
             small = quiet(config, root)
             return small.model_copy(update={"train": small.train.model_copy(update=STEPS)})
 
-        patch.setattr(noise, "quiet", quieter)
-        patch.setitem(noise.SHUFFLES, "numbers", 60)
+        patch.setattr(permuted_labels, "noise_config", quieter)
+        patch.setitem(permuted_labels.SHUFFLES, "numbers", 60)
         yield request.param, check(tmp_path_factory.mktemp(request.param), request.param)
 
 
@@ -70,14 +70,14 @@ def test_thresholds_fitted_on_the_rows_they_decide_are_caught(checked, tmp_path,
         pytest.skip("its metric needs no threshold of each label")
 
     def in_sample(metric, truth, said, fold):
-        rule = fit(metric, truth, said)
+        rule = fit_rule(metric, truth, said)
         rows = {int(k): np.flatnonzero(fold == k) for k in np.unique(fold)}
-        folds = [metric(take(truth, own), rule.apply(take(said, own))) for own in rows.values()]
+        folds = [metric(take_rows(truth, own), rule.apply(take_rows(said, own))) for own in rows.values()]
         return Nested(metric(truth, rule.apply(said)), folds, dict.fromkeys(rows, rule))
 
     planted = copy_of(found, tmp_path / "planted")
     forget_the_listings()
-    monkeypatch.setattr(scoring, "nested", in_sample)
+    monkeypatch.setattr(scoring, "nested_score", in_sample)
     (planted.root / "runs/noise/score.stamp.json").unlink()
     predict_run(run_of(planted), (0, 1))
     monkeypatch.undo()

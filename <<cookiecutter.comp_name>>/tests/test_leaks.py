@@ -19,9 +19,9 @@ from sklearn.model_selection import StratifiedKFold
 from src.artifacts import write_json, write_parquet
 from src.config import Config, Stack
 from src.configfile import load_config
-from src.data.prepare import prepare
-from src.ensemble.rivals import fitter
-from src.ensemble.rivals.base import Level, nested_oof
+from src.data.prepare import prepare_dataset
+from src.ensemble.blenders import fitter
+from src.ensemble.blenders.base import LevelData, nested_oof
 from src.pseudo.labels import label_round
 from src.steps import folds_step, round_of
 from src.tasks import create_task
@@ -101,7 +101,7 @@ def test_a_temperature_a_cap_and_the_class_prior_know_nothing_of_the_folds_label
     write_config(project, "baseline", BASELINE)
     config = load_config(project / "configs/baseline.yaml", list(BALANCED))
     forget_the_listings()
-    prepare(config)
+    prepare_dataset(config)
     changed = Path(shutil.copytree(project, tmp_path / "changed"))
     forget_the_listings()
     step = folds_step(config.model_copy(update={"root": changed}))
@@ -224,13 +224,13 @@ def level_two(seed: int, stack, classes: int = 2) -> float:
 
 
 def of(name: str, kind: str, monotone: bool = True):
-    """A rival's nested predictions."""
+    """A blender's nested predictions."""
 
     def stack(oof, y, fold):
         targets = np.eye(oof.shape[2])[y]
         if kind != "classes":
             oof, targets = oof[:, :, 1:], targets[:, 1:]
-        return nested_oof(fitter(name), Level(oof, targets, fold, kind, Stack(monotone=monotone), 0))
+        return nested_oof(fitter(name), LevelData(oof, targets, fold, kind, Stack(monotone=monotone), 0))
 
     return stack
 

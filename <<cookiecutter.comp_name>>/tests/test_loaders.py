@@ -17,7 +17,7 @@ from trainers import fold_data, make_trainer, one_image_many_times, read, rows_o
 from src.config import Augment, UserError
 from src.data.augment import augment_batch, create_augmentation
 from src.data.loaders import (
-    Epochs,
+    EpochSampler,
     evaluation_batches,
     load_pseudo_rows,
     read_folds,
@@ -105,7 +105,7 @@ def test_pseudo_labelled_rows_join_with_their_own_targets_and_weight(prepared, t
 
 @pytest.mark.parametrize(("n", "size", "batches"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 8, [3])])
 def test_every_row_comes_once_an_epoch(n, size, batches):
-    sampler = Epochs(n, size, seed=1)
+    sampler = EpochSampler(n, size, seed=1)
     cut = sampler.batches()
     assert [len(rows) for rows in cut] == batches
     assert len(sampler) == len(batches)
@@ -115,7 +115,7 @@ def test_every_row_comes_once_an_epoch(n, size, batches):
 def test_a_last_batch_of_one_row_which_batch_norm_cannot_take_is_left_out():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         nn.BatchNorm1d(3).train()(torch.zeros(1, 3))
-    sampler, left_out = Epochs(9, 4, seed=1), set()
+    sampler, left_out = EpochSampler(9, 4, seed=1), set()
     for sampler.epoch in range(20):
         cut = sampler.batches()
         assert [len(rows) for rows in cut] == [4, 4]
@@ -124,7 +124,7 @@ def test_a_last_batch_of_one_row_which_batch_norm_cannot_take_is_left_out():
 
 
 def orders(seed: int, epochs: int = 3) -> list[list[int]]:
-    sampler, found = Epochs(30, 8, seed), []
+    sampler, found = EpochSampler(30, 8, seed), []
     for sampler.epoch in range(epochs):
         found.append(np.concatenate(sampler.batches()).tolist())
     return found
@@ -136,7 +136,7 @@ def test_the_order_differs_between_epochs_and_seeds_and_repeats_for_the_same_two
 
 
 def test_an_epoch_is_the_same_whichever_came_before_it():
-    sampler = Epochs(30, 8, seed=1)
+    sampler = EpochSampler(30, 8, seed=1)
     sampler.epoch = 2
     assert np.concatenate(sampler.batches()).tolist() == orders(1)[2]
 
@@ -144,7 +144,7 @@ def test_an_epoch_is_the_same_whichever_came_before_it():
 def test_every_batch_of_every_epoch_and_seed_has_a_seed_of_its_own():
     seeds = []
     for seed in (1, 2):
-        sampler = Epochs(40, 8, seed)
+        sampler = EpochSampler(40, 8, seed)
         for sampler.epoch in range(3):
             seeds += [number for number, _ in sampler]
     assert len(set(seeds)) == 2 * 3 * 5

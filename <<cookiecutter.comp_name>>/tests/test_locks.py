@@ -20,10 +20,10 @@ import src.training.launch
 from src.artifacts import atomic, write_text
 from src.config import UserError
 from src.configfile import load_config
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 from src.locks import alone, lock_file
 from src.steps import images_step, run_of, train_step
-from src.submission.log import LogRow, note, read_log
+from src.submission.log import LogRow, log_submission, read_log
 
 FORK = multiprocessing.get_context("fork")
 
@@ -174,7 +174,7 @@ def test_images_are_packed_once(project, monkeypatch):
         build(*arguments)
 
     monkeypatch.setattr(src.data.images, "build_cache", counted)
-    assert both(prepare, (config,), (config,)) == [0, 0]
+    assert both(prepare_dataset, (config,), (config,)) == [0, 0]
     assert (project / "packed").read_text() == "once "
     assert images_step(config).fresh()
 
@@ -184,7 +184,7 @@ def test_no_row_of_the_log_is_lost(tmp_path, monkeypatch):
 
     def work(first: int) -> None:
         for ref in range(first, first + 10):
-            note(tmp_path, LogRow("now", "stack", "csv", 0.9, 0.9, None, ref, ""))
+            log_submission(tmp_path, LogRow("now", "stack", "csv", 0.9, 0.9, None, ref, ""))
 
     assert both(work, (0,), (100,)) == [0, 0]
     assert {int(row["ref"]) for row in read_log(tmp_path)} == {*range(10), *range(100, 110)}

@@ -16,14 +16,13 @@ from safetensors.torch import save_file
 
 from src.config import Config, UserError
 from src.configfile import load_config
-from src.data.loaders import Rows, load_fold, read_folds
-from src.data.prepare import prepare
+from src.data.loaders import TrainingRows, load_fold, read_folds
+from src.data.prepare import prepare_dataset
 from src.losses.margins import margin_scale
 from src.models.build import Architecture, create_model, embedding_length
 from src.models.weights import load_model, save_model
 from src.tasks import create_task
-from src.training import fit
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -37,7 +36,7 @@ def read(project: Path, *overrides: str) -> Config:
     return load_config(project / "configs" / "baseline.yaml", list(overrides))
 
 
-def make_trainer(project: Path, *overrides: str, fold: int = 0, extra: Rows | None = None) -> Trainer:
+def make_trainer(project: Path, *overrides: str, fold: int = 0, extra: TrainingRows | None = None) -> Trainer:
     config = read(project, *overrides)
     data = load_fold(config, create_task(config), fold)
     rows = data.train if extra is None else data.train + extra
@@ -53,7 +52,7 @@ def identities(prepared) -> Path:
     """The same competition with the digits as identities."""
     path = prepared / "configs" / "baseline.yaml"
     path.write_text(path.read_text() + "task: {name: retrieval}\n")
-    prepare(read(prepared))
+    prepare_dataset(read(prepared))
     return prepared
 
 
@@ -199,7 +198,9 @@ def test_class_weights_are_those_of_the_folds_own_training_rows_alone(prepared, 
     table.to_csv(path, index=False)
     classes = [str(i) for i in range(10)]
     data = load_fold(read(prepared), create_task(read(prepared)), fold)
-    extra = Rows(data.store.test[:30], np.eye(10, dtype=np.float32)[[1] * 30], np.full(30, 0.5, np.float32))
+    extra = TrainingRows(
+        data.store.test[:30], np.eye(10, dtype=np.float32)[[1] * 30], np.full(30, 0.5, np.float32)
+    )
     found = make_trainer(prepared, "train.class_weights=inverse", fold=fold, extra=extra).loss.weights
     counts = read_folds(read(prepared))["target"][mine].value_counts().reindex(classes).to_numpy()
     np.testing.assert_allclose(found, counts.sum() / (10 * counts), rtol=1e-6)
@@ -212,9 +213,11 @@ def test_a_pseudo_labelled_row_keeps_its_own_weight_times_that_of_its_class(prep
         asked.append((weights.sum().item(), total, top_share))
         return losses.sum() * 0
 
-    monkeypatch.setattr(fit, "reduce", keep)
+    monkeypatch.setattr("src.training.trainer.reduce", keep)
     data = load_fold(read(prepared), create_task(read(prepared)), 0)
-    extra = Rows(data.store.test[:9], np.eye(10, dtype=np.float32)[[1] * 9], np.full(9, 0.25, np.float32))
+    extra = TrainingRows(
+        data.store.test[:9], np.eye(10, dtype=np.float32)[[1] * 9], np.full(9, 0.25, np.float32)
+    )
     overrides = ("train.class_weights=inverse", "train.top_share=0.5", "train.accumulate=2")
     trainer = make_trainer(prepared, *overrides, extra=extra)
     trainer.train_epoch(0, silent)

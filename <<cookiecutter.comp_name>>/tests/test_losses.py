@@ -9,9 +9,9 @@ import torch
 from src.config import Train
 from src.losses.build import create_loss
 from src.losses.classification import cross_entropy
-from src.losses.distillation import averaged, decided, distillation
-from src.losses.known import mean_known
+from src.losses.distillation import averaged, distillation, hard_distillation
 from src.losses.labels import binary_cross_entropy
+from src.losses.masked import masked_mean
 from src.losses.reduction import reduce
 from src.losses.segmentation import bce_dice, ce_dice, soft_dice
 from src.models.output import Output, exclusive_probabilities, with_background
@@ -347,7 +347,7 @@ def test_losses_of_masks_are_reckoned_in_float32(name, dtype):
 def test_the_mean_over_what_is_known_is_zero_where_nothing_is():
     losses = torch.arange(12.0).reshape(2, 2, 3)
     known = torch.tensor([[[True, False, True], [False, False, True]], [[False] * 3] * 2])
-    assert mean_known(losses, known).tolist() == [pytest.approx((0 + 2 + 5) / 3), 0]
+    assert masked_mean(losses, known).tolist() == [pytest.approx((0 + 2 + 5) / 3), 0]
 
 
 # --- distillation -------------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_several_teachers_say_the_mean_of_their_numbers_and_the_mean_of_their_co
 @pytest.mark.parametrize("kind", ["kl", "bce", "exclusive"])
 def test_a_decided_teacher_is_one_who_is_certain_of_what_was_likeliest(kind, shape):
     pupil, teacher = normal(*shape), normal(*shape, seed=1)
-    found = decided(kind, pupil, teacher)
+    found = hard_distillation(kind, pupil, teacher)
     assert found.shape == shape[:1]
     torch.testing.assert_close(found, distillation(kind, pupil, 1e6 * teacher, 1.0), rtol=1e-5, atol=1e-6)
 

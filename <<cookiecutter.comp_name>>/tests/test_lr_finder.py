@@ -13,7 +13,7 @@ from trainers import make_trainer
 from src.commands import lr_find
 from src.training import lr_finder
 from src.training.lr_finder import HIGH, LOW, for_range_test, range_test, suggest
-from src.training.windows import take_step, windows
+from src.training.single_steps import take_step, windows
 
 
 def curve(smoothed, rates=None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.maps import Maps, pack, side_by_side, unpack
+from src.maps import Maps, decode_map, encode_map, stacked_maps
 
 SHAPES = [(7, 5), (1, 9), (9, 1), (1, 1), (64, 48)]
 
@@ -31,7 +31,7 @@ def linear(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_unpacked_is_what_was_packed(shape):
     for level in (noise(shape), (noise(shape) > 99) * np.uint8(255), np.zeros(shape, np.uint8)):
-        again = unpack(pack(level))
+        again = decode_map(encode_map(level))
         assert again.dtype == np.uint8
         assert again.tolist() == level.tolist()
 
@@ -39,19 +39,19 @@ def test_what_is_unpacked_is_what_was_packed(shape):
 def test_a_turned_or_cut_out_array_is_packed_as_it_looks():
     level = noise((20, 30))
     for view in (level.T, level[3:9, ::2], level[::-1]):
-        assert unpack(pack(view)).tolist() == view.tolist()
+        assert decode_map(encode_map(view)).tolist() == view.tolist()
 
 
 def test_a_mask_takes_a_small_part_of_its_pixels():
     y, x = np.mgrid[:512, :512]
     disc = ((y - 256) ** 2 + (x - 200) ** 2 < 150**2) * np.uint8(255)
-    assert len(pack(disc)) < disc.size / 50
+    assert len(encode_map(disc)) < disc.size / 50
 
 
 @pytest.mark.parametrize("cell", [b"", b"no picture"])
 def test_bytes_that_are_no_picture_are_refused(cell):
     with pytest.raises(ValueError, match=f"a packed map of {len(cell)} bytes cannot be decoded"):
-        unpack(cell)
+        decode_map(cell)
 
 
 # --- a sequence of images -----------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_mean_is_taken_at_the_stored_size_and_looked_at_in_the_first_ones():
 
 def test_of_members_in_several_sizes_the_largest_loses_nothing():
     small, large = noise((1, 4, 4), 1), noise((1, 16, 16), 2)
-    (both,) = side_by_side([Maps.of([small]), Maps.of([large])])
+    (both,) = stacked_maps([Maps.of([small]), Maps.of([large])])
     assert both.shape == (2, 1, 16, 16)
     assert both[1].tolist() == large.tolist()
     assert np.abs(both[0] - linear(small, (16, 16))).max() <= 1
@@ -146,4 +146,4 @@ def test_of_members_in_several_sizes_the_largest_loses_nothing():
 
 def test_members_of_other_images_are_refused():
     with pytest.raises(ValueError, match="shorter"):
-        list(side_by_side([Maps.of(images()), Maps.of(images()[:2])]))
+        list(stacked_maps([Maps.of(images()), Maps.of(images()[:2])]))

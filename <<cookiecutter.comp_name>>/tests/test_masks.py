@@ -19,18 +19,18 @@ from src.config import Config, Data, UserError
 from src.data import decode
 from src.data.masks import (
     build_masks,
+    content_box,
     coverage,
     crop_inside,
     fit_mask,
     frame,
-    inside,
     mask_classes,
     open_masks,
     read_mask_file,
     resize_mask,
 )
-from src.data.runs import encode_runs
-from src.maps import unpack
+from src.data.rle import encode_runs
+from src.maps import decode_map
 
 SIZE = (24, 36)
 CLASSES = ("cell", "wall", "dirt")
@@ -196,7 +196,7 @@ def test_runs_of_stored_pixels_are_turned_where_the_config_says_so(tmp_path):
     tables = tables_of(targets={"runs": [encode_runs(stored)]})
     data = Data(image_size=16, rle="runs", mask_exif="stored")
     build_masks(tmp_path, tables, [SIZE], data, "01 masks", [6])
-    assert (unpack(pd.read_parquet(tmp_path / "masks.parquet")["mask"][0]) > 0).tolist() == mask.tolist()
+    assert (decode_map(pd.read_parquet(tmp_path / "masks.parquet")["mask"][0]) > 0).tolist() == mask.tolist()
 
 
 # --- soft edges, and values that mean nothing ---------------------------------------------------------------
@@ -311,9 +311,9 @@ SIZES = [(24, 48), (48, 24), (40, 40), (7, 100), (100, 7), (3, 500), (33, 31), (
 @pytest.mark.parametrize("size", SIZES)
 def test_the_part_inside_is_where_decode_puts_the_image(size, fit):
     data = Data(image_size=32, fit=fit)
-    white = decode.fit(np.full((*size, 1), 255, np.uint8), data)[..., 0] > 0
+    white = decode.resize_image(np.full((*size, 1), 255, np.uint8), data)[..., 0] > 0
     rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
-    assert inside(*size, data) == (rows[0], columns[0], len(rows), len(columns))
+    assert content_box(*size, data) == (rows[0], columns[0], len(rows), len(columns))
     assert white.sum() == len(rows) * len(columns)
     assert (rows[0], columns[0]) == ((32 - len(rows)) // 2, (32 - len(columns)) // 2)
 
@@ -322,7 +322,7 @@ def test_the_part_inside_is_where_decode_puts_the_image(size, fit):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_full_mask_fills_just_that_part(size, fit):
     data = Data(image_size=32, fit=fit)
-    white = decode.fit(np.full((*size, 1), 255, np.uint8), data)
+    white = decode.resize_image(np.full((*size, 1), 255, np.uint8), data)
     fitted = fit_mask(np.stack([np.ones(size, bool), np.zeros(size, bool)]), data)
     assert (fitted.shape, fitted.dtype) == ((32, 32, 2), np.uint8)
     assert fitted[..., :1].tolist() == white.tolist()
@@ -334,7 +334,7 @@ def test_a_full_mask_fills_just_that_part(size, fit):
 def test_a_shrunk_mask_lies_on_its_image(size, fit):
     """The image is white where the mask is: cut at half, the two are one."""
     data, mask = Data(image_size=32, fit=fit), blobs(size, smooth=6)
-    image = decode.fit((mask * np.uint8(255))[..., None], data)
+    image = decode.resize_image((mask * np.uint8(255))[..., None], data)
     fitted = fit_mask(mask[None], data)
     clear = abs(image.astype(int) - 127.5) > 1
     assert ((image > 127) == (fitted > 0))[clear].all()
@@ -376,7 +376,7 @@ def test_a_mask_of_the_asked_size_is_not_touched():
 @pytest.mark.parametrize("size", SIZES)
 def test_cropping_undoes_framing(size, fit):
     data = Data(image_size=32, fit=fit)
-    _, _, height, width = inside(*size, data)
+    _, _, height, width = content_box(*size, data)
     maps = np.random.default_rng(0).integers(1, 256, (2, height, width), dtype=np.uint8)
     for fill in (0, 128):
         framed = frame(maps, *size, data, fill)
@@ -384,7 +384,7 @@ def test_cropping_undoes_framing(size, fit):
         assert crop_inside(framed, *size, data).tolist() == maps.tolist()
         assert (framed == fill).sum() >= 2 * (32 * 32 - height * width)
     covered = frame(np.ones((1, height, width), bool), *size, data)
-    white = decode.fit(np.full((*size, 1), 255, np.uint8), data)[..., 0] > 0
+    white = decode.resize_image(np.full((*size, 1), 255, np.uint8), data)[..., 0] > 0
     assert covered[0].tolist() == white.tolist()
 
 
@@ -431,7 +431,7 @@ def test_the_tables_hold_every_mask_at_both_sizes_in_the_order_of_train_csv(tmp_
     assert table["id"].tolist() == ["i0", "i1", "i2", "i3"]
     for c, name in enumerate(("cell", "wall")):
         for cell, mask in zip(table[name], masks, strict=True):
-            assert unpack(cell).tolist() == (mask[c] * 255).tolist()
+            assert decode_map(cell).tolist() == (mask[c] * 255).tolist()
         np.testing.assert_allclose(table[f"coverage.{name}"], [mask[c].mean() for mask in masks])
     shares = coverage(tmp_path / "cache")
     assert shares.columns.tolist() == ["cell", "wall"]
@@ -442,7 +442,7 @@ def test_the_digest_is_of_the_masks_and_not_of_the_table_they_lie_in(tmp_path):
     """Another pyarrow or OpenCV writes other bytes for the same masks, and the folds must stay."""
     data, written = Data(image_size=16, rle="runs"), {}
     for name, runs, png in (("a", "1 4", 0), ("b", "1 4", 9), ("c", "1 5", 0)):
-        with mock.patch("src.data.masks.pack", lambda mask, png=png: pack_with(mask, png)):
+        with mock.patch("src.data.masks.encode_map", lambda mask, png=png: pack_with(mask, png)):
             build_masks(tmp_path / name, tables_of(targets={"runs": [runs]}), [(10, 10)], data, "01 masks")
         written[name] = [(tmp_path / name / f"masks.{end}").read_bytes() for end in ("parquet", "json")]
     assert written["a"][0] != written["b"][0]
@@ -461,7 +461,7 @@ def test_names_put_the_run_length_columns_in_their_order(tmp_path):
     table = pd.read_parquet(tmp_path / "masks.parquet")
     assert table.columns[1:3].tolist() == ["wall", "cell"]
     assert table[["coverage.wall", "coverage.cell"]].iloc[0].tolist() == [0.08, 0.04]
-    assert [unpack(table[name][0]).sum() for name in ("wall", "cell")] == [8 * 255, 4 * 255]
+    assert [decode_map(table[name][0]).sum() for name in ("wall", "cell")] == [8 * 255, 4 * 255]
 
 
 def test_one_class_of_runs_is_called_mask(tmp_path):

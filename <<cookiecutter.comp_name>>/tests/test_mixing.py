@@ -16,13 +16,13 @@ from torchvision.transforms import v2
 
 from src.config import Config, Mixing, UserError
 from src.configfile import load_config
-from src.data.levels import as_targets
 from src.data.loaders import load_fold
+from src.data.mask_targets import to_loss_targets
 from src.data.mixing import Mixer, blend, cutmix, draw_box, mixup
 from src.maps import UNSURE
 from src.models.output import Output
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -165,16 +165,16 @@ def scenes(n: int = 6, size: int = 16, seed: int = 0) -> torch.Tensor:
 
 def test_pasted_masks_lie_where_their_images_were_pasted_and_unsure_pixels_stay_unsure():
     levels, weights = scenes(), torch.ones(6)
-    mixed, told, _ = cutmix(levels, as_targets(levels), weights, (2, 5, 11, 16))
+    mixed, told, _ = cutmix(levels, to_loss_targets(levels), weights, (2, 5, 11, 16))
     # images that are their masks, so whatever is pasted into the one must be in the other
-    torch.testing.assert_close(told, as_targets(mixed), equal_nan=True)
+    torch.testing.assert_close(told, to_loss_targets(mixed), equal_nan=True)
     assert torch.equal(mixed[1, :, 2:11, 5:], levels[0, :, 2:11, 5:])
     assert torch.equal(mixed[1, :, :2], levels[1, :, :2])
 
 
 def test_blended_masks_are_levels_in_the_images_shares_and_unsure_where_either_is():
     levels, weights = scenes(), torch.ones(6)
-    mixed, told, _ = mixup(levels, as_targets(levels), weights, 0.8)
+    mixed, told, _ = mixup(levels, to_loss_targets(levels), weights, 0.8)
     unsure = (levels == UNSURE) | (levels == UNSURE).roll(1, 0)
     assert torch.equal(told.isnan(), unsure)
     torch.testing.assert_close(told[~unsure], mixed[~unsure] / 255)
@@ -365,12 +365,12 @@ TASKS = {
 def test_every_task_but_retrieval_learns_from_mixtures(tmp_path, task):
     from digits import write_competition
 
-    from src.data.prepare import prepare
+    from src.data.prepare import prepare_dataset
 
     write_competition(tmp_path / "data" / "raw", n_train=48, n_test=8, task=task)
     write_config(tmp_path, "common", BASELINE)
     write_config(tmp_path, "baseline", "base: common\n" + TASKS[task])
-    prepare(read(tmp_path))
+    prepare_dataset(read(tmp_path))
     for kind in ("mixup", "cutmix"):
         trainer = trainer_of(tmp_path, f"mixing.{kind}=1", "augment.erasing=0.5", "train.epochs=2")
         mixed, plain = (trainer.train_epoch(epoch, silent)["train_loss"] for epoch in range(2))

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from src.config import Config, Distill
 from src.configfile import load_config
 from src.data.loaders import load_fold
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 from src.inference.predict import embed, predict
 from src.losses.distillation import distillation
 from src.models.build import create_model
 from src.models.weights import load_model, save_model
 from src.steps import images_step, run_of, train_step
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 CHOICES = {
     "pooling": (None, "avg", "max", "dual", "gem"),
@@ -180,7 +180,7 @@ def test_a_fold_is_trained_and_predicted_with_everything_switched_on(tmp_path, t
     path = write_config(tmp_path, "run", "base: all\n" + more)
     forget_the_listings()
     config = load_config(path)
-    prepare(config)
+    prepare_dataset(config)
     described = create_task(config)
     data = load_fold(config, described, 0)
     trainer = Trainer(config, described, data, data.train, 0, torch.device("cpu"))

@@ -15,7 +15,7 @@ from src.data.loaders import load_fold
 from src.data.on_device import OnDevice
 from src.maps import UNSURE
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 SIDE, N = 48, 12
 PLAIN = {"hflip": 0.0, "crop_scale": (1.0, 1.0), "on_device": True}
@@ -142,7 +142,7 @@ def test_training_learns_from_what_the_loaders_would_have_made(tmp_path, task):
         trainer = Trainer(config, create_task(config), data, data.train, 0, torch.device("cpu"))
         trainer.sampler.epoch = 2
         batches = enumerate(trainer.loader)
-        shown[on_device] = [trainer.shown(batch, 2, number) for number, batch in batches]
+        shown[on_device] = [trainer.prepare_batch(batch, 2, number) for number, batch in batches]
         row = trainer.train_epoch(0, lambda *a, **k: None)
         assert np.isfinite(row["train_loss"])
     for (images, targets, weights), (others, moved, same) in zip(*shown.values(), strict=True):

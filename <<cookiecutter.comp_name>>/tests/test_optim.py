@@ -15,8 +15,8 @@ from src.config import Ema, Train, UserError
 from src.models.build import Architecture, Network, create_model
 from src.models.stages import stages
 from src.training.freeze import Freeze
-from src.training.groups import layers_to_head, parameter_groups
 from src.training.optim import create_optimizer
+from src.training.parameter_groups import layers_to_head, parameter_groups
 
 FAMILIES = [  # one of each kind
     "test_resnet",

@@ -11,10 +11,10 @@ from conftest import write_config
 
 from src.artifacts import write_json, write_parquet
 from src.config import Config
-from src.optimism import caution, mark, why_optimistic
-from src.pseudo.labels import asked, label_round
+from src.optimism import optimism_flag, optimism_note, why_optimistic
+from src.pseudo.labels import label_round, unlabelled_predictions
 from src.pseudo.steps import calibrated_on, unlabelled
-from src.pseudo.verdict import judge
+from src.pseudo.verdict import round_verdict
 from src.steps import round_of
 from src.tasks import create_task
 
@@ -37,7 +37,7 @@ def test_every_fold_is_labelled_by_the_mean_of_all_folds_models(tmp_path):
         )
         write_parquet(tmp_path / f"runs/base/fold{k}/test.parquet", table)
     run, task, mean = round_of(config, 1), create_task(config), np.mean(said, axis=0)
-    np.testing.assert_allclose(asked(run, 1, task, OUTPUTS)[OUTPUTS], mean, rtol=1e-6)
+    np.testing.assert_allclose(unlabelled_predictions(run, 1, task, OUTPUTS)[OUTPUTS], mean, rtol=1e-6)
     label_round(run, task, (0, 1, 2))
     sure = mean.max(1) >= 0.6
     assert 5 < sure.sum() < 75
@@ -76,15 +76,15 @@ def test_what_learns_from_an_optimistic_run_is_optimistic_too(tmp_path):
 
 
 def test_the_mark_is_said_behind_a_cv_and_nothing_behind_an_honest_one():
-    assert mark(None) == {}
-    assert caution({"cv": 0.9}) == ""
-    assert mark("why") == {"optimistic": True, "why_optimistic": "why"}
-    assert caution({"cv": 0.9} | mark("why")) == " (OPTIMISTIC: why)"
+    assert optimism_flag(None) == {}
+    assert optimism_note({"cv": 0.9}) == ""
+    assert optimism_flag("why") == {"optimistic": True, "why_optimistic": "why"}
+    assert optimism_note({"cv": 0.9} | optimism_flag("why")) == " (OPTIMISTIC: why)"
 
 
 def test_an_optimistic_cv_keeps_no_round():
     best = {"cv": 0.5, "folds": [0.5, 0.5]}
-    row = judge({"cv": 0.99, "folds": [0.99, 0.99]} | mark("why"), best, 1)
+    row = round_verdict({"cv": 0.99, "folds": [0.99, 0.99]} | optimism_flag("why"), best, 1)
     assert (row["kept"], row["gain"]) == (False, None)
 
 
@@ -159,7 +159,7 @@ def test_a_pupil_of_an_optimistic_teacher_is_marked(flattered, stage_here, tmp_p
 
 def test_an_honest_round_has_the_recipe_that_it_had_before_there_was_a_choice(tmp_path):
     """A finished night stays finished."""
-    from src.pseudo.steps import settings
+    from src.pseudo.steps import pseudo_settings
 
-    leaves = {key for key, value in settings(config_of(tmp_path)).items() if value is not None}
+    leaves = {key for key, value in pseudo_settings(config_of(tmp_path)).items() if value is not None}
     assert leaves == {"rounds", "threshold", "labels", "pixels", "quantile", "weight"}

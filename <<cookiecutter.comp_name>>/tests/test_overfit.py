@@ -13,8 +13,15 @@ from trainers import make_trainer, read
 
 from src.commands import overfit
 from src.config import Augment, Train
-from src.data.prepare import prepare
-from src.training.overfit import Batch, Outcome, closed, learn_by_heart, near_zero, plain
+from src.data.prepare import prepare_dataset
+from src.training.overfit import (
+    FixedBatch,
+    OverfitResult,
+    gap_closed,
+    learn_by_heart,
+    near_zero,
+    without_regularisation,
+)
 
 TASKS = {
     "binary": "task: {name: binary}\n",
@@ -40,7 +47,7 @@ def competition(request, tmp_path_factory) -> tuple[str, Path]:
     write_config(folder, "regularised", "base: common\n" + REGULARISED)
     write_config(folder, "baseline", "base: regularised\n" + TASKS[request.param])
     forget_the_listings()
-    prepare(read(folder))
+    prepare_dataset(read(folder))
     return request.param, folder
 
 
@@ -84,7 +91,7 @@ def test_all_that_keeps_from_learning_by_heart_is_off_and_the_problem_is_the_sam
         "train.batch_size=12",
         "distill.teacher=other",
     )
-    bare = plain(config)
+    bare = without_regularisation(config)
     assert bare.augment == Augment(hflip=0, crop_scale=(1, 1))
     assert (bare.model.drop_rate, bare.model.drop_path_rate, bare.distill.teacher) == (0, 0, None)
     train = bare.train
@@ -96,12 +103,12 @@ def test_all_that_keeps_from_learning_by_heart_is_off_and_the_problem_is_the_sam
 
 def test_the_batch_is_the_first_one_as_it_lies_in_the_cache(prepared):
     from src.tasks import create_task
-    from src.training.fit import Trainer
+    from src.training.trainer import Trainer
 
-    config = plain(read(prepared))
+    config = without_regularisation(read(prepared))
     whole = make_trainer(prepared)
     trainer = Trainer(config, create_task(config), whole.data, whole.data.train, 0, torch.device("cpu"))
-    batch = Batch(trainer)
+    batch = FixedBatch(trainer)
     rows = trainer.sampler.batches()[0]
     expected = trainer.data.store.pixels[trainer.rows.positions[rows]]
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), expected)
@@ -128,7 +135,7 @@ def test_near_zero_is_a_twentieth_of_the_first_loss_for_three_steps():
     ],
 )
 def test_a_score_counts_by_how_much_of_what_it_lacked_is_gone(first, last, perfect, enough):
-    assert closed(first, last, perfect) == enough
+    assert gap_closed(first, last, perfect) == enough
 
 
 @pytest.mark.parametrize(
@@ -142,11 +149,11 @@ def test_a_score_counts_by_how_much_of_what_it_lacked_is_gone(first, last, perfe
     ],
 )
 def test_the_advice_goes_by_how_the_loss_went(losses, told):
-    assert Outcome(losses, 0.5, learned=False).advice(Train(lr=1e-3)).startswith(told)
+    assert OverfitResult(losses, 0.5, learned=False).advice(Train(lr=1e-3)).startswith(told)
 
 
 def test_the_curve_is_told_in_words():
-    words = Outcome([1 / n for n in range(1, 31)], 1.0, learned=True).words
+    words = OverfitResult([1 / n for n in range(1, 31)], 1.0, learned=True).words
     assert words == (
         "1 at step 1, 0.5 at step 2, 0.2 at step 5, 0.1 at step 10, 0.05 at step 20, 0.0333 at step 30"
     )

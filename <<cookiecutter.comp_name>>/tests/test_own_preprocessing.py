@@ -115,10 +115,10 @@ def test_train_and_test_images_pass_through_it_and_the_folds_stay(prepared, stag
 def test_channels_that_it_adds_are_cached(project, mine, monkeypatch, tmp_path):
     mine(lambda image: np.dstack([image, 255 - image[:, :, :1]]))
     with_it(monkeypatch, tmp_path, "def mine(image):\n    return image\n")
-    from src.data.prepare import prepare
+    from src.data.prepare import prepare_dataset
 
     config = read(project, "data.preprocess=mine")
-    prepare(config)
+    prepare_dataset(config)
     store = open_images(config)
     assert store.pixels.shape[1:] == (16, 16, 4)
     assert np.abs(store.pixels[..., 3].astype(int) - (255 - store.pixels[..., 0].astype(int))).max() <= 1

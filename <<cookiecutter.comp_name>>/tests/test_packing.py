@@ -13,7 +13,7 @@ import pytest
 
 from src.config import Data
 from src.data import packing
-from src.data.packing import pack
+from src.data.packing import pack_images
 
 N, SIDE = 60, 16
 DATA = Data(image_size=SIDE)
@@ -22,7 +22,7 @@ DATA = Data(image_size=SIDE)
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Of 16 images, so that 60 are several."""
-    monkeypatch.setattr("src.data.storing.SHARD", 16)
+    monkeypatch.setattr("src.data.store_writers.SHARD", 16)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def packed(files: list[Path], folder: Path, data: Data = DATA) -> tuple[dict[str
     """The bytes of the store's files, and what is known of its images."""
     shape = (len(files), data.cached_size, data.cached_size, 3)
     path = path_of(folder, data)
-    known = pack(path, files, shape, data, "test", pytest.fail, files[0].parent)
+    known = pack_images(path, files, shape, data, "test", pytest.fail, files[0].parent)
     left = {path.name, path.with_suffix("").name} if data.storage == "shards" else {path.name}
     assert {path.name for path in folder.iterdir()} == left  # nothing of the work
     whole = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -75,7 +75,7 @@ def killed_after(count: int, files: list[Path], folder: Path, data: Data = DATA)
 
         packing.decode = last
         shape = (len(files), SIDE, SIDE, 3)
-        pack(path, files, shape, data, "test", pytest.fail, files[0].parent)
+        pack_images(path, files, shape, data, "test", pytest.fail, files[0].parent)
 
     child = multiprocessing.get_context("fork").Process(target=build)
     child.start()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from src.config import Stack
-from src.decisions import take
-from src.ensemble.boosting import Stacker, early_stopped
+from src.decisions import take_rows
+from src.ensemble.boosting import Stacker, early_stopping_rounds
 from src.ensemble.pairs import Pairs, _best_other, apply_pairs, fit_pairs, pairs_of, stack_pairs
 from src.metrics import create_metric
 from src.metrics.retrieval import Ranking
@@ -152,11 +152,11 @@ def test_a_stacked_ranking_is_a_loop_over_the_folds_by_hand():
         (own, others), (watched, _) = parted(k), parted((k + 1) % 4)
         parts = []
         for rows in (np.setdiff1d(others, watched), watched):
-            pairs = pairs_of([take(member, rows) for member in members])
+            pairs = pairs_of([take_rows(member, rows) for member in members])
             parts.append((pairs.features, pairs.right(truth[rows])))
-        rounds.append(early_stopped(*parts, settings, 0))
-        stacker = fit_pairs([take(m, others) for m in members], truth[others], settings, 0, rounds[-1:])
-        assert same(take(found, own), apply_pairs(stacker, [take(m, own) for m in members]))
+        rounds.append(early_stopping_rounds(*parts, settings, 0))
+        stacker = fit_pairs([take_rows(m, others) for m in members], truth[others], settings, 0, rounds[-1:])
+        assert same(take_rows(found, own), apply_pairs(stacker, [take_rows(m, own) for m in members]))
     assert last == [int(np.median(rounds))]
     assert len(set(rounds)) > 1
 
@@ -168,8 +168,8 @@ def test_the_answers_of_a_fold_leave_its_own_stacked_ranking_untouched(k):
     other = truth.copy()
     other[own] = np.random.default_rng(1).permutation(truth[own])
     before, after = (stack_pairs(members, labels, FOLD, QUICK, 0)[0] for labels in (truth, other))
-    assert same(take(before, own), take(after, own))
-    assert not same(take(before, others), take(after, others))
+    assert same(take_rows(before, own), take_rows(after, own))
+    assert not same(take_rows(before, others), take_rows(after, others))
 
 
 def test_two_folds_leave_none_to_stop_on():
@@ -178,8 +178,10 @@ def test_two_folds_leave_none_to_stop_on():
     found, rounds = stack_pairs(members, truth, fold, QUICK, 0)
     assert rounds == [QUICK.max_rounds]
     rows = [np.flatnonzero(fold == k) for k in range(2)]
-    stacker = fit_pairs([take(m, rows[1]) for m in members], truth[rows[1]], QUICK, 0, [QUICK.max_rounds])
-    assert same(take(found, rows[0]), apply_pairs(stacker, [take(m, rows[0]) for m in members]))
+    stacker = fit_pairs(
+        [take_rows(m, rows[1]) for m in members], truth[rows[1]], QUICK, 0, [QUICK.max_rounds]
+    )
+    assert same(take_rows(found, rows[0]), apply_pairs(stacker, [take_rows(m, rows[0]) for m in members]))
 
 
 def score_of(stacker: Stacker, members: list[Ranking], name: str) -> float:
@@ -201,7 +203,7 @@ def test_a_pair_never_loses_where_a_member_finds_it_more_alike():
     stacker = fit_pairs(members, truth, Stack(num_leaves=16, min_data_in_leaf=2), 0, [150])
     rose = 0
     for query in range(12):
-        asked = [take(member, np.array([query])) for member in members]
+        asked = [take_rows(member, np.array([query])) for member in members]
         for number, member in enumerate(asked):
             for name in member.labels[0]:
                 scores = []
@@ -218,7 +220,7 @@ def test_a_good_and_a_noisy_member_are_worth_more_stacked_than_as_their_mean():
     known = np.flatnonzero(truth != "new")
     stacked = stack_pairs(members, truth, FOLD, QUICK, 0)[0]
     scores = {
-        name: MAP5(truth[known], take(ranking, known))
+        name: MAP5(truth[known], take_rows(ranking, known))
         for name, ranking in (("good", members[0]), ("mean", mean_ranking(members, 50)), ("stack", stacked))
     }
     assert scores["stack"] > scores["mean"] + 0.05
@@ -254,4 +256,4 @@ def test_a_stacked_ranking_holds_every_candidate_of_every_member_and_who_is_new(
         assert sorted(found.labels[row]) == sorted({*members[0].labels[row], *members[1].labels[row]})
         assert found.scores[row] == sorted(found.scores[row], reverse=True)
     assert found.new == "new"
-    assert apply_pairs(stacker, [take(m, np.arange(0)) for m in members]).labels == []
+    assert apply_pairs(stacker, [take_rows(m, np.arange(0)) for m in members]).labels == []

@@ -12,7 +12,7 @@ from torch import nn
 from src.config import UserError
 from src.models.build import create_model
 from src.models.laststage import LastStage
-from src.models.parts import MGN, PCB, REDUCED, cut
+from src.models.parts import MGN, PCB, REDUCED, horizontal_stripes
 
 SIZE = 96  # three rows of 32 pixels
 
@@ -30,7 +30,9 @@ def network(parts: str, backbone: str = "test_resnet", size: int = SIZE, **more)
 @pytest.mark.parametrize(("rows", "count"), [(6, 6), (24, 6), (7, 6), (7, 3), (8, 3), (3, 2), (2, 3)])
 def test_stripes_are_the_bins_of_torchs_adaptive_pooling(rows, count):
     maps = torch.randn(2, 3, rows, 5)
-    means = torch.stack([stripe.mean((2, 3)) for stripe in cut(maps, count)], 2)  # (B, C, count)
+    means = torch.stack(
+        [stripe.mean((2, 3)) for stripe in horizontal_stripes(maps, count)], 2
+    )  # (B, C, count)
     torch.testing.assert_close(means, F.adaptive_avg_pool2d(maps, (count, 1)).squeeze(3))
 
 

@@ -12,8 +12,8 @@ import pytest
 from src.config import Stack
 from src.data.masks import resize_mask
 from src.ensemble import pixels
-from src.ensemble.pixels import PixelStacker, draw, fit_pixels, hill_climb, stack_pixels
-from src.ensemble.rivals.base import log_odds
+from src.ensemble.blenders.base import log_odds
+from src.ensemble.pixels import PixelStacker, draw_pixels, fit_pixels, hill_climb, stack_pixels
 from src.maps import Maps
 from src.metrics import create_metric
 
@@ -172,7 +172,7 @@ def test_large_maps_and_larger_masks_are_weighed_at_a_small_size(monkeypatch):
 
 def test_pixels_are_drawn_half_inside_and_half_outside_and_weighted_back():
     members, truth = competition(((0.5, 0.5), (0.9, 0.9)), images=6, size=(40, 50))
-    for c, drawn in enumerate(draw(members, truth, seed=0)):
+    for c, drawn in enumerate(draw_pixels(members, truth, seed=0)):
         assert drawn.levels.shape == (6 * 400, 2)
         for number, mask in enumerate(truth):
             own = drawn.of(np.arange(6) == number)
@@ -190,7 +190,7 @@ def test_where_one_side_is_short_the_other_fills_up(inside, of):
     mask = np.zeros(size, bool)
     mask.ravel()[:inside] = True
     members = [Maps.of([np.arange(mask.size, dtype=np.uint32).astype(np.uint8).reshape(1, *size)])]
-    (drawn,) = draw(members, [mask[None]], seed=0)
+    (drawn,) = draw_pixels(members, [mask[None]], seed=0)
     outside = mask.size - inside
     half = min(inside, max(200, 400 - outside))
     assert (len(drawn.truth), drawn.truth.sum()) == (of, half)
@@ -199,9 +199,9 @@ def test_where_one_side_is_short_the_other_fills_up(inside, of):
 
 def test_what_is_drawn_of_an_image_depends_on_no_other():
     members, truth = competition(images=6)
-    before = draw(members, truth, seed=0)
+    before = draw_pixels(members, truth, seed=0)
     truth[2] = ~truth[2]
-    for one, other in zip(before, draw(members, truth, seed=0), strict=True):
+    for one, other in zip(before, draw_pixels(members, truth, seed=0), strict=True):
         rest = np.arange(6) != 2
         assert other.of(rest).levels.tolist() == one.of(rest).levels.tolist()
         assert other.of(~rest).weights.tolist() != one.of(~rest).weights.tolist()
@@ -210,13 +210,13 @@ def test_what_is_drawn_of_an_image_depends_on_no_other():
 def test_of_many_images_fewer_pixels_each_are_drawn(monkeypatch):
     monkeypatch.setattr(pixels, "ALL_PIXELS", 300)
     members, truth = competition(images=6)
-    assert [len(one.truth) for one in draw(members, truth, seed=0)] == [300, 300]
+    assert [len(one.truth) for one in draw_pixels(members, truth, seed=0)] == [300, 300]
 
 
 def test_larger_masks_are_drawn_at_the_size_of_the_maps():
     members, truth = competition(((0.5,),), images=3)
     large = [np.kron(mask, np.ones((1, 3, 3), bool)) for mask in truth]
-    (one,), (other,) = draw(members, truth, seed=0), draw(members, large, seed=0)
+    (one,), (other,) = draw_pixels(members, truth, seed=0), draw_pixels(members, large, seed=0)
     assert one.levels.tolist() == other.levels.tolist()
     assert one.truth.tolist() == other.truth.tolist()
 

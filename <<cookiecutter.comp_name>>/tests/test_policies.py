@@ -12,7 +12,7 @@ from src.config import Augment, Config
 from src.configfile import load_config
 from src.data.augment import augment_batch, create_augmentation
 from src.data.images import ImageStore
-from src.data.loaders import Rows, training_loader
+from src.data.loaders import TrainingRows, training_loader
 from src.data.policies import create_policy
 
 THEIRS = {
@@ -87,7 +87,7 @@ def batches(project, workers: int, epoch: int) -> list[torch.Tensor]:
     config: Config = load_config(project / "configs" / "baseline.yaml", overrides)
     everything, pixels = np.arange(48), np.repeat(photographs(1), 48, axis=0)
     store = ImageStore(pixels, everything, everything[:0], [], [], (0.5,) * 3, (1,) * 3)
-    rows = Rows(everything, np.eye(48, dtype=np.float32), np.ones(48, np.float32))
+    rows = TrainingRows(everything, np.eye(48, dtype=np.float32), np.ones(48, np.float32))
     loader, sampler = training_loader(rows, store, config, workers, seed=1)
     sampler.epoch = epoch
     return [images for images, _, _ in loader]

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from src.config import UserError
 from src.models.build import create_model
-from src.models.features import Features
+from src.models.features import FeatureLayout
 from src.models.pooling import POOLINGS, GeM
 
 
@@ -214,7 +214,7 @@ def test_without_pooling_nothing_is_looked_for():
 def test_a_layout_is_read_from_one_image_alone():
     backbone = timm.create_model("test_vit", num_classes=0, img_size=48).eval()
     raw = torch.zeros(1, 10, 64)
-    found = Features.of(backbone, raw, 48, "model.pooling", "test_vit")
+    found = FeatureLayout.of(backbone, raw, 48, "model.pooling", "test_vit")
     assert (found.layout, found.prefix, found.rows, found.channels, found.length) == ("tokens", 1, 3, 64, 64)
     tokens = torch.arange(10.0).view(1, 10, 1).expand(2, -1, 64)
     assert found.maps(tokens, (48, 48))[0, 0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]

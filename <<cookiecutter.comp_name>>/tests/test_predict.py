@@ -12,7 +12,7 @@ from trainers import CPU, read, store_of
 
 from src.config import Config, Inference, UserError
 from src.data.views import VIEWS
-from src.inference.oof import check_finite
+from src.inference.oof import check_predictions
 from src.inference.predict import embed, predict, predict_maps
 from src.models.build import Architecture, create_model
 from src.tasks import create_task
@@ -47,8 +47,8 @@ def test_predictions_that_are_not_finite_are_refused_with_the_first_row(project,
     task = create_task(read(project))
     table = pd.DataFrame({"id": ["a", "b", "c"], "cat": [0.2, value, 0.1], "dog": [0.8, 0.5, 0.9]})
     with pytest.raises(UserError, match=r"base fold 1: .*1 of 3 rows.*'b'"):
-        check_finite(table, task, ["cat", "dog"], "base fold 1")
-    check_finite(table.fillna(0.5).replace(np.inf, 0.5), task, ["cat", "dog"], "base fold 1")
+        check_predictions(table, task, ["cat", "dog"], "base fold 1")
+    check_predictions(table.fillna(0.5).replace(np.inf, 0.5), task, ["cat", "dog"], "base fold 1")
 
 
 def test_embeddings_and_maps_that_are_not_finite_are_refused(project):

@@ -20,12 +20,12 @@ from src.cli import main
 from src.commands import preview
 from src.configfile import load_config
 from src.data.images import open_images
-from src.data.loaders import Rows
-from src.data.prepare import prepare
+from src.data.loaders import TrainingRows
+from src.data.prepare import prepare_dataset
 from src.models.scale import TargetScale
 from src.report import preview as report
 from src.report.pictures import outlined
-from src.report.preview import Shown, caption, draw_preview
+from src.report.preview import PreviewImage, caption_of_targets, draw_preview
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_targets_are_told_in_their_own_units(tmp_path, drawn, task, settings, ca
     write_competition(tmp_path / "data" / "raw", n_train=40, n_test=8, task=task)
     write_config(tmp_path, "common", BASELINE)
     write_config(tmp_path, "baseline", "base: common\n" + settings)
-    prepare(load_config(tmp_path / "configs" / "baseline.yaml"))
+    prepare_dataset(load_config(tmp_path / "configs" / "baseline.yaml"))
     code, _, err = call(tmp_path, "mixing.mixup=1")
     assert (code, err) == (0, "")
     said = {row[0].caption for row in drawn["rows"]}
@@ -141,7 +141,7 @@ def test_masks_are_outlined_where_they_are(tmp_path, drawn):
     write_competition(tmp_path / "data" / "raw", n_train=40, n_test=8, task="segmentation")
     write_config(tmp_path, "common", BASELINE)
     write_config(tmp_path, "baseline", "base: common\ntask: {name: segmentation}\ndata: {rle: rle}\n")
-    prepare(load_config(tmp_path / "configs" / "baseline.yaml"))
+    prepare_dataset(load_config(tmp_path / "configs" / "baseline.yaml"))
     code, _, err = call(tmp_path, "mixing.cutmix=1", "augment.erasing=1")
     assert (code, err) == (0, "")
     for row in drawn["rows"]:
@@ -164,7 +164,7 @@ def test_stage_01_comes_first(project):
 
 def test_rows_differ_in_their_targets_as_far_as_they_can():
     targets = np.eye(3, dtype=np.float32)[[0] * 50 + [1] * 2 + [2]]
-    rows = Rows(np.arange(53), targets, np.ones(53, np.float32))
+    rows = TrainingRows(np.arange(53), targets, np.ones(53, np.float32))
     labels = targets[preview.different_rows(rows, seed=0)].argmax(1).tolist()
     assert sorted(labels[:3]) == [0, 1, 2]
     assert sorted(labels) == [0, 0, 0, 1, 1, 2]
@@ -186,11 +186,11 @@ def test_rows_differ_in_their_targets_as_far_as_they_can():
     ],
 )
 def test_a_caption_says_shares_in_words(task, targets, outputs, said):
-    assert caption(task, np.array(targets, float), outputs) == said
+    assert caption_of_targets(task, np.array(targets, float), outputs) == said
 
 
 def test_images_of_any_channels_can_be_drawn(tmp_path):
-    row = [Shown(np.full((8, 8, channels), 90, np.uint8), "a caption") for channels in (1, 3, 5)]
+    row = [PreviewImage(np.full((8, 8, channels), 90, np.uint8), "a caption") for channels in (1, 3, 5)]
     draw_preview(tmp_path / "a.png", ["one", "three", "five"], [row])
     assert (tmp_path / "a.png").stat().st_size > 1000
 

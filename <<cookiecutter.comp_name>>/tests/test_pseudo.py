@@ -13,7 +13,7 @@ from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.pseudo.labels import label_round
 from src.pseudo.outcome import best_run
-from src.pseudo.select import agreement, same, select, shares
+from src.pseudo.select import agreement, label_shares, same_selection, select
 from src.steps import round_of
 from src.tasks import create_task
 
@@ -129,33 +129,33 @@ def test_of_one_probability_both_sides_of_a_half_are_what_was_told():
     task = task_of("binary")
     now, then = told("abc", yes=[0.95, 0.04, 0.93]), told("abc", yes=[0.91, 0.97, 0.99])
     assert agreement(now, then, task, ["yes"]) == pytest.approx(2 / 3)
-    assert shares([now, then], task, ["yes"]) == {"yes": pytest.approx(5 / 6, abs=1e-4)}
+    assert label_shares([now, then], task, ["yes"]) == {"yes": pytest.approx(5 / 6, abs=1e-4)}
 
 
 def test_numbers_never_agree_exactly_so_nothing_is_told_of_it():
     task, now = task_of("regression"), told("ab", age=[1.0, 2.0])
     assert agreement(now, now, task, ["age"]) is None
-    assert shares([now, told("c", age=[6.0])], task, ["age"]) == {"age": 3.0}
+    assert label_shares([now, told("c", age=[6.0])], task, ["age"]) == {"age": 3.0}
 
 
 def test_two_selections_are_the_same_with_the_same_rows_told_the_same():
     task, names, unknown = task_of("multilabel"), ["cat", "dog"], np.nan
     first = told("ab", cat=[0.95, unknown], dog=[0.02, 0.97])
-    assert same(first, told("ab", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
-    assert not same(first, None, task, names)
-    assert not same(first, told("ab", cat=[0.99, 0.95], dog=[0.08, 0.91]), task, names)
-    assert not same(first, told("ab", cat=[0.05, unknown], dog=[0.08, 0.91]), task, names)
-    assert not same(first, told("ac", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
+    assert same_selection(first, told("ab", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
+    assert not same_selection(first, None, task, names)
+    assert not same_selection(first, told("ab", cat=[0.99, 0.95], dog=[0.08, 0.91]), task, names)
+    assert not same_selection(first, told("ab", cat=[0.05, unknown], dog=[0.08, 0.91]), task, names)
+    assert not same_selection(first, told("ac", cat=[0.99, unknown], dog=[0.08, 0.91]), task, names)
     numbers = told("ab", age=[1.0, 2.0])
-    assert same(numbers, numbers.copy(), task_of("regression"), ["age"])
-    assert not same(numbers, told("ab", age=[1.0, 2.01]), task_of("regression"), ["age"])
+    assert same_selection(numbers, numbers.copy(), task_of("regression"), ["age"])
+    assert not same_selection(numbers, told("ab", age=[1.0, 2.01]), task_of("regression"), ["age"])
 
 
 def test_the_share_of_a_label_is_over_the_rows_that_were_told_it():
     task, unknown = task_of("multilabel"), np.nan
     tables = [told("abc", cat=[0.95, unknown, 0.05], dog=[unknown] * 3), told("d", cat=[0.02], dog=[unknown])]
-    assert shares(tables, task, ["cat", "dog"]) == {"cat": pytest.approx(1 / 3, abs=1e-4), "dog": 0.0}
-    assert shares([tables[0][:0]], task, ["cat", "dog"]) == {"cat": 0.0, "dog": 0.0}
+    assert label_shares(tables, task, ["cat", "dog"]) == {"cat": pytest.approx(1 / 3, abs=1e-4), "dog": 0.0}
+    assert label_shares([tables[0][:0]], task, ["cat", "dog"]) == {"cat": 0.0, "dog": 0.0}
 
 
 # --- whom an image shows, and masks -------------------------------------------------------------------------
@@ -207,9 +207,9 @@ def test_two_rounds_agree_on_a_query_that_keeps_its_identity():
 
     now, then = said("abc", ["cat", "dog", "cow"]), said("bcd", ["dog", "cat", "cat"])
     assert agreement(now, then, RETRIEVAL, OUTPUTS) == pytest.approx(1 / 2)
-    assert same(now, said("abc", ["cat", "dog", "cow"]), RETRIEVAL, OUTPUTS)
-    assert not same(now, said("abc", ["cat", "cat", "cow"]), RETRIEVAL, OUTPUTS)
-    found = shares([now, then], RETRIEVAL, OUTPUTS)
+    assert same_selection(now, said("abc", ["cat", "dog", "cow"]), RETRIEVAL, OUTPUTS)
+    assert not same_selection(now, said("abc", ["cat", "cat", "cow"]), RETRIEVAL, OUTPUTS)
+    found = label_shares([now, then], RETRIEVAL, OUTPUTS)
     assert found == {"cat": 0.5, "dog": pytest.approx(1 / 3, abs=1e-4), "cow": pytest.approx(1 / 6, abs=1e-4)}
 
 
@@ -240,8 +240,8 @@ def test_masks_never_agree_exactly_so_nothing_is_told_of_it():
         SEGMENTATION.write(Maps.of(np.full((1, 1, 4, 4), 255, np.uint8)).resized([(4, 4)]), ["mask"])
     )
     assert agreement(table, table, SEGMENTATION, ["mask"]) is None
-    assert shares([table], SEGMENTATION, ["mask"]) == {"mask": 1.0}
-    assert same(table, table.copy(), SEGMENTATION, ["mask"])
+    assert label_shares([table], SEGMENTATION, ["mask"]) == {"mask": 1.0}
+    assert same_selection(table, table.copy(), SEGMENTATION, ["mask"])
 
 
 def test_a_round_of_identities_reads_what_was_said_without_the_folds_own_rows(tmp_path):

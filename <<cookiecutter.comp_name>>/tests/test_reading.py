@@ -21,9 +21,9 @@ from torch import nn
 from src import reading
 from src.artifacts import Step, write_csv, write_json, write_parquet
 from src.config import Config, Data, UserError
-from src.data.packing import Work, pack
+from src.data.packing import PartialStore, pack_images
 from src.data.pixels import open_pixels
-from src.data.storing import Array, TarShards
+from src.data.store_writers import ArrayWriter, ShardWriter
 from src.kaggle.receipts import read_receipt, receipt_path
 from src.models.weights import load_model, load_weights
 from src.reading import ASIDE, Unreadable, made_by, read_array, read_csv, read_json, read_parquet
@@ -234,7 +234,7 @@ def test_a_damaged_cache_is_named_and_a_damaged_half_of_one_packed_again(storage
         return np.array(open_pixels(path, data, tmp_path)[np.arange(6)])
 
     def packed() -> np.ndarray:
-        pack(path, files, shape, data, "01", pytest.fail)
+        pack_images(path, files, shape, data, "01", pytest.fail)
         return pixels()
 
     expected = packed()
@@ -244,8 +244,8 @@ def test_a_damaged_cache_is_named_and_a_damaged_half_of_one_packed_again(storage
         found = outcome(pixels)
         assert "images" in str(found) if isinstance(found, UserError) else np.array_equal(found, expected)
         packed()
-    kind = Array if storage == "packed" else TarShards
-    work = Work(path, files, shape, data, kind(path, shape))
+    kind = ArrayWriter if storage == "packed" else ShardWriter
+    work = PartialStore(path, files, shape, data, kind(path, shape))
     for content in (b"", b"\xff\xfe", b"[]\n[]", b'{"file": 3}'):
         head = json.dumps(work.head()).encode() + b"\n"
         for journal in (content, head + content):

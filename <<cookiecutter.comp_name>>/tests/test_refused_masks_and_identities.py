@@ -17,7 +17,7 @@ from digits import write_competition
 from PIL import Image
 from six_stages import COMPETITIONS, text
 
-from src.maps import unpack
+from src.maps import decode_map
 
 ROW = 4  # the row that goes wrong, counted from 0; row 6 of the file, its image 40 wide and 24 high
 
@@ -148,7 +148,7 @@ def test_a_mask_of_an_image_that_exif_turns_lies_on_it_or_is_asked_about(spoiled
     table = pd.read_parquet(next(project.root.glob("data/cache/*/masks.parquet")))
     row = table[table["id"] == project.name].iloc[0]
     for value, name in enumerate(table.columns[1:3], start=1):
-        assert (unpack(row[name]) > 0).tolist() == (mask == value).tolist()
+        assert (decode_map(row[name]) > 0).tolist() == (mask == value).tolist()
 
 
 def test_a_mask_that_fits_its_turned_image_both_ways_is_named(spoiled):

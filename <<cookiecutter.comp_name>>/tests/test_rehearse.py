@@ -14,12 +14,12 @@ from src.artifacts import write_json
 from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.tables import load_tables
-from src.kernel import image, mounts, rehearse, sandbox, verdict
-from src.kernel.guard import PLANS
-from src.kernel.mounts import Asked, lay_out, renamed
+from src.kernel import image, rehearse, sandbox, test_sets, verdict
 from src.kernel.pace import PACE
 from src.kernel.projection import projection
-from src.kernel.sandbox import Outcome, namespaces, run_kernel
+from src.kernel.sandbox import KernelResult, namespaces, run_kernel
+from src.kernel.test_sets import TestImage, renamed, write_mounts
+from src.kernel.time_guard import PLANS
 
 PROJECT = Path(__file__).resolve().parents[1]
 WAYS = [True, False] if namespaces() else [False]
@@ -203,16 +203,16 @@ def test_the_lock_and_the_list_beside_it_say_what_kaggle_has():
 
 def test_a_log_names_the_versions_that_differ(monkeypatch):
     monkeypatch.setattr(image.metadata, "version", {"torch": "2.10.0", "timm": "1.0.26"}.get)
-    monkeypatch.setattr(image, "PACKAGES", ("torch", "timm"))
-    said = image.said({"torch": "2.15.0", "timm": "1.0.26", "opencv": "5"})
+    monkeypatch.setattr(image, "_PACKAGES", ("torch", "timm"))
+    said = image.versions_line({"torch": "2.15.0", "timm": "1.0.26", "opencv": "5"})
     assert said.endswith("torch 2.10.0 (bundle: 2.15.0), timm 1.0.26")
 
 
 # --- the projection -----------------------------------------------------------------------------------------
 
 
-def outcome(memory: float, disk: float, working: Path = Path()) -> Outcome:
-    return Outcome(0, "", 10.0, memory, disk, working)
+def outcome(memory: float, disk: float, working: Path = Path()) -> KernelResult:
+    return KernelResult(0, "", 10.0, memory, disk, working)
 
 
 def projected(folder: Path, pace: dict, **kaggle) -> tuple[str, bool]:
@@ -313,8 +313,8 @@ def test_a_case_is_a_competition_of_its_own(tmp_path, task, monkeypatch):
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}")
     asked = rehearse.hidden(config, tables)[:7]
-    asked[3] = Asked(asked[3].id, asked[3].like, asked[3].file, None)
-    lay_out(config, tables, bundle, tmp_path / "input", asked, old=False)
+    asked[3] = TestImage(asked[3].id, asked[3].like, asked[3].file, None)
+    write_mounts(config, tables, bundle, tmp_path / "input", asked, old=False)
     place = tmp_path / "input/competitions/digits"
     test = pd.read_csv(place / "test.csv", dtype=str)
     assert test["id"].tolist() == [one.id for one in asked]
@@ -324,8 +324,8 @@ def test_a_case_is_a_competition_of_its_own(tmp_path, task, monkeypatch):
     assert files == {one.id for one in asked} - {asked[3].id}
     assert (tmp_path / "input/datasets/me/bundle/manifest.json").exists()
     # behind no walls a kernel may write into its input: never the files of this machine
-    monkeypatch.setattr(mounts, "namespaces", lambda: False)
-    lay_out(config, tables, bundle, tmp_path / "copies", asked, old=True)
+    monkeypatch.setattr(test_sets, "namespaces", lambda: False)
+    write_mounts(config, tables, bundle, tmp_path / "copies", asked, old=True)
     for file in [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]:
         assert file.stat().st_nlink == 1
         file.write_text("spoiled")
@@ -339,7 +339,9 @@ def test_a_temporary_folder_that_is_too_small_is_named_before(tmp_path, monkeypa
         path.mkdir(parents=True)
     (bundle / "weights").write_bytes(bytes(3 * 2**20))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(mounts.shutil, "disk_usage", lambda _: usage._replace(free=mounts.SPARE + 2**21))
-    mounts.check_room(folder, bundle, [], linked=True)
+    monkeypatch.setattr(
+        test_sets.shutil, "disk_usage", lambda _: usage._replace(free=test_sets.SPARE_ROOM + 2**21)
+    )
+    test_sets.check_space_for_copies(folder, bundle, [], linked=True)
     with pytest.raises(UserError, match=rf"{folder.parent}.*67 MiB.*66 are free.*TMPDIR"):
-        mounts.check_room(folder, bundle, [], linked=False)
+        test_sets.check_space_for_copies(folder, bundle, [], linked=False)

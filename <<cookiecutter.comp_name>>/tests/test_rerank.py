@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from competitions import prepare_competition
-from test_search import scene
+from test_nearest import scene
 
 from src.config import Config, Expansion, Inference, Rerank
 from src.configfile import load_config
 from src.data.loaders import load_fold, read_folds
-from src.inference import rerank, search
-from src.inference.answers import Asked, identities, rankings
+from src.inference import nearest, rerank
 from src.inference.expansion import expand
+from src.inference.fold_tables import FoldPredictor, identities, ranking_tables
+from src.inference.nearest import unit_rows
 from src.inference.predict import embed
 from src.inference.rerank import Neighbourhoods
-from src.inference.search import unit_rows
 from src.models.build import Architecture, create_model
 from src.tasks import create_task
 
@@ -109,7 +109,7 @@ def test_the_gallerys_neighbourhoods_are_those_of_the_paper(k1, k2, seed):
 )
 @pytest.mark.parametrize("cells", [2**24, 2**12], ids=["one block", "many blocks"])
 def test_re_ranked_identities_are_those_of_the_paper(settings, cells, monkeypatch):
-    for module in (search, rerank):
+    for module in (nearest, rerank):
         monkeypatch.setattr(module, "CELLS", cells)
     monkeypatch.setattr(rerank, "STEP", cells // 8)
     queries, gallery, owners = scene(2, queries=30, gallery=120, identities=15)
@@ -179,7 +179,7 @@ def peak(n: int) -> int:
 
 
 def test_memory_grows_with_the_images_and_not_with_their_square(monkeypatch):
-    for module in (search, rerank):
+    for module in (nearest, rerank):
         monkeypatch.setattr(module, "CELLS", 2**18)
     monkeypatch.setattr(rerank, "STEP", 2**14)
     small, large = peak(1500), peak(6000)
@@ -258,7 +258,7 @@ def test_what_is_given_stays_as_it_was():
     assert all(np.array_equal(a, b) for a, b in zip(before, (queries, gallery, owners), strict=True))
 
 
-def answers(path: Path, *overrides: str) -> tuple[dict[str, pd.DataFrame], Asked]:
+def answers(path: Path, *overrides: str) -> tuple[dict[str, pd.DataFrame], FoldPredictor]:
     """What an untrained network answers for fold 0 of the competition at `path`."""
     config = load_config(path, ["inference.tta=[identity]", "inference.candidates=4", *overrides])
     task = create_task(config)
@@ -267,8 +267,8 @@ def answers(path: Path, *overrides: str) -> tuple[dict[str, pd.DataFrame], Asked
     model = create_model(
         Architecture("test_resnet", len(data.outputs), 16, (0.5,) * 3, (0.3,) * 3, head="cosine")
     )
-    asked = Asked(config, task, data, model.eval(), torch.device("cpu"), lambda rows: None)
-    return rankings(asked), asked
+    asked = FoldPredictor(config, task, data, model.eval(), torch.device("cpu"), lambda rows: None)
+    return ranking_tables(asked), asked
 
 
 BOTH = (

@@ -238,8 +238,8 @@ def trained(project, name, overrides, killed=None, damage=None):
     from trainers import CPU, read
 
     from src.steps import run_of, train_step
-    from src.training.fit import Trainer
     from src.training.fold import LEARNED, train_fold
+    from src.training.trainer import Trainer
 
     settings = ["fold=0", "train.epochs=4", "model.drop_rate=0.2", "runtime.save_minutes=0", *overrides]
     run = run_of(read(project, f"name={name}", *settings))

@@ -14,10 +14,10 @@ from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.pseudo import rounds
 from src.pseudo.labels import label_round
-from src.pseudo.precision import estimated_precision, judged
+from src.pseudo.precision import correct_cells, estimated_precision
 from src.pseudo.report import round_table, write_labels
 from src.pseudo.select import select
-from src.pseudo.verdict import judge
+from src.pseudo.verdict import round_verdict
 from src.steps import round_of
 from src.tasks import create_task
 from src.training.launch import train_run
@@ -32,30 +32,32 @@ def scored(cv: float | None, folds: list[float | None]) -> dict:
 
 def test_a_round_is_kept_where_its_gain_is_more_than_the_differences_standard_error():
     best = scored(0.80, [0.70, 0.80, 0.90])
-    steady = judge(scored(0.82, [0.72, 0.81, 0.93]), best, 1)
+    steady = round_verdict(scored(0.82, [0.72, 0.81, 0.93]), best, 1)
     error = np.std([0.02, 0.01, 0.03], ddof=1) / np.sqrt(3)
     assert (steady["gain"], steady["gain_error"]) == (pytest.approx(0.02), pytest.approx(error))
     assert steady["kept"]
     assert steady["why"].startswith("better than the best so far by more")
-    shaky = judge(scored(0.82, [0.90, 0.70, 0.86]), best, 1)
+    shaky = round_verdict(scored(0.82, [0.90, 0.70, 0.86]), best, 1)
     assert not shaky["kept"]
     assert "no more than the standard error" in shaky["why"]
-    assert not judge(scored(0.80, [0.70, 0.80, 0.90]), best, 1)["kept"]  # nothing gained, nothing in doubt
-    worse = judge(scored(0.79, [0.69, 0.79, 0.89]), best, 1)
+    assert not round_verdict(scored(0.80, [0.70, 0.80, 0.90]), best, 1)[
+        "kept"
+    ]  # nothing gained, nothing in doubt
+    worse = round_verdict(scored(0.79, [0.69, 0.79, 0.89]), best, 1)
     assert (worse["kept"], worse["why"]) == (False, "not better than the best so far")
 
 
 def test_of_an_error_less_is_better():
     best = scored(2.0, [1.0, 3.0])
-    assert judge(scored(1.8, [0.8, 2.8]), best, -1)["gain"] == pytest.approx(0.2)
-    assert judge(scored(1.8, [0.8, 2.8]), best, -1)["kept"]
-    assert not judge(scored(2.2, [1.2, 3.2]), best, -1)["kept"]
+    assert round_verdict(scored(1.8, [0.8, 2.8]), best, -1)["gain"] == pytest.approx(0.2)
+    assert round_verdict(scored(1.8, [0.8, 2.8]), best, -1)["kept"]
+    assert not round_verdict(scored(2.2, [1.2, 3.2]), best, -1)["kept"]
 
 
 def test_a_cv_that_is_undefined_is_no_reason_to_keep_a_round():
-    assert not judge(scored(None, [None, None]), scored(0.8, [0.8, 0.8]), 1)["kept"]
-    assert judge(scored(0.5, [0.5, 0.5]), scored(None, [None, None]), 1)["kept"]
-    one = judge(scored(0.9, [0.9, None]), scored(0.8, [0.8, 0.8]), 1)  # one pair knows no error
+    assert not round_verdict(scored(None, [None, None]), scored(0.8, [0.8, 0.8]), 1)["kept"]
+    assert round_verdict(scored(0.5, [0.5, 0.5]), scored(None, [None, None]), 1)["kept"]
+    one = round_verdict(scored(0.9, [0.9, None]), scored(0.8, [0.8, 0.8]), 1)  # one pair knows no error
     assert (one["kept"], one["gain_error"]) == (True, None)
 
 
@@ -112,7 +114,7 @@ def made_up(monkeypatch):
         step = Nothing()
         step.folder = config.root / "runs/base"
         monkeypatch.setattr(rounds, "pseudo_step", lambda config: step)
-        monkeypatch.setattr(rounds, "learn", learn)
+        monkeypatch.setattr(rounds, "_train_round", learn)
         rounds.label_recursively(config)
         return read_json(step.folder / "pseudo.json")
 
@@ -256,14 +258,14 @@ def test_labels_are_judged_cell_by_cell_and_the_unknown_ones_not_at_all():
     task = create_task(Config(task={"name": "multilabel"}))
     chosen = pd.DataFrame({"id": ["a", "b"], "cat": [0.95, 0.03], "dog": [np.nan, 0.97]})
     truth = pd.DataFrame({"cat": ["1", "1"], "dog": ["0", "1"]})
-    assert judged(chosen, truth, task, ["cat", "dog"]).tolist() == [True, False, True]
+    assert correct_cells(chosen, truth, task, ["cat", "dog"]).tolist() == [True, False, True]
 
 
 def test_an_identity_is_judged_by_the_first_answer():
     task = create_task(Config(task={"name": "retrieval"}, data={"new_label": "new"}))
     table = task.write(Ranking([["cat"], ["dog"], ["cow"]], [[0.9]] * 3), OUTPUTS)
     truth = pd.DataFrame({"target": ["cat", "new", "cow"]})
-    assert judged(table, truth, task, OUTPUTS).tolist() == [True, False, True]
+    assert correct_cells(table, truth, task, OUTPUTS).tolist() == [True, False, True]
 
 
 def test_masks_are_judged_pixel_by_pixel():
@@ -272,7 +274,7 @@ def test_masks_are_judged_pixel_by_pixel():
     table = task.write(Maps.of(told).resized([(4, 4)]), ["mask"])
     inside = np.kron([[1, 0], [0, 0]], np.ones((2, 2))).astype(np.uint8) * 255
     truth = pd.DataFrame({"target": [Maps.of(inside[None, None]).cells[0][0]]})
-    assert judged(table, truth, task, ["mask"]).tolist() == [True, True, False]
+    assert correct_cells(table, truth, task, ["mask"]).tolist() == [True, True, False]
 
 
 def test_numbers_have_no_precision(base):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.config import UserError
-from src.data.runs import decode_runs, encode_runs
+from src.data.rle import decode_runs, encode_runs
 
 SIZES = [(1, 1), (1, 12), (12, 1), (7, 5), (30, 41)]
 

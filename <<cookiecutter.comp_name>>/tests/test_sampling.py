@@ -12,8 +12,8 @@ import pytest
 from src.config import Config
 from src.configfile import load_config
 from src.data.images import ImageStore
-from src.data.loaders import Epochs, Rows, create_epochs, training_loader
-from src.data.sampling import draw, row_shares
+from src.data.loaders import EpochSampler, TrainingRows, create_sampler, training_loader
+from src.data.sampling import draw_rows, row_shares
 
 COUNTS = (400, 90, 10)  # a long tail
 
@@ -23,11 +23,11 @@ def one_hot(counts=COUNTS, seed: int = 0) -> np.ndarray:
     return np.eye(len(counts), dtype=np.float32)[labels]
 
 
-def rows_of(targets: np.ndarray) -> Rows:
-    return Rows(np.arange(len(targets)), targets, np.ones(len(targets), np.float32))
+def rows_of(targets: np.ndarray) -> TrainingRows:
+    return TrainingRows(np.arange(len(targets)), targets, np.ones(len(targets), np.float32))
 
 
-def class_counts(targets: np.ndarray, epochs: Epochs) -> np.ndarray:
+def class_counts(targets: np.ndarray, epochs: EpochSampler) -> np.ndarray:
     return targets[np.concatenate(epochs.batches())].sum(0)
 
 
@@ -105,7 +105,7 @@ def test_a_row_comes_its_share_of_the_epoch_rounded_up_or_down_and_neither_alway
     rng, up = np.random.default_rng(0), np.zeros(len(shares))
     epochs = 400
     for _ in range(epochs):
-        rows = draw(shares, rng)
+        rows = draw_rows(shares, rng)
         assert len(rows) == len(shares)
         times = np.bincount(rows, minlength=len(shares))
         whole = np.floor(len(shares) * shares)
@@ -118,12 +118,12 @@ def test_a_row_comes_its_share_of_the_epoch_rounded_up_or_down_and_neither_alway
 def test_rows_that_are_alike_come_once_each():
     rng = np.random.default_rng(0)
     for n in (1, 2, 7, 1000):
-        assert sorted(draw(np.full(n, 1 / n), rng)) == list(range(n))
+        assert sorted(draw_rows(np.full(n, 1 / n), rng)) == list(range(n))
 
 
 def test_rows_are_spread_over_the_epoch_and_do_not_come_in_blocks():
     targets = one_hot((300, 300))
-    rows = draw(row_shares(targets, "balanced", "multiclass"), np.random.default_rng(0))
+    rows = draw_rows(row_shares(targets, "balanced", "multiclass"), np.random.default_rng(0))
     changes = (np.diff(targets[rows, 0]) != 0).sum()
     assert abs(changes - 299.5) < 5 * math.sqrt(599) / 2
 
@@ -139,7 +139,7 @@ def read(project, *overrides: str) -> Config:
 def test_every_epoch_has_the_same_length_and_the_wanted_classes(project, kind):
     targets = one_hot()
     plain, epochs = (
-        create_epochs(rows_of(targets), read(project, *more), seed=5)
+        create_sampler(rows_of(targets), read(project, *more), seed=5)
         for more in ((), (f"train.sampling={kind}",))
     )
     assert len(epochs) == len(plain)
@@ -153,7 +153,7 @@ def test_every_epoch_has_the_same_length_and_the_wanted_classes(project, kind):
 
 def orders(seed: int, epochs: range) -> list[list[int]]:
     shares = row_shares(one_hot(), "balanced", "multiclass")
-    sampler, found = Epochs(500, 32, seed, shares=shares), []
+    sampler, found = EpochSampler(500, 32, seed, shares=shares), []
     for sampler.epoch in epochs:
         found.append(np.concatenate(sampler.batches()).tolist())
     return found
@@ -209,6 +209,6 @@ def test_balanced_rows_and_inverse_weights_together_overshoot():
 def test_pseudo_labelled_rows_take_part(project):
     targets = np.concatenate([one_hot((20, 4)), np.array([[0.1, 0.9]] * 6, np.float32)])
     rows = dataclasses.replace(rows_of(targets), weights=np.full(30, 0.5, np.float32))
-    epochs = create_epochs(rows, read(project, "train.sampling=balanced"), seed=0)
+    epochs = create_sampler(rows, read(project, "train.sampling=balanced"), seed=0)
     found = np.mean([class_counts(targets, epochs) for epochs.epoch in range(20)], axis=0)
     np.testing.assert_allclose(found, [15, 15], atol=1)

@@ -12,7 +12,7 @@ from src.config import UserError
 from src.losses.segmentation import bce_dice, ce_dice
 from src.models.build import Architecture, create_model
 from src.models.output import exclusive_probabilities
-from src.models.segmentation import FPN, Levels, UNet, create_decoder
+from src.models.segmentation import FPN, FeatureLevels, UNet, create_decoder
 from src.models.weights import read_checkpoint, save_model
 
 DECODERS = ["unet", "fpn"]
@@ -127,7 +127,7 @@ def test_a_decoder_reads_the_maps_that_timm_calls_the_backbones_features(backbon
 
 def test_a_plain_transformer_lends_three_of_its_depths_the_shallower_enlarged():
     backbone = timm.create_model("test_vit", num_classes=0, img_size=48).eval()
-    levels = Levels.of(backbone)
+    levels = FeatureLevels.of(backbone)
     assert (levels.indices, levels.strides) == ([1, 3, 5], [4, 8, 16])
     x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

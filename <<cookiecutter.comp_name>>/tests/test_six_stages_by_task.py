@@ -19,7 +19,7 @@ from six_stages import COMPETITIONS, RUNS, STAGES, Made, make, text
 from sklearn.metrics import roc_auc_score
 
 from src.configfile import load_config
-from src.decisions import nested
+from src.decisions import nested_score
 from src.steps import folds_step, masks_step
 from src.tasks import create_task
 
@@ -109,7 +109,7 @@ def test_the_printed_cv_is_the_metric_of_the_oof_table(numbers):
         "numbers": lambda t, p: np.abs(t - p).mean(),  # the mean of the two columns' means
     }
     if numbers.name == "multilabel":  # each fold decided by thresholds of the other, see test_decisions.py
-        found = nested(task_of(numbers).metric, truth, said, fold)
+        found = nested_score(task_of(numbers).metric, truth, said, fold)
         assert (metrics["cv"], metrics["folds"]) == (pytest.approx(found.score), pytest.approx(found.folds))
     else:
         score = expected[numbers.name]

@@ -11,7 +11,7 @@ from six_stages import RUNS, Made, left, make, shown, text, with_the_round
 from sklearn.isotonic import IsotonicRegression
 
 from src.configfile import load_config
-from src.decisions import nested
+from src.decisions import nested_score
 from src.metrics.retrieval import Ranking
 from src.models.weights import load_model
 from src.tasks import create_task
@@ -196,7 +196,7 @@ def test_the_printed_cv_is_map5_by_a_plain_loop_each_fold_with_the_others_thresh
     metrics, oof = made.json(f"{where}/metrics"), made.table(f"{where}/oof")
     task = create_task(load_config(made.done / "configs/baseline.yaml"))
     ranking, fold = Ranking(oof["candidates"], oof["similarity"], NEW), oof["fold"].to_numpy()
-    rules = nested(task.metric, oof["target"].to_numpy(), ranking, fold).rules
+    rules = nested_score(task.metric, oof["target"].to_numpy(), ranking, fold).rules
     own = precision(oof, np.array([rules[k].values[0][0] for k in fold]))
     assert metrics["metric"] == "map5"
     assert metrics["cv"] == pytest.approx(own.mean())

@@ -15,12 +15,12 @@ from digits import write_competition
 from trainers import make_trainer, read
 
 from src.commands import smoke
-from src.commands.sample import ROWS, choose, copy_sample
+from src.commands.small_copy import ROWS, choose_rows, copy_sample
 from src.config import Data
 from src.data.tables import load_tables
 from src.training import probe
-from src.training.probe import fits_on, images_per_second, largest_batch, memory
-from src.training.windows import windows
+from src.training.probe import fits_on, images_per_second, largest_batch, peak_memory
+from src.training.single_steps import windows
 
 TASKS = {
     "multiclass": "",
@@ -83,7 +83,7 @@ def rare(n_classes: int, rows: int) -> SimpleNamespace:
 @pytest.mark.parametrize(("classes", "each"), [(5, 4), (100, 4), (400, 2), (3000, 2)])
 def test_many_classes_have_two_rows_each_at_least(project, classes, each):
     tables = rare(classes, 4 * classes)
-    chosen = tables.targets["label"][choose(tables, read(project))].value_counts()
+    chosen = tables.targets["label"][choose_rows(tables, read(project))].value_counts()
     assert len(chosen) == classes
     assert chosen.min() == each
 
@@ -91,7 +91,7 @@ def test_many_classes_have_two_rows_each_at_least(project, classes, each):
 def test_a_class_with_one_row_is_there(project):
     tables = rare(4, 400)
     tables.targets.loc[0, "label"] = "once"
-    assert "once" in tables.targets["label"][choose(tables, read(project))].tolist()
+    assert "once" in tables.targets["label"][choose_rows(tables, read(project))].tolist()
 
 
 def test_of_identities_those_with_the_most_images_are_taken(project):
@@ -99,7 +99,7 @@ def test_of_identities_those_with_the_most_images_are_taken(project):
     tables = SimpleNamespace(
         train=pd.DataFrame({"id": np.arange(len(labels))}), targets=pd.DataFrame({"Id": labels.astype(str)})
     )
-    chosen = labels[choose(tables, read(project, "task.name=retrieval"))]
+    chosen = labels[choose_rows(tables, read(project, "task.name=retrieval"))]
     assert set(chosen) == set(range(36, 60))
     assert set(np.bincount(chosen)[36:]) == {16}
 
@@ -160,7 +160,7 @@ def test_the_small_experiment_keeps_the_tricks_and_needs_nothing_from_elsewhere(
         "train.freeze_stages=1",
         "model.weights=mine.pth",
     )
-    small = smoke.shrunk(config, tmp_path)
+    small = smoke.small_config(config, tmp_path)
     assert (small.root, small.name, small.train.epochs, small.cv.n_folds) == (tmp_path, "smoke", 2, 2)
     assert (small.cv.kind, small.distill.teacher, small.submit.source) == ("plain", None, "stack")
     assert (small.train.schedule, small.train.steps, small.train.freeze_stages) == ("step", (1, 1.5), 1)
@@ -224,13 +224,13 @@ def test_images_a_second_are_those_of_the_counted_steps(prepared, monkeypatch):
 
 
 def test_the_memory_of_a_process_is_counted_in_bytes():
-    assert 2**26 < memory(torch.device("cpu")) < 2**36
+    assert 2**26 < peak_memory(torch.device("cpu")) < 2**36
 
 
 def test_what_the_whole_would_take_is_counted_from_the_pace(prepared, monkeypatch):
     monkeypatch.setattr(probe, "images_per_second", lambda trainer: 36.0)
     config = read(prepared, "train.epochs=5", "runtime.jobs=1")
-    lines = smoke.measure(config, config, rows=7200)
+    lines = smoke.estimate_cost(config, config, rows=7200)
     # half of the rows learn in one of two folds, nine tenths of these: 3,240 images of 36 a second
     assert lines[0].startswith("36 training images a second on cpu, ")
     assert lines[1] == (

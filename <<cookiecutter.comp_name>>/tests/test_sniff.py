@@ -17,8 +17,8 @@ from PIL import Image
 
 from src.config import UserError
 from src.configfile import load_config
-from src.data.sniff.edit import as_yaml, edit
-from src.data.sniff.report import HEAD, sniff
+from src.data.sniff.edit import as_yaml, edit_yaml
+from src.data.sniff.report import CONFIG_HEAD, sniff
 from src.data.tables import load_tables
 
 DEFAULT = """\
@@ -721,13 +721,13 @@ def test_linked_folders_are_looked_into_and_a_circle_of_links_ends(tmp_path):
 def test_a_name_is_quoted_where_yaml_would_read_something_else(tmp_path, value):
     (tmp_path / "configs").mkdir()
     path = tmp_path / "configs" / "default.yaml"
-    path.write_text(edit("", "data", {"id": value, "target": (value, "other")}, {}), encoding="utf-8")
+    path.write_text(edit_yaml("", "data", {"id": value, "target": (value, "other")}, {}), encoding="utf-8")
     config = load_config(path)
     assert (config.data.id, config.data.target) == (value, (value, "other"))
 
 
 def test_only_the_named_lines_change_and_comments_stay():
-    text = edit(
+    text = edit_yaml(
         DEFAULT, "data", {"group": "site", "train_images": ("a", "b"), "long": "kind"}, {"group": "who knows"}
     )
     before, after = DEFAULT.splitlines(), text.splitlines()
@@ -745,10 +745,10 @@ def test_only_the_named_lines_change_and_comments_stay():
 
 
 def test_a_doubt_takes_the_place_of_an_earlier_one_and_goes_with_it():
-    once = edit(DEFAULT, "data", {"group": "a"}, {"group": "first"})
-    twice = edit(once, "data", {"group": "b"}, {"group": "second"})
+    once = edit_yaml(DEFAULT, "data", {"group": "a"}, {"group": "first"})
+    twice = edit_yaml(once, "data", {"group": "b"}, {"group": "second"})
     assert ("first" in twice, twice.count("# unsure: ")) == (False, 1)
-    assert edit(twice, "data", {"group": None}, {}) == DEFAULT
+    assert edit_yaml(twice, "data", {"group": None}, {}) == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -768,7 +768,8 @@ def test_every_way_to_write_a_section_can_be_edited(tmp_path, text):
     (tmp_path / "configs").mkdir()
     path = tmp_path / "configs" / "default.yaml"
     path.write_text(
-        edit(text, "data", {"id": "x", "target": "y", "group": "g"}, {"id": "?"}, HEAD), encoding="utf-8"
+        edit_yaml(text, "data", {"id": "x", "target": "y", "group": "g"}, {"id": "?"}, CONFIG_HEAD),
+        encoding="utf-8",
     )
     data = load_config(path).data
     assert (data.id, data.target, data.group) == ("x", "y", "g")

@@ -14,18 +14,18 @@ from scipy.special import expit, softmax
 
 from src.artifacts import Step, digest, write_json, write_parquet
 from src.config import Config, UserError
-from src.decisions import Rule, assemble, countable, nested, take
-from src.decisions import fit as fit_rule
+from src.decisions import Rule, assemble, countable, nested_score, take_rows
+from src.decisions import fit_rule as fit_rule
 from src.ensemble import choice, report, stack
 from src.ensemble.apply import apply_stack
 from src.ensemble.attenuation import UNKNOWN
+from src.ensemble.blenders import fitter
+from src.ensemble.blenders.base import LevelData, nested_oof
 from src.ensemble.boosting import Stacker
-from src.ensemble.choice import against_default, best_member, best_single_oof, choose
+from src.ensemble.choice import against_default, best_member, best_single_oof, choose_candidate
 from src.ensemble.members import find_members
 from src.ensemble.pairs import apply_pairs
 from src.ensemble.pixels import PixelStacker
-from src.ensemble.rivals import fitter
-from src.ensemble.rivals.base import Level, nested_oof
 from src.ensemble.stack import build_stack
 from src.ensemble.tables import check_tables
 from src.inference.average import rank_mean
@@ -33,7 +33,7 @@ from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.steps import stack_step
 from src.tasks import create_task
-from src.tasks.base import Task, as_targets, targets_in
+from src.tasks.base import Task, as_target_columns, targets_in
 
 TASK = create_task(Config())
 
@@ -87,10 +87,11 @@ def test_the_mean_is_kept_unless_another_beats_it_by_more_than_the_error():
     mean = correct(np.array([0.80, 0.80, 0.80, 0.80]))
     surely = correct(np.array([0.85, 0.86, 0.84, 0.85]))
     hardly = correct(np.array([0.90, 0.75, 0.85, 0.74]))
-    assert choose(TASK, {"mean": mean, "lightgbm": surely}, truth, fold)[0] == "lightgbm"
-    assert choose(TASK, {"mean": mean, "lightgbm": hardly}, truth, fold)[0] == "mean"
+    assert choose_candidate(TASK, {"mean": mean, "lightgbm": surely}, truth, fold)[0] == "lightgbm"
+    assert choose_candidate(TASK, {"mean": mean, "lightgbm": hardly}, truth, fold)[0] == "mean"
     assert (
-        choose(TASK, {"mean": mean, "best single": surely, "lightgbm": mean}, truth, fold)[0] == "best single"
+        choose_candidate(TASK, {"mean": mean, "best single": surely, "lightgbm": mean}, truth, fold)[0]
+        == "best single"
     )
 
 
@@ -109,9 +110,9 @@ def test_a_mean_that_does_not_reach_the_best_single_run_is_not_what_the_others_h
     base, gains = against_default(TASK, candidates, truth, fold)
     assert (base, gains["best single"]) == ("best single", (None, None))
     assert gains["mean"][0] == pytest.approx(-0.01)
-    for rival, kept in ((hardly, "best single"), (surely, "lightgbm"), (mean, "best single")):
-        assert choose(TASK, candidates | {"lightgbm": rival}, truth, fold)[0] == kept
-    assert choose(TASK, {"mean": single, "best single": mean}, truth, fold)[0] == "mean"
+    for blender, kept in ((hardly, "best single"), (surely, "lightgbm"), (mean, "best single")):
+        assert choose_candidate(TASK, candidates | {"lightgbm": blender}, truth, fold)[0] == kept
+    assert choose_candidate(TASK, {"mean": single, "best single": mean}, truth, fold)[0] == "mean"
 
 
 def test_a_candidate_that_orders_each_fold_as_the_mean_does_has_no_gain_but_a_reason():
@@ -126,7 +127,7 @@ def test_a_candidate_that_orders_each_fold_as_the_mean_does_has_no_gain_but_a_re
     candidates = {"mean": mean, "rank_mean": ranks, "best single": mean}
 
     def cv(oof):
-        return nested(task.metric, truth, oof, fold).score
+        return nested_score(task.metric, truth, oof, fold).score
 
     found = stack.verdicts(task, candidates, "mean", truth, fold, cv, UNKNOWN)
     assert found["rank_mean"]["cv"] > found["mean"]["cv"] + 0.01
@@ -164,7 +165,7 @@ def test_members_that_leave_the_metric_undefined_are_passed_over():
     assert best_member(task, np.stack([flat, oof[0], oof[1]]), targets, fold) == 2
     assert best_member(task, np.stack([flat, flat]), targets, fold) == 0
     candidates = {"mean": oof[0], "best single": flat}
-    assert choose(task, candidates, targets, fold)[0] == "mean"
+    assert choose_candidate(task, candidates, targets, fold)[0] == "mean"
 
 
 # --- the choice, honest in every kind of prediction ---------------------------------------------------------
@@ -233,7 +234,7 @@ def scene(make):
 
     def good_in(*folds: int, better: float, worse: float):
         good, bad = inside(*folds), outside(*folds)
-        return assemble([(good, take(say(better), good)), (bad, take(say(worse), bad))])
+        return assemble([(good, take_rows(say(better), good)), (bad, take_rows(say(worse), bad))])
 
     candidates = {
         "mean": say(1.0),
@@ -245,7 +246,7 @@ def scene(make):
 
 def rule_of_the_others(metric, truth, said, fold, k):
     others = np.flatnonzero(fold != k)
-    return fit_rule(metric, take(truth, others), take(said, others))
+    return fit_rule(metric, take_rows(truth, others), take_rows(said, others))
 
 
 def winner_by_hand(metric, truth, candidates, fold) -> str:
@@ -254,8 +255,8 @@ def winner_by_hand(metric, truth, candidates, fold) -> str:
     for name, said in candidates.items():
         own = {k: np.flatnonzero(fold == k) for k in np.unique(fold)}
         rules = {k: rule_of_the_others(metric, truth, said, fold, k) for k in own}
-        decided = {k: rules[k].apply(take(said, rows)) for k, rows in own.items()}
-        scored[name] = np.array([metric(take(truth, own[k]), decided[k]) for k in own])
+        decided = {k: rules[k].apply(take_rows(said, rows)) for k, rows in own.items()}
+        scored[name] = np.array([metric(take_rows(truth, own[k]), decided[k]) for k in own])
     best, lead = "mean", 0.0
     for name in candidates:
         gains = metric.sign * (scored[name] - scored["mean"])
@@ -272,22 +273,22 @@ def choose_by_hand(metric, truth, candidates, fold, calibrate=None) -> tuple[str
     every = dict(candidates)
 
     def winner(rows: np.ndarray) -> str:
-        seen = {name: take(said, rows) for name, said in candidates.items()}
-        best = winner_by_hand(metric, take(truth, rows), seen, fold[rows])
+        seen = {name: take_rows(said, rows) for name, said in candidates.items()}
+        best = winner_by_hand(metric, take_rows(truth, rows), seen, fold[rows])
         if calibrate is None:
             return best
         title = f"{best}, calibrated"
         every[title] = calibrate(best)
-        pair = {"mean": seen[best], title: take(every[title], rows)}
-        return title if winner_by_hand(metric, take(truth, rows), pair, fold[rows]) == title else best
+        pair = {"mean": seen[best], title: take_rows(every[title], rows)}
+        return title if winner_by_hand(metric, take_rows(truth, rows), pair, fold[rows]) == title else best
 
     for k in np.unique(fold):
         own = np.flatnonzero(fold == k)
         names.append(winner(np.flatnonzero(fold != k)))
         rule = rule_of_the_others(metric, truth, every[names[-1]], fold, k)
-        decisions = rule.apply(take(every[names[-1]], own))
+        decisions = rule.apply(take_rows(every[names[-1]], own))
         parts = zip(own.tolist(), range(len(own)), strict=True)
-        decided |= {row: take(decisions, np.array([place])) for row, place in parts}
+        decided |= {row: take_rows(decisions, np.array([place])) for row, place in parts}
     whole = assemble([(np.array([row]), one) for row, one in decided.items()])
     return winner(np.arange(len(fold))), metric(truth, whole), names
 
@@ -299,7 +300,7 @@ def test_the_choice_and_its_score_are_those_of_a_loop_over_folds_that_looks_at_t
     assert len(set(names)) > 1
     counted = {name: countable(task.metric, truth, said) for name, said in candidates.items()}
     for form in (candidates, counted):  # masks also as what they add to the metric
-        found, honest = choose(task, form, truth, FOLD)
+        found, honest = choose_candidate(task, form, truth, FOLD)
         assert (found, honest) == (kept, pytest.approx(expected, abs=1e-12))
     flattering = max(
         task.metric(truth, fit_rule(task.metric, truth, said).apply(said)) for said in candidates.values()
@@ -317,11 +318,11 @@ def same(first, second) -> bool:
 def choices(monkeypatch, task, truth, candidates) -> dict[int, tuple[str, Rule]]:
     """Fold by fold the candidate that predicts its rows, and the rule that decides them."""
     seen, counted = [], {name: countable(task.metric, truth, said) for name, said in candidates.items()}
-    monkeypatch.setattr(choice, "mixed", lambda metric, truth, parts: seen.extend(parts))
-    choose(task, counted, truth, FOLD)
+    monkeypatch.setattr(choice, "mixed_score", lambda metric, truth, parts: seen.extend(parts))
+    choose_candidate(task, counted, truth, FOLD)
     found = {}
     for rows, part, rule in seen:
-        (name,) = [name for name, said in counted.items() if same(take(said, rows), part)]
+        (name,) = [name for name, said in counted.items() if same(take_rows(said, rows), part)]
         found[int(FOLD[rows[0]])] = name, rule
     assert np.concatenate([rows for rows, _, _ in seen]).tolist() == np.argsort(FOLD, kind="stable").tolist()
     return found
@@ -331,7 +332,7 @@ def choices(monkeypatch, task, truth, candidates) -> dict[int, tuple[str, Rule]]
 @pytest.mark.parametrize("k", [0, 2])
 def test_what_the_choice_predicts_for_a_fold_was_chosen_without_it(make, k, monkeypatch):
     task, truth, other, candidates = scene(make)
-    changed = assemble([(inside(k), take(other, inside(k))), (outside(k), take(truth, outside(k)))])
+    changed = assemble([(inside(k), take_rows(other, inside(k))), (outside(k), take_rows(truth, outside(k)))])
     before, after = (choices(monkeypatch, task, labels, candidates) for labels in (truth, changed))
     assert after[k] == before[k]
     assert any(after[f] != before[f] for f in range(4) if f != k)
@@ -351,7 +352,7 @@ def write_runs(root, task, outputs, labels, fold, oof: list, test: list) -> None
     for name, own, unseen in zip("abcdef", oof, test, strict=False):
         folder = root / "runs" / name
         folder.mkdir(parents=True)
-        table = pd.DataFrame({"id": ids, "fold": fold}).join(as_targets(labels))
+        table = pd.DataFrame({"id": ids, "fold": fold}).join(as_target_columns(labels))
         table.join(task.write(own, outputs)).to_parquet(folder / "oof.parquet")
         asked = pd.DataFrame({"id": [f"t{i}" for i in range(len(unseen))]})
         asked.join(task.write(unseen, outputs)).to_parquet(folder / "test.parquet")
@@ -577,7 +578,7 @@ def stacked(request, tmp_path_factory) -> Stacked:
         return pd.read_parquet(folder / "oof.parquet"), pd.read_parquet(folder / "test.parquet")
 
     for name in build_stack(stack_step(config, folders), config, task, folders, outputs)["candidates"]:
-        with mock.patch.object(stack, "choose", return_value=(name, 0.0)):
+        with mock.patch.object(stack, "choose_candidate", return_value=(name, 0.0)):
             build_stack(stack_step(config, folders), config, task, folders, outputs)
         candidates[name] = tables()
     build_stack(stack_step(config, folders), config, task, folders, outputs)
@@ -622,7 +623,7 @@ def test_its_candidates_are_the_mean_and_the_best_run_of_the_other_folds(stacked
     oof, test = (stacked.read(table) for table in stacked.candidates["mean"])
     assert alike(oof, task.mean(members))
     assert alike(test, task.mean(tests))
-    scores = [nested(task.metric, truth, one, fold).score for one in members]
+    scores = [nested_score(task.metric, truth, one, fold).score for one in members]
     assert list(stacked.metrics["members"].values()) == pytest.approx(scores, abs=1e-12)
     best = int(np.argmax(scores))
     assert stacked.metrics["best_single"] == "abc"[best]
@@ -630,9 +631,12 @@ def test_its_candidates_are_the_mean_and_the_best_run_of_the_other_folds(stacked
     assert alike(test, tests[best])
     for k in range(3):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        seen = [nested(task.metric, take(truth, others), take(m, others), fold[others]) for m in members]
+        seen = [
+            nested_score(task.metric, take_rows(truth, others), take_rows(m, others), fold[others])
+            for m in members
+        ]
         chosen = members[int(np.argmax([one.score for one in seen]))]
-        assert alike(take(oof, own), take(chosen, own))
+        assert alike(take_rows(oof, own), take_rows(chosen, own))
 
 
 def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_hand_keeps(stacked):
@@ -640,7 +644,7 @@ def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_h
     truth = task.truth(targets_in(stacked.oof), OUTPUTS[task.kind])
     oof = {name: stacked.read(table) for name, (table, _) in stacked.candidates.items()}
     for name, said in oof.items():
-        found = nested(task.metric, truth, said, fold)
+        found = nested_score(task.metric, truth, said, fold)
         assert metrics["candidates"][name]["cv"] == pytest.approx(found.score, abs=1e-9)
     plain = {name: said for name, said in oof.items() if not name.endswith(", calibrated")}
     calibrate = None
@@ -648,7 +652,7 @@ def test_its_scores_are_those_of_its_tables_and_the_kept_one_is_what_a_loop_by_h
         targets = task.encode(targets_in(stacked.oof), OUTPUTS[task.kind])
 
         def calibrate(name):
-            rows = Level(plain[name][None], targets, fold, task.stacking, stacked.config.stack, 0)
+            rows = LevelData(plain[name][None], targets, fold, task.stacking, stacked.config.stack, 0)
             return nested_oof(fitter("calibration"), rows)
 
     kept, honest, _ = choose_by_hand(task.metric, truth, plain, fold, calibrate)

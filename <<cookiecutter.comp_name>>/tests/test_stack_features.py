@@ -10,7 +10,7 @@ import pytest
 
 from src.artifacts import write_json, write_parquet
 from src.config import Config, UserError
-from src.ensemble.features import Features, find_features, read_features
+from src.ensemble.features import StackFeatures, find_features, read_features
 from src.steps import images_step, stack_step
 
 TRAIN = {
@@ -75,7 +75,7 @@ def test_rows_come_in_the_order_that_is_asked_for(root):
 
 def test_what_is_stored_encodes_new_rows_alike(root):
     features, _, test = read(root, "site", "age")
-    again = Features.from_json(json.loads(json.dumps(features.as_json())))
+    again = StackFeatures.from_json(json.loads(json.dumps(features.as_json())))
     np.testing.assert_array_equal(again.encode(TEST), test)
     np.testing.assert_array_equal(again.encode({"site": ["south"], "age": [44]}), [[1, 44]])
 
@@ -105,11 +105,11 @@ def test_the_answer_the_id_and_the_group_are_no_features(name, key):
     [
         ({"stack": {"features": ()}}, "stack.features is empty"),
         ({"stack": {"features": ("a", "a")}}, "stack.features names 'a' twice"),
-        ({"stack": {"rivals": ("linear", "linear")}}, "stack.rivals names 'linear' twice"),
-        ({"stack": {"features": ("a",), "rivals": ("linear",)}}, "looked at by trees alone"),
+        ({"stack": {"blenders": ("linear", "linear")}}, "stack.blenders names 'linear' twice"),
+        ({"stack": {"features": ("a",), "blenders": ("linear",)}}, "looked at by trees alone"),
         ({"stack": {"features": ("a",)}, "task": {"name": "segmentation"}}, "segmentation stacks pixels"),
         ({"stack": {"features": ("a",)}, "task": {"name": "retrieval"}}, "retrieval stacks pairs"),
-        ({"stack": {"rivals": ("catboost",)}}, "stack.rivals"),
+        ({"stack": {"blenders": ("catboost",)}}, "stack.blenders"),
     ],
 )
 def test_a_stack_that_makes_no_sense_is_refused_with_the_reason(changes, sentence):

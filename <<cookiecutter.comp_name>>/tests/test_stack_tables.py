@@ -9,7 +9,7 @@ import pytest
 from src.artifacts import write_parquet
 from src.config import Config
 from src.ensemble import tables
-from src.ensemble.rivals.base import rows_of
+from src.ensemble.blenders.base import rows_of_members
 from src.ensemble.tables import read_predictions
 from src.tasks import create_task
 
@@ -40,7 +40,7 @@ def test_beyond_what_memory_is_meant_for_they_lie_in_a_file_without_a_name(membe
     for found in (here, there):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, said)
-    part = rows_of(there, np.array([7, 3]))
+    part = rows_of_members(there, np.array([7, 3]))
     assert not isinstance(part, np.memmap)
     np.testing.assert_array_equal(part, said[:, [7, 3]])
 

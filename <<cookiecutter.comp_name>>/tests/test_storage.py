@@ -18,13 +18,13 @@ from src.config import Config, Data, UserError
 from src.configfile import load_config
 from src.data import decode as decoding
 from src.data import images as imaging
-from src.data import storing
+from src.data import store_writers
 from src.data.decode import decode
 from src.data.images import ImageStore, open_images
-from src.data.loaders import create_epochs, load_fold, training_loader
-from src.data.pixels import Joined, Shards, decoded, encoded, open_pixels, views
+from src.data.loaders import create_sampler, load_fold, training_loader
+from src.data.pixels import JoinedStores, ShardImages, decoded, encoded, open_pixels, views
 from src.data.sampling import WINDOW, by_shards
-from src.data.storing import TarShards
+from src.data.store_writers import ShardWriter
 from src.data.unlabelled import unlabelled_loader
 from src.steps import images_step
 from src.tasks import create_task
@@ -76,7 +76,7 @@ def three(untouched_project, tmp_path_factory) -> dict[str, ImageStore]:
         Image.fromarray(smooth(100, 140, number)).save(path.with_suffix(".jpg"), quality=95)
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storing, "SHARD", 16)
+        patch.setattr(store_writers, "SHARD", 16)
         stores, folds = {}, {}
         for storage in STORAGES:
             stores[storage] = store_of(project, storage)
@@ -149,7 +149,7 @@ def test_external_images_are_kept_as_the_others_are(project):
 
 def test_of_two_arrays_that_are_joined_only_what_is_looked_at_is_read():
     first, second = np.zeros((3, 4, 4, 3), np.uint8), np.ones((2, 4, 4, 3), np.uint8)
-    seen = views(Joined(first, second), np.array([2, 3]))
+    seen = views(JoinedStores(first, second), np.array([2, 3]))
     assert np.shares_memory(seen[0], first)
     assert np.shares_memory(seen[1], second)
 
@@ -173,8 +173,10 @@ def test_a_reduced_scale_shows_what_the_whole_would(tmp_path, size, fit):
 @pytest.mark.parametrize(("size", "scale"), [((300, 400), 8), ((150, 140), 4), ((100, 70), 2), ((63, 63), 1)])
 def test_the_scale_is_the_smallest_that_is_large_enough(tmp_path, monkeypatch, size, scale):
     Image.fromarray(smooth(*size)).save(tmp_path / "a.jpg")
-    seen, fit = [], decoding.fit
-    monkeypatch.setattr(decoding, "fit", lambda pixels, data: seen.append(pixels.shape) or fit(pixels, data))
+    seen, fit = [], decoding.resize_image
+    monkeypatch.setattr(
+        decoding, "resize_image", lambda pixels, data: seen.append(pixels.shape) or fit(pixels, data)
+    )
     decode(tmp_path / "a.jpg", FILES, hashes=False)
     assert seen == [(-(-size[0] // scale), -(-size[1] // scale), 3)]
 
@@ -240,8 +242,8 @@ def test_images_of_any_channels_come_back(channels):
     assert apart(back, image) < (2 if channels in (1, 3) else 1e-9)
 
 
-def packed_shards(tmp_path: Path, n: int) -> Shards:
-    store = TarShards(tmp_path / "images.shards.parquet", (n, 8, 8, 3))
+def packed_shards(tmp_path: Path, n: int) -> ShardImages:
+    store = ShardWriter(tmp_path / "images.shards.parquet", (n, 8, 8, 3))
     store.begin()
     notes = [store.put(i, store.take(i, np.full((8, 8, 3), i, np.uint8))) for i in range(n)]
     store.finish(notes)
@@ -293,9 +295,9 @@ def test_batches_come_shard_by_shard_unless_identities_or_classes_make_them(prep
     for more, streams in ((), True), (("train.sampling=balanced",), False):
         config = read(prepared, "data.storage=shards", *more)
         data = load_fold(config, create_task(config), 0)
-        assert (create_epochs(data.train, config, 0).shards is not None) == streams
+        assert (create_sampler(data.train, config, 0).shards is not None) == streams
     plain = read(prepared)
-    assert create_epochs(load_fold(plain, create_task(plain), 0).train, plain, 0).shards is None
+    assert create_sampler(load_fold(plain, create_task(plain), 0).train, plain, 0).shards is None
 
 
 def test_unlabelled_images_come_shard_by_shard_too(prepared, monkeypatch):

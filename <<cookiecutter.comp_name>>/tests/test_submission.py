@@ -16,7 +16,7 @@ from digits import runs_of
 from src.artifacts import write_json, write_parquet
 from src.config import Config, UserError
 from src.configfile import load_config
-from src.data.sample import SampleForm, describe_sample
+from src.data.submission_form import SampleForm, describe_sample
 from src.data.tables import read_table
 from src.data.targets import read_targets
 from src.decisions import Rule

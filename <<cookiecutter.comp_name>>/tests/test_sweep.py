@@ -12,10 +12,10 @@ import pytest
 from competitions import prepare_competition
 
 from src.commands import budget, sweep
-from src.commands.budget import Clock, Cost, all_pairs
-from src.commands.compare import Row, check_base, flattery, nested_choice
+from src.commands.budget import Cost, TimeBudget, all_pairs
+from src.commands.compare import Row, check_base, nested_choice, selection_bias
 from src.commands.halving import Rung, halving, plan_rungs
-from src.commands.sweep import Key, better, points_of, read_keys
+from src.commands.sweep import Key, points_of, ranked_points, read_keys
 from src.commands.trials import BASE, Change, Pair, Trials
 from src.config import UserError
 from src.metrics import create_metric
@@ -26,9 +26,11 @@ COST = Cost(epoch=4.0, rest=1.0, width=1)  # a training of 15 epochs takes 61 s
 def run(project: Path, keys: str, minutes: float, *arguments: str, name: str = "small") -> Path:
     """The sweep, with 2 s a training of one epoch given instead of measured, and a clock that has no end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "measure", lambda trials, folder: Cost(1.0, 1.0, 1))
+        patch.setattr(budget, "measure_cost", lambda trials, folder: Cost(1.0, 1.0, 1))
         patch.setattr("src.commands.halving.WANTED", 2)  # pairs for a grid
-        patch.setattr(Clock, "__init__", lambda clock, minutes: vars(clock).update(end=math.inf, last=0.0))
+        patch.setattr(
+            TimeBudget, "__init__", lambda clock, minutes: vars(clock).update(end=math.inf, last=0.0)
+        )
         trials = Trials(str(project / "configs/baseline.yaml"), list(arguments), "sweep")
         wanted = read_keys(keys)
         sweep.sweep(trials, wanted, points_of(trials, wanted), minutes, name)
@@ -113,7 +115,7 @@ def test_every_rung_of_a_halving_costs_no_more_than_its_share_and_halves_the_poi
 def test_no_plan_takes_longer_than_the_minutes(points, minutes):
     for width in (1, 2, 5):
         cost = Cost(4.0, 1.0, width)
-        rounds = len(list(budget.side_by_side(all_pairs((0, 1, 2, 3, 4), 0), width)))
+        rounds = len(list(budget.pairs_in_batches(all_pairs((0, 1, 2, 3, 4), 0), width)))
         if minutes < 3 * math.ceil(2 / width) * cost.of(4) / 60:
             with pytest.raises(UserError, match="is too short: two points and the base"):
                 plan_rungs(cost, points, 15, rounds, minutes)
@@ -162,8 +164,8 @@ def test_a_best_that_is_truly_better_keeps_its_lead():
     scores[star] = {pair: value + 10 for pair, value in scores[BASE].items()}
     best, honest, _ = nested_choice(scores, 1)
     assert best == honest == pytest.approx(10)
-    assert "+10.0000 over the base as it stands, +10.0000 when it is chosen" in flattery(scores, 1)
-    assert "so 0.0000 is the luck of the pick." in flattery(scores, 1)
+    assert "+10.0000 over the base as it stands, +10.0000 when it is chosen" in selection_bias(scores, 1)
+    assert "so 0.0000 is the luck of the pick." in selection_bias(scores, 1)
 
 
 def test_points_that_were_dropped_take_no_part_in_the_choice_and_are_told_of():
@@ -171,8 +173,8 @@ def test_points_that_were_dropped_take_no_part_in_the_choice_and_are_told_of():
     dropped = Change(("a=0",))
     scores[dropped] = {pair: 99.0 for pair in list(scores[dropped])[:2]}
     assert nested_choice(scores, 1)[2] == 3
-    assert "the 1 dropped on the way flatter it a little more" in flattery(scores, 1)
-    assert "one pair cannot tell" in flattery(noise(3, 1, 1, seed=0), 1)
+    assert "the 1 dropped on the way flatter it a little more" in selection_bias(scores, 1)
+    assert "one pair cannot tell" in selection_bias(noise(3, 1, 1, seed=0), 1)
 
 
 def test_the_better_points_go_on_and_those_without_a_score_last():
@@ -180,8 +182,8 @@ def test_the_better_points_go_on_and_those_without_a_score_last():
     changes = [Change((f"a={i}",)) for i in range(4)]
     for change, lead in zip(changes, (0.1, 0.3, float("nan"), 0.3), strict=True):
         scores[change] = {pair: 0.5 + lead for pair in scores[BASE]}
-    assert better(scores, changes, 1) == [changes[1], changes[3], changes[0], changes[2]]
-    assert better(scores, changes, -1) == [changes[0], changes[1], changes[3], changes[2]]
+    assert ranked_points(scores, changes, 1) == [changes[1], changes[3], changes[0], changes[2]]
+    assert ranked_points(scores, changes, -1) == [changes[0], changes[1], changes[3], changes[2]]
 
 
 def test_a_base_without_a_score_ends_in_a_sentence_with_the_metric():
@@ -257,7 +259,7 @@ def test_a_picture_shows_the_points_that_were_tried_and_the_base_as_the_zero(tmp
         monkeypatch.setattr(
             f"src.report.trials.{name}", lambda path, *what, name=name: drawn.update({name: what})
         )
-    sweep.draw(tmp_path / "x.png", wanted, points, rows, "title")
+    sweep.draw_sweep(tmp_path / "x.png", wanted, points, rows, "title")
     if keys == 1:
         _, values, shown, _ = drawn["draw_line"]
         assert (values, [row.difference for row in shown]) == (["2", "3"], [0.0, 1.0])

@@ -10,7 +10,7 @@ import pytest
 
 from src.config import Config, UserError
 from src.configfile import load_config
-from src.data.sample import describe_sample
+from src.data.submission_form import describe_sample
 from src.data.tables import find_images, load_tables, read_table
 from src.data.targets import read_targets, target_columns
 from src.rawfiles import line_of, line_with

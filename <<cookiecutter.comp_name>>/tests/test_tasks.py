@@ -17,14 +17,14 @@ from scipy.special import expit, softmax
 
 from src.artifacts import write_parquet
 from src.config import LOSSES, Config, Pseudo, Train, UserError
-from src.decisions import take
+from src.decisions import take_rows
 from src.losses.build import create_loss
 from src.maps import Maps
 from src.metrics import names
 from src.metrics.retrieval import Ranking
 from src.models.output import Output
 from src.tasks import TASKS, create_task
-from src.tasks.base import OUR_COLUMNS, as_targets, targets_in
+from src.tasks.base import OUR_COLUMNS, as_target_columns, targets_in
 
 PATH = Path("raw/train.csv")
 SAMPLE = Path("raw/sample_submission.csv")
@@ -99,7 +99,9 @@ def test_training_targets_and_the_metrics_truth_survive_the_way_through_folds_cs
     encoded = task.encode(targets, outputs)
     assert encoded.dtype == np.float32
     assert encoded.shape == (6, 1 if task.kind == "rankings" else len(outputs))
-    pd.DataFrame({"id": list("abcdef")}).join(as_targets(targets)).to_csv(tmp_path / "folds.csv", index=False)
+    pd.DataFrame({"id": list("abcdef")}).join(as_target_columns(targets)).to_csv(
+        tmp_path / "folds.csv", index=False
+    )
     table = pd.read_csv(tmp_path / "folds.csv", dtype=str, keep_default_na=False, na_filter=False)
     again = targets_in(table)
     np.testing.assert_array_equal(task.encode(again, outputs), encoded)
@@ -123,7 +125,7 @@ def perfect(task) -> tuple[Any, Any]:
 @BY_TASK
 def test_a_perfect_prediction_scores_what_perfection_does(task):
     truth, predictions = perfect(task)
-    best, mixed_up = task.score(truth, predictions), take(predictions, np.array([1, 2, 3, 4, 5, 0]))
+    best, mixed_up = task.score(truth, predictions), take_rows(predictions, np.array([1, 2, 3, 4, 5, 0]))
     assert best == (0.0 if task.name == "regression" else 1.0)
     assert task.metric.better(best, task.score(truth, mixed_up))
 
@@ -364,7 +366,7 @@ def test_a_single_number_may_be_called_as_a_column_of_ours(name):
     REGRESSION.check_targets(targets, PATH)
     assert REGRESSION.describe(targets)["outputs"] == ["prediction"]
     assert REGRESSION.describe(column(["1", "2"], "age"))["outputs"] == ["age"]
-    assert REGRESSION.encode(as_targets(targets), ["prediction"]).tolist() == [[1], [2]]
+    assert REGRESSION.encode(as_target_columns(targets), ["prediction"]).tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 from scipy.special import softmax
 
 from src.config import Config, Pseudo, UserError
-from src.maps import UNSURE, Maps, pack
+from src.maps import UNSURE, Maps, encode_map
 from src.metrics.retrieval import Ranking
 from src.tasks import create_task
-from src.tasks.base import OUR_COLUMNS, as_targets, targets_in
+from src.tasks.base import OUR_COLUMNS, as_target_columns, targets_in
 
 PATH, SAMPLE = Path("raw/train.csv"), Path("raw/sample_submission.csv")
 SEGMENTATION = create_task(Config(task={"name": "segmentation"}))
@@ -63,8 +63,8 @@ def test_no_mask_at_all_is_one_stratum():
 def test_the_truth_of_an_oof_table_are_the_masks_in_its_cells_each_of_its_own_size(classes):
     random = np.random.default_rng(0)
     masks = [random.integers(0, 2, (len(classes), 4 + row, 9)).astype(np.uint8) * 255 for row in range(3)]
-    cells = pd.DataFrame([[pack(one) for one in mask] for mask in masks], columns=classes)
-    table = pd.DataFrame({"id": list("abc"), "fold": 0}).join(as_targets(cells))
+    cells = pd.DataFrame([[encode_map(one) for one in mask] for mask in masks], columns=classes)
+    table = pd.DataFrame({"id": list("abc"), "fold": 0}).join(as_target_columns(cells))
     found = SEGMENTATION.truth(targets_in(table), classes)
     assert len(found) == 3
     for seen, mask in zip(found, masks, strict=True):
@@ -136,9 +136,9 @@ def test_what_an_image_was_told_is_the_share_of_its_sure_pixels_that_a_class_cov
     levels = np.array([[[255, 0, UNSURE, 0]], [[UNSURE] * 4], [[200, 129, 127, UNSURE]]], np.uint8)
     maps = Maps.of([levels, levels[::-1]]).resized([(9, 9), (9, 9)])
     table = SEGMENTATION.write(maps, ["a", "b", "c"])
-    found = SEGMENTATION.told(table, ["a", "b", "c"])
+    found = SEGMENTATION.hard_targets(table, ["a", "b", "c"])
     np.testing.assert_allclose(found, [[1 / 3, 0, 2 / 3], [2 / 3, 0, 1 / 3]])
-    assert SEGMENTATION.told(table[:0], ["a", "b", "c"]).shape == (0, 3)
+    assert SEGMENTATION.hard_targets(table[:0], ["a", "b", "c"]).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_query_is_told_its_first_answer_where_that_is_right_with_the_probabili
     assert found.targets.labels == [[ranking.labels[row][0]] for row in rows]
     assert found.targets.scores == [[ranking.scores[row][0]] for row in rows]
     np.testing.assert_array_equal(found.confidence, chance[rows])
-    told = RETRIEVAL.told(RETRIEVAL.write(found.targets, list("abcde")), list("abcde"))
+    told = RETRIEVAL.hard_targets(RETRIEVAL.write(found.targets, list("abcde")), list("abcde"))
     assert told.tolist() == [["abcde".index(ranking.labels[row][0])] for row in rows]
 
 

@@ -19,7 +19,7 @@ from src.losses.relations import relations
 from src.models.build import Architecture, create_model
 from src.models.weights import save_model
 from src.steps import run_of, train_step
-from src.training import notes
+from src.training import teacher_cache
 from src.training.teachers import Teacher
 
 
@@ -352,7 +352,7 @@ def test_notes_that_would_not_fit_are_not_taken_and_nothing_else_changes(prepare
     make_teacher(prepared)
     noting, trainer = make_trainer(prepared, *FIXED), make_trainer(prepared, *FIXED)
     expected, _ = epochs(noting)
-    monkeypatch.setattr(notes, "MOST", 100)
+    monkeypatch.setattr(teacher_cache, "_MOST", 100)
     shown = asked(trainer)
     assert epochs(trainer)[0] == pytest.approx(expected, rel=1e-5)
     assert sum(shown) > 2 * len(trainer.rows) - trainer.config.train.batch_size

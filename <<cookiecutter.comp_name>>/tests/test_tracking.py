@@ -130,7 +130,7 @@ def test_after_the_first_failure_wandb_is_left_alone(project, fake):
 
 
 def test_a_run_that_cannot_be_sent_does_not_keep_the_next_fold(project, fake, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(tracking, "_PATIENCE", 0.2)
     asked = fake("the network")
     train(read(project))
     why = "not all was sent after 0.2 s; `wandb sync` sends it later"

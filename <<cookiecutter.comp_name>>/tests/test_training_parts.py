@@ -15,25 +15,25 @@ from trainers import CPU, fold_data, make_trainer, read, silent
 from src.artifacts import digest, write_json
 from src.config import EarlyStopping, Train, UserError
 from src.data.loaders import (
-    Rows,
+    TrainingRows,
     read_folds,
     training_loader,
 )
-from src.data.prepare import prepare
+from src.data.prepare import prepare_dataset
 from src.models.build import Architecture, create_model
 from src.models.output import Output
 from src.models.scale import TargetScale
 from src.models.weights import save_model
 from src.tasks import create_task
 from src.training.averaging import copy_state
-from src.training.fit import Best, Trainer
+from src.training.trainer import Best, Trainer
 
 # --- when to stop -------------------------------------------------------------------------------------------
 
 
 def waited(epochs: int, best: int, patience: int | None = 3, enabled: bool = True) -> bool:
     config = SimpleNamespace(train=Train(early_stopping=EarlyStopping(enabled=enabled, patience=patience)))
-    return Trainer.exhausted(SimpleNamespace(config=config, epoch=epochs, best=Best(epoch=best)))
+    return Trainer.should_stop(SimpleNamespace(config=config, epoch=epochs, best=Best(epoch=best)))
 
 
 def test_patience_counts_epochs_since_the_best_one():
@@ -60,7 +60,7 @@ def looks(project: Path, monkeypatch, predictions: list[np.ndarray], *overrides:
     trainer = make_trainer(project, *overrides)
     found = []
     for epoch, given in enumerate(predictions):
-        monkeypatch.setattr(trainer, "look_at", seen(trainer, given))
+        monkeypatch.setattr(trainer, "evaluate", seen(trainer, given))
         trainer.look(epoch)
         found.append(trainer.best.epoch)
     return found
@@ -109,17 +109,17 @@ def test_a_soup_begins_with_a_score_before_none(prepared, monkeypatch):
     trainer = make_trainer(prepared, "task.metric=log_loss")
     monkeypatch.setattr("src.tasks.base.Task.score", lambda *_: next(scores))
     scores, state = iter([float("nan"), 0.7]), copy_state(trainer.average.model)
-    undefined, defined = trainer.taste(state)[0], trainer.taste(state)[0]
+    undefined, defined = trainer.score_soup(state)[0], trainer.score_soup(state)[0]
     assert defined > undefined
 
 
 def test_the_weights_of_the_best_epoch_are_kept_not_those_of_the_last(prepared, monkeypatch):
     trainer = make_trainer(prepared, "train.ema.enabled=false")
-    monkeypatch.setattr(trainer, "look_at", seen(trainer, sure(prepared, 3, 0.9)))
+    monkeypatch.setattr(trainer, "evaluate", seen(trainer, sure(prepared, 3, 0.9)))
     nn.init.constant_(trainer.model.head.linear.weight, 1.0)
     trainer.look(0)
     nn.init.constant_(trainer.model.head.linear.weight, 2.0)
-    monkeypatch.setattr(trainer, "look_at", seen(trainer, sure(prepared, 1, 0.9)))
+    monkeypatch.setattr(trainer, "evaluate", seen(trainer, sure(prepared, 1, 0.9)))
     trainer.look(1)
     assert trainer.best.state["head.linear.weight"].unique().tolist() == [1.0]
 
@@ -147,7 +147,7 @@ def loss64(output: Output, targets: torch.Tensor) -> torch.Tensor:
 def test_every_window_has_the_gradient_of_its_rows_at_once_also_a_short_last_one(prepared):
     trainer = make_trainer(prepared, "train.batch_size=10", "train.accumulate=2", "augment.crop_scale=[1,1]")
     weights = np.random.default_rng(0).uniform(0.1, 2, 25).astype(np.float32)
-    rows = Rows(trainer.rows.positions[:25], trainer.rows.targets[:25], weights)
+    rows = TrainingRows(trainer.rows.positions[:25], trainer.rows.targets[:25], weights)
     trainer.rows, trainer.model, trainer.loss = rows, Linear64(3 * 16 * 16, 10), loss64
     trainer.loader, trainer.sampler = training_loader(rows, trainer.data.store, trainer.config, 0, seed=5)
     trainer.schedule = SimpleNamespace(step=lambda: None, look=lambda score: None, rate=0.0)
@@ -231,7 +231,7 @@ def test_the_loss_in_the_history_is_the_weighted_mean_over_the_rows(prepared):
 def test_one_row_is_not_enough_to_train_on(prepared):
     config = read(prepared)
     data = fold_data(config)
-    one = Rows(data.train.positions[:1], data.train.targets[:1], data.train.weights[:1])
+    one = TrainingRows(data.train.positions[:1], data.train.targets[:1], data.train.weights[:1])
     with pytest.raises(UserError, match=r"fold 1: only 1 row\(s\) left to learn from; lower cv.n_folds"):
         Trainer(config, create_task(config), data, one, 1, CPU)
 
@@ -247,7 +247,7 @@ def numbers(prepared) -> Path:
     train = pd.read_csv(prepared / "data/raw/train.csv", dtype=str)
     train["label"] = (train["label"].astype(int) * 100 + 7).astype(str)
     train.to_csv(prepared / "data/raw/train.csv", index=False)
-    prepare(read(prepared))
+    prepare_dataset(read(prepared))
     return prepared
 
 
@@ -304,7 +304,7 @@ def test_a_teacher_and_a_pupil_of_other_scales_talk_in_the_targets_units(numbers
 def test_a_pseudo_labelled_number_is_put_on_the_scale_of_the_labelled_rows(numbers):
     config = read(numbers)
     data = fold_data(config)
-    extra = Rows(
+    extra = TrainingRows(
         data.store.test[:3], np.array([[7.0], [507.0], [5000.0]], np.float32), np.ones(3, np.float32)
     )
     trainer = Trainer(config, create_task(config), data, data.train + extra, 0, CPU)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from src.artifacts import Step
-from src.cli import check_names
+from src.cli import check_known_names
 from src.config import Config, Inference, UserError
 from src.configfile import load_config
 from src.data.images import ImageStore
@@ -391,10 +391,10 @@ def test_ranks_are_refused_where_they_mean_nothing(task, reason):
 def test_ranks_go_with_metrics_that_ask_for_the_order_of_a_column(task, metric, good):
     config = Config(task={"name": task, "metric": metric}, inference={"average": "rank"})
     if good:
-        check_names(config)
+        check_known_names(config)
         return
     with pytest.raises(UserError, match=rf"{metric} asks for more; .* \(ranks are good for roc_auc"):
-        check_names(config)
+        check_known_names(config)
 
 
 def test_pseudo_labels_of_ranks_are_refused_for_a_tenth_would_always_be_sure():

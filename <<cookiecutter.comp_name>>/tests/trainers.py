@@ -10,9 +10,9 @@ import torch
 from src.config import Config
 from src.configfile import load_config
 from src.data.images import ImageStore
-from src.data.loaders import FoldData, Rows, load_fold
+from src.data.loaders import FoldData, TrainingRows, load_fold
 from src.tasks import create_task
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)
@@ -45,8 +45,8 @@ def one_image_many_times(n: int, size: int = 16) -> ImageStore:
     return store_of(np.repeat(image, n, axis=0))
 
 
-def rows_of(n: int) -> Rows:
-    return Rows(np.arange(n), np.eye(n, dtype=np.float32), np.ones(n, np.float32))
+def rows_of(n: int) -> TrainingRows:
+    return TrainingRows(np.arange(n), np.eye(n, dtype=np.float32), np.ones(n, np.float32))
 
 
 def silent(*_: object, **__: object) -> None:

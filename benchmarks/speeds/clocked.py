@@ -22,9 +22,9 @@ from typing import Any
 STAGE = "src.commands.stages"
 CLOCKED = {  # what is a stage, what is training and what is inference, by module
     STAGE: {None: ("attempt",)},
-    "src.training.fit": {"Trainer": ("train_epoch", "look", "final_state", "measure")},
+    "src.training.trainer": {"Trainer": ("train_epoch", "look", "final_state", "measure")},
     "src.inference.predict": {None: ("predict", "predict_maps", "embed")},
-    "src.ensemble.rivals.base": {None: ("nested_oof", "learn", "predict")},
+    "src.ensemble.blenders.base": {None: ("nested_oof", "learn", "predict")},
 }
 
 

@@ -37,8 +37,8 @@ def measure(rounds: int, device: str = "cuda") -> dict[str, Any]:
             }
             trainer = trainer_of(pixels, settings, device)
             loop = functools.partial(epoch, trainer)
-            rivals = {"bare": finished(bare_of(trainer)), "loop": finished(loop)}
-            seconds = interleave(rivals, rounds, time.perf_counter)
+            blenders = {"bare": finished(bare_of(trainer)), "loop": finished(loop)}
+            seconds = interleave(blenders, rounds, time.perf_counter)
             found[backbone] = {"loop": ratio(seconds, "loop", "bare"), "idle": idle(loop)}
     name = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
     return {"rows": found, "note": f"{name}, {SIZE} px, batches of {BATCH}, {STEPS} steps a round"}
@@ -47,7 +47,7 @@ def measure(rounds: int, device: str = "cuda") -> dict[str, Any]:
 def packed(folder: Path) -> Any:
     """The cache of as many JPEGs as an epoch has, the same few over and over."""
     from src.config import Config
-    from src.data.packing import pack
+    from src.data.packing import pack_images
     from src.data.pixels import open_pixels
 
     (folder / "files").mkdir()
@@ -55,7 +55,7 @@ def packed(folder: Path) -> Any:
     paths = [few[i % len(few)] for i in range(STEPS * BATCH)]
     data = Config(data={"image_size": SIZE, "cache_size": CACHED}).data
     path, raw = folder / f"images.{data.ending}", few[0].parent
-    pack(path, paths, (len(paths), CACHED, CACHED, 3), data, "cache", print, raw)
+    pack_images(path, paths, (len(paths), CACHED, CACHED, 3), data, "cache", print, raw)
     return open_pixels(path, data, raw)
 
 

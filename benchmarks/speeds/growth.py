@@ -23,7 +23,7 @@ CLASSES = 10
 
 def folds(n: int) -> Callable[[], None]:
     """Near-duplicates looked for, and rows shared out: without files."""
-    from src.data.folds import assign, duplicate_groups, together
+    from src.data.folds import _kept_together, assign, duplicate_groups
 
     random = np.random.default_rng(0)
     index = pd.DataFrame(
@@ -36,7 +36,7 @@ def folds(n: int) -> Callable[[], None]:
     strata = random.integers(0, CLASSES, n)
 
     def work() -> None:
-        groups = together(duplicate_groups(index, 4), None, 5)
+        groups = _kept_together(duplicate_groups(index, 4), None, 5)
         assign("stratified", strata, groups, 5, 0)
 
     return work
@@ -45,7 +45,7 @@ def folds(n: int) -> Callable[[], None]:
 def cache(n: int) -> Callable[[], None]:
     """PNG files of 24 px decoded, hashed and packed at 16 px; of many a thousand are read again and again."""
     from src.config import Data
-    from src.data.packing import pack
+    from src.data.packing import pack_images
 
     folder = Path(tempfile.mkdtemp())
     kept.append(folder)
@@ -54,7 +54,9 @@ def cache(n: int) -> Callable[[], None]:
         files.append(folder / f"{i}.png")
         cv2.imwrite(str(files[-1]), random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
     files *= n // 1000
-    return lambda: pack(folder / "images.npy", files, (n, 16, 16, 3), Data(image_size=16), "cache", print)
+    return lambda: pack_images(
+        folder / "images.npy", files, (n, 16, 16, 3), Data(image_size=16), "cache", print
+    )
 
 
 def prediction(n: int) -> Callable[[], None]:
@@ -74,7 +76,7 @@ def prediction(n: int) -> Callable[[], None]:
 
 
 def stacking(n: int) -> Callable[[], None]:
-    """The whole of stage 05 with all rivals over five runs."""
+    """The whole of stage 05 with all blenders over five runs."""
     import stacking
 
     stacking.RUNS, stacking.BUILD = 5, Path(tempfile.mkdtemp())
@@ -124,7 +126,7 @@ SUBJECTS = {
     "prediction, smallest network": prediction,
     "selection of pseudo-labels": selection,
     "prediction tables, written and read": tables,
-    "stack of five runs, all rivals": stacking,
+    "stack of five runs, all blenders": stacking,
 }
 SLOW = 20.0  # seconds: what takes longer is done once
 

@@ -47,8 +47,8 @@ def ours(paths: list[Path], folder: Path, settings: dict[str, Any], storage: str
 
     from src.config import Config
     from src.data.images import ImageStore
-    from src.data.loaders import Rows, training_loader
-    from src.data.packing import pack
+    from src.data.loaders import TrainingRows, training_loader
+    from src.data.packing import pack_images
     from src.data.pixels import open_pixels
     from src.models.network import Normalize
 
@@ -59,10 +59,10 @@ def ours(paths: list[Path], folder: Path, settings: dict[str, Any], storage: str
     )
     path, raw, n = folder / f"images.{config.data.ending}", paths[0].parent, len(paths)
     if not path.exists():
-        pack(path, paths, (n, CACHED, CACHED, 3), config.data, "cache", print, raw)
+        pack_images(path, paths, (n, CACHED, CACHED, 3), config.data, "cache", print, raw)
     pixels = open_pixels(path, config.data, raw)
     store = ImageStore(pixels, np.arange(n), np.arange(0), [""] * n, [], (0.5,) * 3, (0.2,) * 3)
-    rows = Rows(np.arange(n), np.zeros((n, 10), np.float32), np.ones(n, np.float32))
+    rows = TrainingRows(np.arange(n), np.zeros((n, 10), np.float32), np.ones(n, np.float32))
     loader, sampler = training_loader(rows, store, config, 0, seed=0)
     normalise = Normalize((0.5,) * 3, (0.2,) * 3)
 
@@ -162,7 +162,7 @@ def plain(paths: list[Path], settings: dict[str, Any]) -> Any:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """By pipeline and rival: images a CPU second, and how many times timm's."""
+    """By pipeline and blender: images a CPU second, and how many times timm's."""
     found = {}
     with tempfile.TemporaryDirectory() as place:
         files, cache = Path(place, "files"), Path(place, "cache")
@@ -173,7 +173,7 @@ def measure(rounds: int) -> dict[str, Any]:
         for name, settings in PIPELINES.items():
             print(f"loader, {name}:", flush=True)
             one_pass = ours(paths, cache, settings)
-            rivals = {
+            blenders = {
                 "timm": timms(files, settings),
                 **(
                     {"timm, without rotate/shift/zoom": timms(files, settings, False)}
@@ -186,12 +186,12 @@ def measure(rounds: int) -> dict[str, Any]:
                 "ours, from shards": ours(paths, cache, settings, "shards"),
                 "ours, without a cache": ours(paths, cache, settings, "files"),
             }
-            seconds = interleave(rivals, rounds)
-            for rival, times in seconds.items():
-                found[f"{name}: {rival}"] = {
+            seconds = interleave(blenders, rounds)
+            for blender, times in seconds.items():
+                found[f"{name}: {blender}"] = {
                     "what": WHAT[name],
                     "images_per_second": IMAGES / statistics.median(times),
-                    "times_timm": ratio(seconds, "timm", rival),
+                    "times_timm": ratio(seconds, "timm", blender),
                 }
     return {
         "rows": found,

@@ -28,9 +28,9 @@ def trainer_of(pixels: Any, settings: dict[str, Any], device: str) -> Any:
 
     from src.config import Config
     from src.data.images import ImageStore
-    from src.data.loaders import FoldData, Rows
+    from src.data.loaders import FoldData, TrainingRows
     from src.tasks import create_task
-    from src.training.fit import Trainer
+    from src.training.trainer import Trainer
 
     endless = {"epochs": 1000, "early_stopping": {"enabled": False}}
     config = Config(**{**settings, "train": endless | settings["train"]})
@@ -38,8 +38,8 @@ def trainer_of(pixels: Any, settings: dict[str, Any], device: str) -> Any:
     ids = [str(i) for i in range(n)]
     store = ImageStore(pixels, np.arange(n), np.arange(0), ids, [], (0.5,) * 3, (0.2,) * 3)
     targets = np.eye(CLASSES, dtype=np.float32)[random.integers(0, CLASSES, n)]
-    rows = Rows(np.arange(n), targets, np.ones(n, np.float32))
-    none = Rows(np.arange(0), targets[:0], np.ones(0, np.float32))
+    rows = TrainingRows(np.arange(n), targets, np.ones(n, np.float32))
+    none = TrainingRows(np.arange(0), targets[:0], np.ones(0, np.float32))
     index, names = np.arange(0), [f"class {c}" for c in range(CLASSES)]
     data = FoldData(store, names, rows, none, none, np.arange(n), index, index, index, index)
     return Trainer(config, create_task(config), data, rows, 0, torch.device(device))
@@ -75,10 +75,10 @@ def measure(rounds: int) -> dict[str, Any]:
     (once, in the round that is not counted)."""
     trainers = {"default": cpu_trainer(), "without EMA": cpu_trainer(ema={"enabled": False})}
     trainers["compiled"] = cpu_trainer(compile=True)
-    rivals = {"bare": bare_of(trainers["default"])}
+    blenders = {"bare": bare_of(trainers["default"])}
     for name, trainer in trainers.items():
-        rivals[name] = lambda trainer=trainer: trainer.train_epoch(trainer.epoch, lambda *_, **__: None)
+        blenders[name] = lambda trainer=trainer: trainer.train_epoch(trainer.epoch, lambda *_, **__: None)
     print(f"loop, {BACKBONE} at {SIZE} px, batch {BATCH}:", flush=True)
-    seconds = interleave(rivals, rounds)
+    seconds = interleave(blenders, rounds)
     rows = {name: ratio(seconds, name, "bare") for name in trainers}
     return {"rows": rows, "note": f"{BACKBONE}, {SIZE} px, batches of {BATCH}, {STEPS} steps a round"}

@@ -43,14 +43,14 @@ def views(rounds: int) -> tuple[float, float, float]:
     model, task = parts("resnet18", 96)
     store = store_of(np.random.default_rng(0).integers(0, 256, (64, 96, 96, 3), dtype=np.uint8))
     cpu = torch.device("cpu")
-    rivals = {
+    blenders = {
         str(n): lambda n=n: predict(
             model, task, store, store.test, Inference(tta=VIEWS[:n], batch_size=32), cpu
         )
         for n in (1, 4)
     }
     print("prediction, four views and one:", flush=True)
-    return ratio(interleave(rivals, rounds), "4", "1")
+    return ratio(interleave(blenders, rounds), "4", "1")
 
 
 def anonymous() -> int:

@@ -1,4 +1,4 @@
-"""Rivals timed in turn, round after round, so that whatever else the machine does falls on all of them."""
+"""Blenders timed in turn, round after round, so that whatever else the machine does falls on all of them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ sys.path.insert(0, str(PROJECT))  # the project's own code, where it stands
 
 
 def interleave(
-    rivals: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time
+    blenders: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Seconds of each rival in each round, by CPU time unless told otherwise; a round before them is not
+    """Seconds of each blender in each round, by CPU time unless told otherwise; a round before them is not
     counted."""
-    for work in rivals.values():
+    for work in blenders.values():
         work()
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    seconds: dict[str, list[float]] = {name: [] for name in blenders}
     for number in range(rounds):
-        names = list(rivals)
+        names = list(blenders)
         for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody is always first
             start = clock()
-            rivals[name]()
+            blenders[name]()
             seconds[name].append(clock() - start)
         print(f"  round {number + 1}/{rounds}", flush=True)
     return seconds

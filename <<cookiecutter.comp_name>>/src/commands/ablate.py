@@ -18,9 +18,9 @@ from math import inf, isfinite
 from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
-from src.cli import check_names
+from src.cli import check_known_names
 from src.commands.request import command, plan_step
-from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
+from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, pairs_in_batches
 from src.config import UserError
 from src.entry import plain_errors
 from src.locks import alone
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     trials = Trials(arguments.config, arguments.overrides, "ablate")
     changes = read_changes(arguments.tricks, trials.root / LIST)
-    check_names(trials.config)
+    check_known_names(trials.config)
     changes = trials.check(changes, leave_out=not arguments.tricks.strip())  # a list is for every task
     limit_threads(trials.config)
     name = arguments.name or trials.config.name
@@ -73,10 +73,10 @@ def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> 
     request = plan_step(folder, trials, changes, minutes)
     if request.begin():
         plan_ablation(trials, changes, minutes, request)
-    from src.commands.budget import Clock, Plan
+    from src.commands.budget import ExperimentPlan, TimeBudget
 
     with decoding(folder / "plan.json"):
-        plan = Plan.from_json(read_json(folder / "plan.json"))
+        plan = ExperimentPlan.from_json(read_json(folder / "plan.json"))
     trials.share, pairs = plan.share, list(plan.pairs)
     everyone = [BASE, *changes]
     if all(trials.done(change, pairs) for change in everyone):
@@ -85,21 +85,21 @@ def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> 
             print(f"{found.up_to_date_line()}\n{(folder / 'report.txt').read_text(encoding='utf-8')}", end="")
             return
     print(f"{request.title}: {plan.say(len(changes), minutes)}")
-    clock, done = Clock(minutes), []
-    for part in side_by_side(pairs, plan.cost.width):
+    clock, done = TimeBudget(minutes), []
+    for part in pairs_in_batches(pairs, plan.cost.width):
         if not clock.round(trials, everyone, part):
             print(f"the minutes are spent after {len(done)} of {len(pairs)} pairs; the same command goes on")
             break
         done += part
     trials.finish([change for change in everyone if change not in trials.failed], done)
-    report(folder, trials, changes, done, whole=len(done) == len(pairs))
+    _report(folder, trials, changes, done, whole=len(done) == len(pairs))
 
 
 def plan_ablation(trials: Trials, changes: list[Change], minutes: float, step: Step) -> None:
     """Measure an epoch of the experiment and write the plan that fits the minutes."""
-    from src.commands.budget import all_pairs, measure, plan_pairs
+    from src.commands.budget import all_pairs, measure_cost, plan_pairs
 
-    cost = measure(trials, step.folder)
+    cost = measure_cost(trials, step.folder)
     pairs = all_pairs(trials.folds, trials.seed)
     plan = plan_pairs(cost, len(changes), trials.config.train.epochs, pairs, minutes)
     write_json(step.folder / "plan.json", plan.as_json())
@@ -118,10 +118,10 @@ def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list
     )
 
 
-def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
+def _report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
     """Compare, write the tables, draw the picture, print the lines."""
     from src.commands.budget import said_pairs
-    from src.commands.compare import CHANCE, check_base, compare, how_scored, lines, write_tables
+    from src.commands.compare import CHANCE, check_base, compare_change, how_scored, lines, write_tables
     from src.report.trials import draw_differences
     from src.tasks import create_task
 
@@ -130,11 +130,13 @@ def report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair
     scores = {change: trials.scores(change, pairs) for change in [BASE, *made]}
     check_base(scores[BASE], metric)
     rows = [
-        compare(change, scores.get(change, {}), scores[BASE], metric.sign, trials.failed.get(change, ""))
+        compare_change(
+            change, scores.get(change, {}), scores[BASE], metric.sign, trials.failed.get(change, "")
+        )
         for change in changes
     ]
     rows.sort(key=lambda row: (bool(row.note), -row.difference if isfinite(row.difference) else inf))
-    base = compare(BASE, scores[BASE], scores[BASE], metric.sign)
+    base = compare_change(BASE, scores[BASE], scores[BASE], metric.sign)
     said = [
         f"ablation of {trials.config.name}: {metric.name}, {said_pairs(pairs)}, base {base.score:.4f}; "
         f"positive is better",

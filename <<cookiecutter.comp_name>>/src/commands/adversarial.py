@@ -10,10 +10,10 @@ What it goes by are sizes, colours, sharpness and a small view of each image; no
 
 from src.cli import main
 
-MOST = 20_000  # images in all; more tell no more
+_MOST = 20_000  # images in all; more tell no more
 SIDE, VIEW = 12, 24  # pixels of the small view, and numbers it is told in
-FOLDS = 5
-SHOWN = 10
+_FOLDS = 5
+_SHOWN = 10
 DIFFERENT, APART = 0.6, 0.8  # AUC: a hint below, a warning above
 
 
@@ -35,31 +35,31 @@ def tell_apart(config) -> None:
     from src.report.pictures import draw_worst
 
     store = open_images(config)
-    if len(store.test) < FOLDS:
+    if len(store.test) < _FOLDS:
         raise UserError(
-            f"data.test_images: the public test set has {len(store.test)} image(s), and at least {FOLDS} are "
-            f"needed to compare them with the training images; a hidden test set cannot be compared"
+            f"data.test_images: the public test set has {len(store.test)} image(s), and at least {_FOLDS} "
+            f"are needed to compare them with the training images; a hidden test set cannot be compared"
         )
     random = np.random.default_rng(config.seed)
-    chosen = [sample(random, len(rows), MOST // 2) for rows in (store.train, store.test)]
+    chosen = [sample(random, len(rows), _MOST // 2) for rows in (store.train, store.test)]
     positions = np.concatenate([store.train[chosen[0]], store.test[chosen[1]]])
     sizes = [store.train_sizes[i] for i in chosen[0]] + [store.test_sizes[i] for i in chosen[1]]
-    looks = features(store.pixels, positions, sizes)
+    looks = image_features(store.pixels, positions, sizes)
     is_test = np.repeat([0, 1], [len(part) for part in chosen])
     said, folds, gain = out_of_fold(looks, is_test, positions, config.seed)
-    lines = describe(looks, is_test, folds, gain)
+    lines = _describe(looks, is_test, folds, gain)
     ids = [store.train_ids[i] for i in chosen[0]] + [store.test_ids[i] for i in chosen[1]]
     table = pd.DataFrame({"id": ids, "set": np.where(is_test, "test", "train"), "like_test": said.round(4)})
     folder = config.root / "data"
     write_csv(folder / "adversarial.csv", table.sort_values("like_test", ascending=False))
-    error = float(np.std(folds, ddof=1) / np.sqrt(FOLDS))
+    error = float(np.std(folds, ddof=1) / np.sqrt(_FOLDS))
     write_json(
         folder / "adversarial.json",
         {"auc": float(np.mean(folds)), "standard_error": error, "images": len(table), "told_by": gain},
     )
-    like_test = [i for i in np.argsort(-said) if not is_test[i]][:SHOWN]
-    unlike_train = [i for i in np.argsort(-said) if is_test[i]][:SHOWN]
-    like_train = [i for i in np.argsort(said) if not is_test[i]][:SHOWN]
+    like_test = [i for i in np.argsort(-said) if not is_test[i]][:_SHOWN]
+    unlike_train = [i for i in np.argsort(-said) if is_test[i]][:_SHOWN]
+    like_train = [i for i in np.argsort(said) if not is_test[i]][:_SHOWN]
     places = [*unlike_train, *like_test, *like_train]
     captions = [f"{'test' if is_test[i] else 'train'} {ids[i][:14]}\n{said[i]:.2f}" for i in places]
     draw_worst(folder / "adversarial.png", [store.pixels[positions[i]] for i in places], captions)
@@ -78,7 +78,7 @@ def sample(random, count: int, most: int):
     return np.sort(random.permutation(count)[:most])
 
 
-def features(pixels, positions, sizes: list[tuple[int, int]]):
+def image_features(pixels, positions, sizes: list[tuple[int, int]]):
     """A table of numbers an image (N, F): height, width, aspect, colours, sharpness, and `VIEW` numbers of a
     small view, from a principal component analysis of all of them."""
     import cv2
@@ -117,7 +117,7 @@ def out_of_fold(looks, is_test, groups, seed: int):
     parameters |= {"seed": seed, "deterministic": True, "force_row_wise": True, "verbose": -1}
     parameters |= {"num_threads": 1, "feature_fraction": 0.7, "lambda_l2": 1.0}
     said, scores, gain = np.zeros(len(looks)), [], np.zeros(looks.shape[1])
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     for learned, asked in splitter.split(looks, is_test, groups):
         data = lgb.Dataset(looks.iloc[learned].to_numpy(), is_test[learned])
         booster = lgb.train(parameters, data, 150)
@@ -129,7 +129,7 @@ def out_of_fold(looks, is_test, groups, seed: int):
     return said, scores, shares
 
 
-def describe(looks, is_test, folds: list[float], gain: dict[str, float]) -> list[str]:
+def _describe(looks, is_test, folds: list[float], gain: dict[str, float]) -> list[str]:
     """What a competitor should know, in a few lines."""
     import numpy as np
 

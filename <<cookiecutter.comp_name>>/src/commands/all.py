@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 
 from src.cli import configured
-from src.commands.stages import attempt, scripts
+from src.commands.stages import run_stage, scripts
 from src.config import Config, UserError
 from src.entry import plain_errors
 from src.machine import limit_threads
@@ -40,11 +40,11 @@ def main() -> None:
     if len({config.name for config in configs}) < len(configs):
         raise UserError(f"two of {', '.join(paths)} have the same name and would be one run")
     limit_threads(configs[0])
-    status = play(configs, arguments.force)
+    status = run_queue(configs, arguments.force)
     sys.exit(status)
 
 
-def play(configs: list[Config], force: bool) -> int:
+def run_queue(configs: list[Config], force: bool) -> int:
     """Run all stages; the status to exit with: 0, 2 where a competitor can mend what failed, else 1."""
     failed: dict[str, int] = {}
     seconds: dict[str, float] = defaultdict(float)
@@ -55,7 +55,7 @@ def play(configs: list[Config], force: bool) -> int:
             if config.name not in failed:
                 print(f"--- {script.name} {config.name}", flush=True)
                 began = time.monotonic()
-                status = attempt(script, config, force)
+                status = run_stage(script, config, force)
                 seconds[script.stem] += time.monotonic() - began
                 if status:
                     failed[config.name] = status

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src.artifacts import Step, write_json
-from src.commands.trials import BASE, Change, Pair, Trials, side_by_side
+from src.commands.trials import BASE, Change, Pair, Trials, pairs_in_batches
 from src.config import UserError
 from src.reading import NUMBER, decoding, read_csv, read_json
 
 WANTED = 4  # pairs: with fewer a standard error is hardly one, so shorter trainings are the lesser evil
-LEAST = 2  # pairs: with one there is no standard error
+FEWEST_PAIRS = 2  # pairs: with one there is no standard error
 SEEDS = 3  # at most; the folds are drawn once, so more of them tell of the seed alone
 SHORTEST = 0.25  # of the epochs: a trick that needs long training would show nothing in fewer
 
@@ -32,7 +32,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """What is going to be trained: each change on these pairs, for `epochs` of the experiment's epochs."""
 
     epochs: int
@@ -46,7 +46,7 @@ class Plan:
 
     def say(self, changes: int, minutes: float) -> str:
         """One sentence."""
-        rounds = len(list(side_by_side(list(self.pairs), self.cost.width)))
+        rounds = len(list(pairs_in_batches(list(self.pairs), self.cost.width)))
         about = (1 + changes) * rounds * self.cost.of(self.epochs) / 60
         return (
             f"{changes} to try beside the base, {said_pairs(self.pairs)}, {self.epochs} of {self.of_epochs} "
@@ -57,7 +57,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Plan:
+    def from_json(cls, stored: dict[str, Any]) -> ExperimentPlan:
         pairs = tuple(Pair(*pair) for pair in stored["pairs"])
         return cls(stored["epochs"], stored["of_epochs"], pairs, Cost(**stored["cost"]))
 
@@ -77,13 +77,13 @@ def all_pairs(folds: tuple[int, ...], seed: int) -> list[Pair]:
     return [Pair(fold, seed + more) for more in range(SEEDS) for fold in folds]
 
 
-def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes: float) -> Plan:
+def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes: float) -> ExperimentPlan:
     """The whole trainings where four pairs of each fit; else as many epochs as leave room for four, a quarter
     of them at least; then as many pairs as fit. Raises `UserError` where two pairs do not.
 
     `pairs` are all that there could be, in their order.
     """
-    wanted, parts = min(WANTED, len(pairs)), list(side_by_side(pairs, cost.width))
+    wanted, parts = min(WANTED, len(pairs)), list(pairs_in_batches(pairs, cost.width))
 
     def fitting(of_epochs: int) -> list[Pair]:
         rounds = int(60 * minutes / ((1 + changes) * cost.of(of_epochs)) + 1e-9)
@@ -93,16 +93,17 @@ def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes
     long_enough = (e for e in range(epochs, shortest - 1, -1) if len(fitting(e)) >= wanted)
     chosen = next(long_enough, shortest)
     chosen_pairs = fitting(chosen)
-    if len(chosen_pairs) < min(LEAST, len(pairs)):
-        needed = (1 + changes) * math.ceil(LEAST / cost.width) * cost.of(shortest) / 60
+    if len(chosen_pairs) < min(FEWEST_PAIRS, len(pairs)):
+        needed = (1 + changes) * math.ceil(FEWEST_PAIRS / cost.width) * cost.of(shortest) / 60
         raise UserError(
-            f"MINUTES={minutes:g} is too short: {LEAST} pairs of {1 + changes} trainings of {shortest} "
-            f"epochs take about {math.ceil(needed)} minutes; give MINUTES={math.ceil(needed)}, or try fewer"
+            f"MINUTES={minutes:g} is too short: {FEWEST_PAIRS} pairs of {1 + changes} trainings of "
+            f"{shortest} epochs take about {math.ceil(needed)} minutes; give MINUTES={math.ceil(needed)}, "
+            f"or try fewer"
         )
-    return Plan(chosen, epochs, tuple(chosen_pairs), cost)
+    return ExperimentPlan(chosen, epochs, tuple(chosen_pairs), cost)
 
 
-def measure(trials: Trials, folder: Any) -> Cost:
+def measure_cost(trials: Trials, folder: Any) -> Cost:
     """Train the experiment for two epochs, on as many folds as go side by side, and predict; kept in
     `cost.json`, so that it is done once. The first epoch pays for what is set up once, so the last counts."""
     short = replace(trials, share=min(1.0, 2 / trials.config.train.epochs))
@@ -141,7 +142,7 @@ def _width(trials: Trials) -> int:
     return min(len(devices(trials.config)), len(trials.folds))
 
 
-class Clock:
+class TimeBudget:
     """The minutes that are left; a round begins only where one as long as the last still fits."""
 
     def __init__(self, minutes: float):

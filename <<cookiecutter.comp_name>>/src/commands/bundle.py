@@ -9,7 +9,7 @@ from pathlib import Path
 from src.cli import main
 from src.locks import alone
 
-PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run(config, force):
@@ -20,7 +20,7 @@ def run(config, force):
     folder = bundle_folder(config)
     with alone(folder):
         manifest = build_bundle(config, folder)
-        write_notebook(PROJECT / "kernel" / "infer.py", folder.parent / "infer.ipynb")
+        write_notebook(_PROJECT / "kernel" / "infer.py", folder.parent / "infer.ipynb")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
     print(
         f"{folder}: {manifest['source']}, {len(manifest['sha256'])} files, {size:,.1f} MiB, "

@@ -16,7 +16,7 @@ from src.scoring import standard_error, why_undefined
 Scores = dict[Change, dict[Pair, float]]
 
 CHANCE = 0.05  # of a trick that does nothing to seem to do something, whatever the number of pairs
-ENOUGH = 3  # pairs: two scores of few rows often differ by the same, and then have no error
+_ENOUGH = 3  # pairs: two scores of few rows often differ by the same, and then have no error
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Row:
     def verdict(self) -> str:
         if self.note:
             return "failed"
-        if self.pairs < ENOUGH or not abs(self.difference) > self.margin:
+        if self.pairs < _ENOUGH or not abs(self.difference) > self.margin:
             return "cannot tell"
         return "helps" if self.difference > 0 else "hurts"
 
 
-def compare(
+def compare_change(
     change: Change, own: dict[Pair, float], base: dict[Pair, float], sign: int, note: str = ""
 ) -> Row:
     """The row of a change, over the pairs that it and the base both have a score for."""
@@ -99,7 +99,7 @@ def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:
     return max(mean(own, pairs) for own in whole.values()), honest, len(whole)
 
 
-def flattery(scores: Scores, sign: int) -> str:
+def selection_bias(scores: Scores, sign: int) -> str:
     """How much of the best point's lead is the luck of having been picked."""
     best, honest, among = nested_choice(scores, sign)
     if not isfinite(honest):

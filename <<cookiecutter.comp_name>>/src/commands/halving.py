@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from src.commands.budget import LEAST, SHORTEST, WANTED, Cost
+from src.commands.budget import FEWEST_PAIRS, SHORTEST, WANTED, Cost
 from src.config import UserError
 
 
@@ -37,12 +37,14 @@ def plan_rungs(cost: Cost, points: int, epochs: int, rounds: int, minutes: float
     budget = int(60 * minutes / cost.of(shortest) + 1e-9)
     for some in range(points - 1, 1, -1):
         rungs = halving(some, budget, rounds)
-        if rungs and sum(rung.rounds for rung in rungs) * cost.width >= min(LEAST, rounds * cost.width):
+        if rungs and sum(rung.rounds for rung in rungs) * cost.width >= min(
+            FEWEST_PAIRS, rounds * cost.width
+        ):
             return shortest, rungs
-    needed = math.ceil(3 * math.ceil(LEAST / cost.width) * cost.of(shortest) / 60)
+    needed = math.ceil(3 * math.ceil(FEWEST_PAIRS / cost.width) * cost.of(shortest) / 60)
     raise UserError(
-        f"MINUTES={minutes:g} is too short: two points and the base on {LEAST} pairs of {shortest} epochs "
-        f"take about {needed} minutes; give MINUTES={needed}"
+        f"MINUTES={minutes:g} is too short: two points and the base on {FEWEST_PAIRS} pairs of {shortest} "
+        f"epochs take about {needed} minutes; give MINUTES={needed}"
     )
 
 

@@ -17,8 +17,8 @@ from src.cli import main
 
 def run(config, force):
     from src.commands.leakscan import scan
-    from src.commands.noise import ROWS, TEST_ROWS, checks, quiet, run_stages
-    from src.commands.sample import copy_sample
+    from src.commands.permuted_labels import ROWS, TEST_ROWS, checks, noise_config, run_stages
+    from src.commands.small_copy import copy_sample
 
     leaks = 0
     if (config.root / "runs").exists() and (config.root / "data" / "folds.csv").exists():
@@ -29,7 +29,7 @@ def run(config, force):
     with tempfile.TemporaryDirectory(prefix="leakcheck-") as folder:
         copy_sample(config, Path(folder), ROWS, TEST_ROWS, deal=True)
         print("leakcheck: all stages on images dealt out anew, from which nothing can be learned")
-        small = quiet(config, Path(folder))
+        small = noise_config(config, Path(folder))
         run_stages(small)
         for check in checks(small):
             leaks += check.leaks

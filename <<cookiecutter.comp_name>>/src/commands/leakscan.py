@@ -54,17 +54,17 @@ def scan(config: Config) -> Scan:
                 found.unseen.append(f"{run.name} was trained on other folds than data/folds.csv holds now")
                 break
             found.models += 1
-            look_at_rows(found, run, fold, own)
-            look_at_teacher(found, run, fold, stamp, list(held_out))
-            look_at_labels(found, run, fold, list(held_out))
-        look_at_table(found, run, held_out)
+            scan_rows(found, run, fold, own)
+            scan_teacher(found, run, fold, stamp, list(held_out))
+            scan_labels(found, run, fold, list(held_out))
+        scan_table(found, run, held_out)
     fold_of = dict(zip(table["id"], table["fold"], strict=True))
     for stack in sorted(path for path in (config.root / "stacks").glob("*") if path.is_dir()):
-        look_at_stack(found, stack, fold_of, folds, runs)
+        scan_stack(found, stack, fold_of, folds, runs)
     return found
 
 
-def look_at_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
+def scan_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
     """No row of the fold may be among those its model learned from, or stopped by."""
     path = run / f"fold{fold}" / LEARNED
     if not path.exists():
@@ -79,7 +79,7 @@ def look_at_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
             )
 
 
-def look_at_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[int]) -> None:
+def scan_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[int]) -> None:
     """A teacher must be the teacher run's model of the same fold."""
     names = recipe.get("distill", {}).get("teacher") or []
     for number, name in enumerate([names] if isinstance(names, str) else names):
@@ -95,7 +95,7 @@ def look_at_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list
             )
 
 
-def look_at_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
+def scan_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
     """A round's labels must be the same fold's own model's of the run before."""
     recipe = recipe_in(run / f"select{fold}.stamp.json")
     if recipe is None:
@@ -122,7 +122,7 @@ def look_at_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
         )
 
 
-def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
+def scan_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
     """Every row of a run's OOF table must be what the model of its own fold said."""
     path = run / "oof.parquet"
     if not path.exists():
@@ -141,7 +141,7 @@ def look_at_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None
             found.leaks.append(f"{run.name}: oof.parquet does not hold what fold {fold}'s model said")
 
 
-def look_at_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
+def scan_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
     """A stack is nested by the folds of its own table: they must be those that its members were trained on,
     and its members' tables what they were."""
     recipe, path = recipe_in(stack / "stack.stamp.json"), stack / "oof.parquet"

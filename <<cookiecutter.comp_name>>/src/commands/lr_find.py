@@ -12,7 +12,7 @@ from src.cli import main
 def run(config, force):
     from src.artifacts import write_csv
     from src.progress import Progress
-    from src.report.rates import draw_range
+    from src.report.lr_curve import draw_range
     from src.steps import dataset_inputs
     from src.tasks import create_task
     from src.training.devices import devices
@@ -20,7 +20,7 @@ def run(config, force):
 
     dataset_inputs(config)
     from src.data.loaders import load_fold
-    from src.training.fit import Trainer
+    from src.training.trainer import Trainer
 
     fold, changed, task = config.selected_folds[0], for_range_test(config), create_task(config)
     data = load_fold(changed, task, fold)

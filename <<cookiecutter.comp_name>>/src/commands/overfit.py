@@ -20,10 +20,10 @@ def run(config, force):
     from src.progress import Progress
     from src.tasks import create_task
     from src.training.devices import devices
-    from src.training.fit import Trainer
-    from src.training.overfit import STEPS, learn_by_heart, plain
+    from src.training.overfit import STEPS, learn_by_heart, without_regularisation
+    from src.training.trainer import Trainer
 
-    fold, bare, task = config.selected_folds[0], plain(config), create_task(config)
+    fold, bare, task = config.selected_folds[0], without_regularisation(config), create_task(config)
     data = load_fold(bare, task, fold)
     trainer = Trainer(bare, task, data, data.train, fold, devices(config)[0])
     with Progress(f"overfit {config.name}", STEPS) as progress:

@@ -24,8 +24,8 @@ def preview(config) -> None:
     """Draw the picture; print where it is, and how long an image took."""
     from dataclasses import replace
 
-    from src.data.levels import as_targets
     from src.data.loaders import TrainingBatches, load_fold, target_tensor, to_tensor
+    from src.data.mask_targets import to_loss_targets
     from src.data.mixing import Mixer
     from src.models.scale import TargetScale
     from src.report.preview import draw_preview
@@ -49,7 +49,7 @@ def preview(config) -> None:
     mixer = Mixer(config.mixing.model_copy(update={"share": 1.0, "off_epochs": 0}), 1)
     for draw in range(MIXED if config.mixing.on else 0):
         images, targets, weights = batches[config.seed + DRAWS + draw, chosen]
-        columns.append(("mixed", *mixer(images, as_targets(targets), weights, 0, draw)[:2]))
+        columns.append(("mixed", *mixer(images, to_loss_targets(targets), weights, 0, draw)[:2]))
     table = [pictures(images, targets, scale, task.name, fold.outputs) for _, images, targets in columns]
     path = config.root / "data" / f"preview-{config.name}.png"
     draw_preview(path, [head for head, *_ in columns], [list(row) for row in zip(*table, strict=True)])
@@ -76,15 +76,18 @@ def different_rows(rows, seed: int):
 
 def pictures(images, targets, scale, task: str, outputs: list[str]) -> list:
     """A batch (B, C, H, W) with its targets as what is drawn of it."""
-    from src.data.levels import as_targets
-    from src.report.preview import Shown, caption
+    from src.data.mask_targets import to_loss_targets
+    from src.report.preview import PreviewImage, caption_of_targets
 
     pixels = images.round().byte().permute(0, 2, 3, 1).numpy()
     if targets.ndim == 4:
-        inside = (as_targets(targets) > 0).byte().permute(0, 2, 3, 1).numpy()  # what is unsure is not
-        return [Shown(image, "", masks) for image, masks in zip(pixels, inside, strict=True)]
+        inside = (to_loss_targets(targets) > 0).byte().permute(0, 2, 3, 1).numpy()  # what is unsure is not
+        return [PreviewImage(image, "", masks) for image, masks in zip(pixels, inside, strict=True)]
     said = scale.decode(targets).numpy()
-    return [Shown(image, caption(task, one, outputs)) for image, one in zip(pixels, said, strict=True)]
+    return [
+        PreviewImage(image, caption_of_targets(task, one, outputs))
+        for image, one in zip(pixels, said, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from src.cli import main
 from src.locks import alone
 
-PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run(config, force):
@@ -18,7 +18,7 @@ def run(config, force):
     from src.kernel.rehearse import rehearse
 
     with alone(config.root / "kaggle" / "bundle"):
-        cases = rehearse(config, PROJECT)
+        cases = rehearse(config, _PROJECT)
     if not read_receipt(config, "rehearsal")["passed"]:
         bad = [case.name for case in cases if case.wrong is not None] or ["it does not fit into the limits"]
         print(f"error: the rehearsal did not pass: {', '.join(bad)}; nothing may be pushed", file=sys.stderr)

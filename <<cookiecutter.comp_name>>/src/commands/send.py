@@ -12,9 +12,9 @@ from src.cli import main
 
 
 def run(config, force):
-    from src.kaggle.send import send
+    from src.kaggle.send import send_submission
 
-    send(config, submit=os.environ.get("SUBMIT") == "1", force=force)
+    send_submission(config, submit=os.environ.get("SUBMIT") == "1", force=force)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ from src.config import UserError
 
 EPOCHS, FOLDS = 2, 2
 OPTIONAL = ("04",)  # a competition can be played without it, and some configs are not made for it
-SURE = {"multiclass": 0.01, "retrieval": 0.01}  # so that stage 04 has rows to learn from; else one half
+_SURE = {"multiclass": 0.01, "retrieval": 0.01}  # so that stage 04 has rows to learn from; else one half
 
 
 def run(config, force):
-    from src.commands.sample import copy_sample
+    from src.commands.small_copy import copy_sample
 
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
         rows = copy_sample(config, Path(folder))
         print("smoke: all six stages on a few rows, whose scores mean nothing")
-        small = shrunk(config, Path(folder))
+        small = small_config(config, Path(folder))
         for script in scripts():
             began = time.monotonic()
             print(f"smoke: {script.name}")
@@ -37,11 +37,11 @@ def run(config, force):
                     raise
                 print(f"smoke: {script.name} would end with: {error}")
             print(f"smoke: {script.name} took {time.monotonic() - began:.1f} s")
-        for line in measure(config, small, rows):
+        for line in estimate_cost(config, small, rows):
             print(f"smoke: {line}")
 
 
-def shrunk(config, root: Path):
+def small_config(config, root: Path):
     """The same experiment under `root` with few epochs and folds, and nothing that needs another run or the
     network."""
     from src.config import Config
@@ -56,7 +56,7 @@ def shrunk(config, root: Path):
         values["cv"]["stop_parts"] = 2  # stage 04 needs twenty such rows
     values["pseudo"] |= {
         "rounds": 1,
-        "threshold": SURE.get(config.task.name, 0.51),
+        "threshold": _SURE.get(config.task.name, 0.51),
         "pixels": 0.0,
         "epochs": 1,
         "external": None,
@@ -73,29 +73,29 @@ def shrunk(config, root: Path):
     return Config.model_validate(values)
 
 
-def measure(config, small, rows: int) -> list[str]:
+def estimate_cost(config, small, rows: int) -> list[str]:
     """What the whole would take, from training steps as large as the config's on this machine's first
     device."""
     import numpy as np
     import torch
 
-    from src.data.loaders import Rows, load_fold
+    from src.data.loaders import TrainingRows, load_fold
     from src.tasks import create_task
     from src.training.devices import devices
-    from src.training.fit import Trainer
-    from src.training.probe import fits_on, images_per_second, largest_batch, memory
-    from src.training.windows import windows
+    from src.training.probe import fits_on, images_per_second, largest_batch, peak_memory
+    from src.training.single_steps import windows
+    from src.training.trainer import Trainer
 
     device, task = devices(config)[0], create_task(config)
     same = small.model_copy(update={"train": config.train, "mixing": config.mixing})
     data = load_fold(same, task, 0)
     many = np.resize(np.arange(len(data.train)), 4 * config.train.batch_size * config.train.accumulate)
-    repeated = Rows(data.train.positions[many], data.train.targets[many], data.train.weights[many])
+    repeated = TrainingRows(data.train.positions[many], data.train.targets[many], data.train.weights[many])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(same, task, data, repeated, 0, device)
     pace = images_per_second(trainer)
-    taken = memory(device) / 2**20
+    taken = peak_memory(device) / 2**20
     share = (1 - 1 / config.cv.n_folds) * (
         1 - 1 / config.cv.stop_parts if config.train.early_stopping.enabled else 1
     )
@@ -105,8 +105,8 @@ def measure(config, small, rows: int) -> list[str]:
     whose = "of the device" if device.type == "cuda" else "of this process"
     lines = [
         f"{pace:,.0f} training images a second on {device}, {taken:,.0f} MiB {whose}",
-        f"an epoch of one fold over all {rows:,} rows would take {clock(epoch)}, "
-        f"{epochs} epochs of {folds} folds {clock(whole)}",
+        f"an epoch of one fold over all {rows:,} rows would take {as_duration(epoch)}, "
+        f"{epochs} epochs of {folds} folds {as_duration(whole)}",
     ]
     if device.type == "cuda":
         fits = fits_on(trainer, next(windows(trainer))[0])
@@ -116,7 +116,7 @@ def measure(config, small, rows: int) -> list[str]:
     return lines
 
 
-def clock(seconds: float) -> str:
+def as_duration(seconds: float) -> str:
     """h:mm:ss."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -10,12 +10,12 @@ from pathlib import Path
 from src.config import Config, UserError
 from src.entry import fail, lost_output, report
 
-PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def scripts() -> list[Path]:
     """01 to 06, in their order."""
-    return sorted(PROJECT.glob("0?_*.py"))
+    return sorted(_PROJECT.glob("0?_*.py"))
 
 
 def stage(script: Path) -> Callable[[Config, bool], None]:
@@ -26,7 +26,7 @@ def stage(script: Path) -> Callable[[Config, bool], None]:
     return module.run
 
 
-def attempt(script: Path, config: Config, force: bool) -> int:
+def run_stage(script: Path, config: Config, force: bool) -> int:
     """Run one stage; 0, or the status of what it ended with."""
     try:
         stage(script)(config, force)

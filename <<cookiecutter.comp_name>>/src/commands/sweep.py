@@ -22,10 +22,19 @@ from math import isfinite
 from pathlib import Path
 
 from src.artifacts import Step, read_json, write_json, write_text
-from src.cli import check_names
-from src.commands.compare import Row, Scores, check_base, compare, flattery, how_scored, lines, write_tables
+from src.cli import check_known_names
+from src.commands.compare import (
+    Row,
+    Scores,
+    check_base,
+    compare_change,
+    how_scored,
+    lines,
+    selection_bias,
+    write_tables,
+)
 from src.commands.request import command, plan_step
-from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, side_by_side
+from src.commands.trials import BASE, NEXT_KEY, Change, Pair, Trials, pairs_in_batches
 from src.config import NoEffect, UserError
 from src.entry import plain_errors
 from src.locks import alone
@@ -47,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     trials = Trials(arguments.config, arguments.overrides, "sweep")
     keys = read_keys(arguments.keys)
-    check_names(trials.config)
+    check_known_names(trials.config)
     points = points_of(trials, keys)
     limit_threads(trials.config)
     name = arguments.name or trials.config.name
@@ -100,8 +109,8 @@ def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float,
         print(f"{found.up_to_date_line()}\n{(folder / 'report.txt').read_text(encoding='utf-8')}", end="")
         return
     print(say_plan(trials, keys, points, stored, minutes))
-    scores, whole = climb(trials, points, stored, minutes)
-    report(folder, trials, keys, points, scores, stored, whole)
+    scores, whole = run_halving(trials, points, stored, minutes)
+    _report(folder, trials, keys, points, scores, stored, whole)
 
 
 def plan_sweep(trials: Trials, points: list[Change], minutes: float, step: Step) -> None:
@@ -109,12 +118,12 @@ def plan_sweep(trials: Trials, points: list[Change], minutes: float, step: Step)
     those that are tried are drawn by the experiment's seed."""
     from dataclasses import asdict
 
-    from src.commands.budget import all_pairs, measure
+    from src.commands.budget import all_pairs, measure_cost
     from src.commands.halving import plan_rungs
 
-    cost = measure(trials, step.folder)
+    cost = measure_cost(trials, step.folder)
     pairs = all_pairs(trials.folds, trials.seed)
-    parts = list(side_by_side(pairs, cost.width))
+    parts = list(pairs_in_batches(pairs, cost.width))
     epochs = trials.config.train.epochs
     chosen, rungs = plan_rungs(cost, len(points), epochs, len(parts), minutes)
     drawn = sorted(random.Random(trials.seed).sample(range(len(points)), min(rungs[0].points, len(points))))
@@ -129,7 +138,7 @@ def say_plan(trials: Trials, keys: list[Key], points: list[Change], stored: dict
 
     cost, rungs = Cost(**stored["cost"]), stored["rungs"]
     about = sum((1 + n) * rounds for n, rounds in rungs) * cost.of(stored["epochs"]) / 60
-    sizes = [len(part) for part in side_by_side(all_pairs(trials.folds, trials.seed), cost.width)]
+    sizes = [len(part) for part in pairs_in_batches(all_pairs(trials.folds, trials.seed), cost.width)]
     total = [sum(sizes[:end]) for end in itertools.accumulate(rounds for _, rounds in rungs)]
     steps = ", then ".join(f"{n} on {pairs} pairs" for (n, _), pairs in zip(rungs, total, strict=True))
     some = "" if len(stored["points"]) == len(points) else f" (drawn from {len(points)})"
@@ -140,19 +149,19 @@ def say_plan(trials: Trials, keys: list[Key], points: list[Change], stored: dict
     )
 
 
-def climb(trials: Trials, points: list[Change], stored: dict, minutes: float) -> tuple[Scores, bool]:
+def run_halving(trials: Trials, points: list[Change], stored: dict, minutes: float) -> tuple[Scores, bool]:
     """Train rung by rung; gives each point's scores on the pairs it was tried on, and whether time sufficed
     for all rungs."""
-    from src.commands.budget import Clock, all_pairs
+    from src.commands.budget import TimeBudget, all_pairs
     from src.tasks import create_task
 
-    sign, clock = create_task(trials.config).metric.sign, Clock(minutes)
-    parts = side_by_side(all_pairs(trials.folds, trials.seed), stored["cost"]["width"])
+    sign, clock = create_task(trials.config).metric.sign, TimeBudget(minutes)
+    parts = pairs_in_batches(all_pairs(trials.folds, trials.seed), stored["cost"]["width"])
     alive, tried = [points[i] for i in stored["points"]], dict.fromkeys([BASE], ())
     for size, rounds in stored["rungs"]:
         alive = [change for change in alive if change not in trials.failed]
         if len(alive) > size:
-            alive = better(scores_of(trials, tried), alive, sign)[:size]
+            alive = ranked_points(scores_of(trials, tried), alive, sign)[:size]
         for part in itertools.islice(parts, rounds):
             everyone = [BASE, *alive]
             if not clock.round(trials, everyone, part):
@@ -172,11 +181,11 @@ def scores_of(trials: Trials, tried: dict[Change, Iterable[Pair]]) -> Scores:
     }
 
 
-def better(scores: Scores, alive: list[Change], sign: int) -> list[Change]:
+def ranked_points(scores: Scores, alive: list[Change], sign: int) -> list[Change]:
     """The points by their mean difference to the base, the best first; in their own order where they tie."""
 
     def lead(change: Change) -> float:
-        found = compare(change, scores[change], scores[BASE], sign).difference
+        found = compare_change(change, scores[change], scores[BASE], sign).difference
         return found if isfinite(found) else float("-inf")
 
     return sorted(alive, key=lead, reverse=True)
@@ -205,7 +214,7 @@ def tried_step(folder: Path, trials: Trials) -> Step | None:
     )
 
 
-def report(
+def _report(
     folder: Path,
     trials: Trials,
     keys: list[Key],
@@ -220,21 +229,21 @@ def report(
     metric = create_task(trials.config).metric
     check_base(scores[BASE], metric)
     rows = [
-        compare(p, scores.get(p, {}), scores[BASE], metric.sign, trials.failed.get(p, ""))
+        compare_change(p, scores.get(p, {}), scores[BASE], metric.sign, trials.failed.get(p, ""))
         for p in points
         if p in scores or p in trials.failed
     ]
     rows.sort(key=lambda row: (-row.pairs, -row.difference if isfinite(row.difference) else float("inf")))
-    base = compare(BASE, scores[BASE], scores[BASE], metric.sign)
+    base = compare_change(BASE, scores[BASE], scores[BASE], metric.sign)
     title = f"sweep of {trials.config.name}: {metric.name}, base {base.score:.4f}; positive is better"
     said = [
         title,
         *lines(rows),
         f"{how_scored(metric)}, paired with the base.",
-        flattery(scores, metric.sign),
+        selection_bias(scores, metric.sign),
     ]
     write_tables(folder, rows, scores, metric.sign)
-    draw(
+    draw_sweep(
         folder / "sweep.png", keys, [*points, *trials.left_out], [row for row in rows if not row.note], title
     )
     write_text(folder / "report.txt", "\n".join(said) + "\n")
@@ -244,7 +253,7 @@ def report(
     print("\n".join(said))
 
 
-def draw(path: Path, keys: list[Key], points: list[Change], rows: list[Row], title: str) -> None:
+def draw_sweep(path: Path, keys: list[Key], points: list[Change], rows: list[Row], title: str) -> None:
     """A line for one key, a map for two, dots for more. The experiment's own values, which are no point, are
     the zero; a point that was not tried is left out."""
     import numpy as np

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.artifacts import Step, write_json
-from src.cli import check_names
+from src.cli import check_known_names
 from src.config import Config, NoEffect, UserError
 from src.configfile import load_config
 from src.locks import alone
@@ -109,7 +109,7 @@ class Trials:
         for change in changes:
             try:
                 config = self.configured(change, self.seed)
-                check_names(config)
+                check_known_names(config)
                 mark = self.mark(config)
                 if change.overrides and mark in known:
                     raise NoEffect(f"{change.name}: {known[mark]} has that already; try another value")
@@ -192,9 +192,9 @@ class Trials:
         """See to the image cache of a change's size; stage 01 has seen to the experiment's."""
         config = self.configured(change, self.seed)
         if config.data != self.config.data and not images_step(config).fresh():
-            from src.data.prepare import prepare
+            from src.data.prepare import prepare_dataset
 
-            prepare(config)
+            prepare_dataset(config)
 
     def take_over(self, run: Run, fold: int) -> None:
         """Copy the model of this very recipe, where the experiment or another trial has trained it."""
@@ -255,7 +255,7 @@ class Trials:
         }
 
 
-def side_by_side(pairs: list[Pair], width: int) -> Iterator[list[Pair]]:
+def pairs_in_batches(pairs: list[Pair], width: int) -> Iterator[list[Pair]]:
     """The pairs in their order, as many at a time as are trained side by side, of one seed each."""
     for seed in dict.fromkeys(pair.seed for pair in pairs):
         mine = [pair for pair in pairs if pair.seed == seed]

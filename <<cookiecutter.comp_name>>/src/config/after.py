@@ -115,15 +115,16 @@ RANKLESS = {  # why ranks cannot take the place of predictions
 }
 
 
-Rival = Literal["rank_mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn", "xgboost"]
+Blender = Literal["rank_mean", "hill_climbing", "linear", "lightgbm", "mlp", "cnn", "xgboost"]
 
 
 class Stack(Section):
-    """Beside the mean and the best single run, see src/ensemble/rivals; maps and rankings have their own."""
+    """Beside the mean and the best single run, see src/ensemble/blenders; maps and rankings have their
+    own."""
 
     name: Name = "stack"
     members: tuple[str, ...] = ("*",)  # run names or patterns
-    rivals: tuple[Rival, ...] = (  # xgboost: where it is installed
+    blenders: tuple[Blender, ...] = (  # xgboost: where it is installed
         "rank_mean",  # for metrics of order, such as AUC
         "hill_climbing",
         "linear",
@@ -147,7 +148,7 @@ class Stack(Section):
 def check_stack(stack: Stack, data: Data, task: str) -> None:
     """Raise ValueError for knobs of the stack that exclude each other, or the task, and for a feature that
     would give the answer away."""
-    for key in ("rivals", "features"):
+    for key in ("blenders", "features"):
         given = getattr(stack, key) or ()
         twice = [name for name in given if given.count(name) > 1]
         if twice:
@@ -161,9 +162,9 @@ def check_stack(stack: Stack, data: Data, task: str) -> None:
             f"stack.features stand beside predictions of an image, one row each; {task} stacks "
             f"{'pixels' if task == 'segmentation' else 'pairs of images'}; leave it null"
         )
-    if not {"lightgbm", "xgboost"} & set(stack.rivals):
+    if not {"lightgbm", "xgboost"} & set(stack.blenders):
         raise ValueError(
-            "stack.features are looked at by trees alone: add lightgbm to stack.rivals, or leave them null"
+            "stack.features are looked at by trees alone: add lightgbm to stack.blenders, or leave them null"
         )
     targets = (data.target,) if isinstance(data.target, str) else data.target
     for key, columns, why in (

@@ -9,7 +9,7 @@ from pydantic import Field
 from src.config.section import Positive, Section, Share
 from src.config.train import Train
 
-Policy = Literal["auto", "off", "autoaugment", "randaugment", "trivialaugment"]
+_Policy = Literal["auto", "off", "autoaugment", "randaugment", "trivialaugment"]
 
 
 class Consistency(Section):
@@ -22,7 +22,7 @@ class Consistency(Section):
     ramp_epochs: Annotated[float, Field(ge=0)] | None = None  # until then; null: a third of train.epochs
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the teacher's probability; less is left out
     ratio: Annotated[float, Field(gt=0, le=16)] = 1.0  # unlabelled rows a labelled one; at 7 it takes ages
-    policy: Policy = "auto"  # of the strong view; auto: augment.policy, else randaugment where it can be
+    policy: _Policy = "auto"  # of the strong view; auto: augment.policy, else randaugment where it can be
     cutout: Share = 1.0  # probability of an erased square in the strong view, a quarter of the side
 
     def ramp(self, epochs: int) -> float:

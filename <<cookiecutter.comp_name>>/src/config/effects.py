@@ -14,7 +14,7 @@ from typing import Any
 
 from src.config.losses import KNOBS, LOSSES, MARGINS
 
-Config = Any  # that of tree.py, which imports this module
+_Config = Any  # that of tree.py, which imports this module
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Need:
 
     keys: tuple[str, ...]
     of: tuple[str, ...]
-    met: Callable[[Config], bool]
+    met: Callable[[_Config], bool]
     why: str
     refused: bool = True
 
 
-def _need(keys: str, of: str, met: Callable[[Config], bool], why: str, refused: bool = True) -> Need:
+def _need(keys: str, of: str, met: Callable[[_Config], bool], why: str, refused: bool = True) -> Need:
     return Need(tuple(keys.split()), tuple(of.split()), met, why, refused)
 
 
-def _loss(config: Config) -> str:
+def _loss(config: _Config) -> str:
     return config.train.name(config.task.name)
 
 
@@ -47,15 +47,15 @@ def _of_tasks(keys: str, *tasks: str, but: bool = False, refused: bool = True) -
     return _need(keys, "task.name", lambda c: (c.task.name in tasks) != but, f"it is for {names}", refused)
 
 
-def _resized(config: Config) -> bool:
+def _resized(config: _Config) -> bool:
     return config.augment.crop == "resized" or (config.augment.crop, config.data.cache_size) == (None, None)
 
 
-def _views(config: Config) -> int:
+def _views(config: _Config) -> int:
     return len(config.inference.tta) * len(config.inference.scales or (0,))
 
 
-def _has_floor(config: Config) -> bool:
+def _has_floor(config: _Config) -> bool:
     train = config.train
     return train.schedule not in ("constant", "piecewise") and train.step_lrs is None
 
@@ -205,14 +205,15 @@ NEEDS = (
     ),
     _of_tasks("inference.candidates", "retrieval"),
     # the stack
-    _of_tasks("stack.rivals stack.calibrate", "retrieval", "segmentation", but=True),
+    _of_tasks("stack.blenders stack.calibrate", "retrieval", "segmentation", but=True),
     _need(
         TREES,
-        "stack.rivals task.name",
+        "stack.blenders task.name",
         lambda c: (
-            c.task.name in ("retrieval", "segmentation") or bool({"lightgbm", "xgboost"} & {*c.stack.rivals})
+            c.task.name in ("retrieval", "segmentation")
+            or bool({"lightgbm", "xgboost"} & {*c.stack.blenders})
         ),
-        "it is for trees: add lightgbm to stack.rivals",
+        "it is for trees: add lightgbm to stack.blenders",
     ),
 )
 HOW = ("model.checkpointing", "inference.batch_size")  # memory and time; no bit of a result
@@ -221,7 +222,7 @@ _OFF = (
     "augment.d4 augment.hue augment.saturation augment.gamma augment.blur augment.noise augment.compression "
 )
 _OFF += "augment.erasing train.center_weight train.lovasz_weight train.hold_epochs"
-NULL_IS: dict[str, Callable[[Config], Any]] = {  # what a null stands for: that value is no other experiment
+NULL_IS: dict[str, Callable[[_Config], Any]] = {  # what a null stands for: that value is no other experiment
     **dict.fromkeys(_OFF.split(), lambda c: 0),
     "train.loss": lambda c: LOSSES[c.task.name][0],
     "train.momentum": lambda c: 0.9,
@@ -240,7 +241,7 @@ NULL_IS: dict[str, Callable[[Config], Any]] = {  # what a null stands for: that 
 }
 
 
-def without_effect(config: Config) -> dict[str, Need]:
+def without_effect(config: _Config) -> dict[str, Need]:
     """The keys that have no effect in this config, each with what it lacks; keys below a section that is null
     are not there."""
     found: dict[str, Need] = {}
@@ -251,7 +252,7 @@ def without_effect(config: Config) -> dict[str, Need]:
     return found
 
 
-def ignored(config: Config) -> dict[str, str]:
+def ignored(config: _Config) -> dict[str, str]:
     """The keys that differ from their default and have no effect, each with the reason; not those that are
     set for other tasks or days."""
     return {
@@ -261,14 +262,14 @@ def ignored(config: Config) -> dict[str, str]:
     }
 
 
-def default_of(config: Config, key: str) -> Any:
+def default_of(config: _Config, key: str) -> Any:
     """The default of a key whose sections are all there."""
     above, _, name = key.rpartition(".")
     section = value_of(config, above) if above else config
     return type(section).model_fields[name].default
 
 
-def settings(config: Config) -> dict[str, Any]:
+def effective_settings(config: _Config) -> dict[str, Any]:
     """The whole tree as plain values; what is ignored has its default, so that they are a config again."""
     plain = {key: default_of(config, key) for key in ignored(config)}
     for key, value in plain.items():
@@ -282,13 +283,13 @@ def _with(section: Any, path: list[str], value: Any) -> Any:
     return section.model_copy(update={name: _with(getattr(section, name), rest, value) if rest else value})
 
 
-def is_there(config: Config, key: str) -> bool:
+def is_there(config: _Config, key: str) -> bool:
     """Whether all sections above a key are."""
     above = key.rpartition(".")[0]
     return not above or value_of(config, above) is not None
 
 
-def value_of(config: Config, key: str) -> Any:
+def value_of(config: _Config, key: str) -> Any:
     """The value at a dotted key; None below a section that is null."""
     value: Any = config
     for part in key.split("."):
@@ -296,7 +297,7 @@ def value_of(config: Config, key: str) -> Any:
     return value
 
 
-def effective(config: Config, section: str) -> dict[str, Any] | None:
+def effective(config: _Config, section: str) -> dict[str, Any] | None:
     """A section as plain values for a fingerprint: keys that have no effect, or none on a result, are not
     there, and a value that null stands for is null."""
     values = config.model_dump(mode="json", include={section})[section]

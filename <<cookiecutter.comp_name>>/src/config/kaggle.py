@@ -24,13 +24,13 @@ def _check_shape(value: str) -> str:
     """Kaggle takes any text here, and gives a default machine for what it does not know."""
     if value in RETIRED:
         raise ValueError(f"Kaggle has retired {value} and would run on something else; good is NvidiaTeslaT4")
-    if value not in SHAPES:
-        raise ValueError(f"Kaggle would run on a default machine instead; it knows {', '.join(SHAPES)}")
+    if value not in MACHINES:
+        raise ValueError(f"Kaggle would run on a default machine instead; it knows {', '.join(MACHINES)}")
     return value
 
 
 # Machines by Kaggle's names, and how many GPUs each has. Beyond T4 x2 they are for some competitions alone.
-SHAPES = {
+MACHINES = {
     "cpu": 0,
     "NvidiaTeslaT4": 2,
     "NvidiaL4": 4,
@@ -42,7 +42,7 @@ SHAPES = {
 RETIRED = ("NvidiaTeslaP100", "TpuV38", "Tpu1VmV38")
 
 Slug = Annotated[str, AfterValidator(_check_slug)]
-Shape = Annotated[str, AfterValidator(_check_shape)]
+Machine = Annotated[str, AfterValidator(_check_shape)]
 Session = Annotated[float, Field(gt=0, le=12)]  # hours; Kaggle ends any GPU session after twelve
 
 
@@ -53,7 +53,7 @@ class Kaggle(Section):
     half: bool = True  # weights of the bundle in half precision: half the upload, 1e-3 off; false: as trained
     hidden_images: Annotated[int, Field(ge=1)] | None = None  # as the competition says; null: as many as here
     licence: Literal["other", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "apache-2.0"] = "other"  # it is private
-    machine_shape: Shape = "NvidiaTeslaT4"  # T4 x2, which every account has
+    machine_shape: Machine = "NvidiaTeslaT4"  # T4 x2, which every account has
     internet: bool = False  # a code competition takes no kernel that had any
     hours: Session = 9.0  # a submission's run may take this long: see the competition's code requirements
     network_speedup: Annotated[float, Field(gt=0)] = (

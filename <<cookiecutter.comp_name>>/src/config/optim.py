@@ -9,7 +9,7 @@ from pydantic import Field
 from src.config.section import Count, Positive, Section, Switch
 
 Factor = Annotated[float, Field(gt=0, lt=1)]
-Epochs = Annotated[float, Field(ge=0)]
+_EpochCount = Annotated[float, Field(ge=0)]
 
 USES = {  # the schedules that a key means something to
     "cycles": ("cosine",),
@@ -35,9 +35,9 @@ class Optim(Section):
     schedule: Literal[
         "cosine", "constant", "step", "plateau", "onecycle", "exponential", "inverse_time", "piecewise"
     ] = "cosine"
-    warmup_epochs: Epochs = 1.0  # a fresh head's first gradients are large
-    hold_epochs: Epochs | None = None  # at the peak, between warm-up and schedule
-    min_lr: Epochs = 1e-6  # below it no schedule falls
+    warmup_epochs: _EpochCount = 1.0  # a fresh head's first gradients are large
+    hold_epochs: _EpochCount | None = None  # at the peak, between warm-up and schedule
+    min_lr: _EpochCount = 1e-6  # below it no schedule falls
     cycles: Count | None = None  # cosine: warm restarts; each cycle ends with an epoch. null: 1
     cycle_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # peak of a cycle to the last; null: 1
     steps: tuple[Positive, ...] | None = None  # step, piecewise: epochs of a change, counted from the start

@@ -20,7 +20,7 @@ from src.config.after import (
 )
 from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
-from src.config.effects import effective, settings
+from src.config.effects import effective, effective_settings
 from src.config.kaggle import Kaggle
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
@@ -89,7 +89,7 @@ class Config(Section):
     def settings(self) -> dict[str, Any]:
         """The tree as plain values, without what chooses folds for one call: what is stored beside a run. A
         key that is ignored has its default."""
-        return settings(self)
+        return effective_settings(self)
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Config:

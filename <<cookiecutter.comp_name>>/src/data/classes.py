@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.data.levels import Levels
+from src.data.mask_targets import MaskTargets
 from src.tasks.base import Task
 
 
@@ -83,4 +83,4 @@ def targets_of(task: Task, labels: pd.DataFrame, outputs: list[str]) -> Any:
 
 def taken(targets: Any, rows: Any) -> Any:
     """Those of some rows, of an array or of what stands for one, which stays as it is kept."""
-    return targets.part(rows) if isinstance(targets, Levels | ClassTargets) else targets[rows]
+    return targets.part(rows) if isinstance(targets, MaskTargets | ClassTargets) else targets[rows]

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("T")
 SHARE = 0.1  # of a file's bytes left over after the last pixel: cameras pad, a hole in the data leaves more
 HOLE = bytes(512)  # what a download with a gap holds
-LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 DAMAGE = re.compile(r"Corrupt JPEG data: .*|Premature end of JPEG file.*")
 
 
@@ -41,7 +41,7 @@ class Listener:
                 self.text += text
             return self.count
 
-    def alone(self, decode: Callable[[], T]) -> tuple[T, str]:
+    def alone(self, decode: Callable[[], _T]) -> tuple[_T, str]:
         """What `decode` gives, and what was printed meanwhile: its own, where nothing else runs beside it."""
         self.heard()
         start = len(self.text)
@@ -92,7 +92,7 @@ def damage_in(printed: str, content: bytes) -> str | None:
     found = DAMAGE.search(printed)
     if found is None:
         return None
-    left = LEFT_OVER.match(found[0])
+    left = _LEFT_OVER.match(found[0])
     if left is not None and int(left[1]) <= SHARE * len(content) and HOLE not in content:
         return None
     return f"the file is damaged, its decoder makes up what is missing ({found[0].strip()})"

@@ -97,7 +97,7 @@ def _decode(path: Path, data: Data, hashes: bool) -> Decoded:
     alike = _hashes(content, pixels) if hashes else ("", 0, b"")
     if data.preprocess is not None:  # after the hashes: which images are alike does not hang on it
         pixels = preprocessed(pixels, data)
-    return Decoded(fit(pixels, data), height, width, mode, brightest, *alike)
+    return Decoded(resize_image(pixels, data), height, width, mode, brightest, *alike)
 
 
 def _reduced(content: bytes, data: Data) -> Decoded:
@@ -106,10 +106,10 @@ def _reduced(content: bytes, data: Data) -> Decoded:
     mode = kind_of(content, data.damaged == "keep")
     with pillow().open(io.BytesIO(content)) as image:
         width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
-    _, _, *wanted = inside(height, width, data)
+    _, _, *wanted = content_box(height, width, data)
     least = min(height // wanted[0], width // wanted[1])
     pixels = _pixels(content, mode, next((flag for scale, flag in SCALES if scale <= least), COLOUR))
-    return Decoded(fit(pixels, data), height, width, mode, float(pixels.max()), "", 0, b"")
+    return Decoded(resize_image(pixels, data), height, width, mode, float(pixels.max()), "", 0, b"")
 
 
 def _hashes(content: bytes, pixels: np.ndarray) -> tuple[str, int, bytes]:
@@ -283,10 +283,10 @@ def kind_of(content: bytes, cut_off: bool = False) -> str:
         raise UserError(f"the file is cut off or damaged ({' '.join(str(error).split())})") from None
 
 
-def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
+def resize_image(pixels: np.ndarray, data: Data) -> np.ndarray:
     """(H, W, C) to (S, S, C), stretched, or kept in shape with black on both sides."""
     side = data.cached_size
-    top, left, height, width = inside(*pixels.shape[:2], data)
+    top, left, height, width = content_box(*pixels.shape[:2], data)
     resized = _resize(pixels, height, width)
     if (height, width) == (side, side):
         return resized
@@ -295,7 +295,7 @@ def fit(pixels: np.ndarray, data: Data) -> np.ndarray:
     return framed
 
 
-def inside(height: int, width: int, data: Data) -> tuple[int, int, int, int]:
+def content_box(height: int, width: int, data: Data) -> tuple[int, int, int, int]:
     """Top, left, height and width of the part of the S x S square that an image of this size covers."""
     side = data.cached_size
     if data.fit == "stretch":

@@ -15,8 +15,8 @@ from src.tasks.base import Task
 
 LARGEST = float(np.finfo(np.float32).max) / 10  # networks learn and predict in single precision
 COARSEST = 1e-3  # what its rounding may take, as a share of the targets' standard deviation
-SHOWN = 5  # columns in a line
-FEW = 1000  # values of a column
+_SHOWN = 5  # columns in a line
+_FEW = 1000  # values of a column
 
 
 def check_domain(config: Config, task: Task, targets: pd.DataFrame, path: Path) -> None:
@@ -86,7 +86,7 @@ def _first_of_each(truth: np.ndarray) -> np.ndarray:
     """Row numbers: of each column the first row of each value, of many values a few. A metric is defined by
     which values there are, and costs minutes over all rows, columns and folds."""
     columns = truth.reshape(len(truth), -1).T
-    return np.unique(np.concatenate([np.unique(c, return_index=True)[1][:FEW] for c in columns]))
+    return np.unique(np.concatenate([np.unique(c, return_index=True)[1][:_FEW] for c in columns]))
 
 
 def _is_undefined(task: Task, truth: np.ndarray) -> bool:
@@ -115,7 +115,9 @@ def undefined_notes(
             ("early-stopping rows of fold", early, "its training goes by the loss"),
         ):
             columns = undefined(task, truth[rows]) or []
-            shown = ", ".join(outputs[c] for c in columns[:SHOWN]) + (", ..." if len(columns) > SHOWN else "")
+            shown = ", ".join(outputs[c] for c in columns[:_SHOWN]) + (
+                ", ..." if len(columns) > _SHOWN else ""
+            )
             of = then if columns == [-1] else f"for {shown}, which it leaves out there"
             lines += [f"- {name} is undefined over the {what} {k}: {of}"] if columns else []
     return lines

@@ -17,14 +17,14 @@ from src.artifacts import Step, write_parquet
 from src.config import Config, UserError
 from src.data.folds import duplicate_groups
 from src.data.images import ImageStore, open_images
-from src.data.packing import pack, refusal
-from src.data.pixels import Joined, open_pixels
+from src.data.packing import pack_images, refusal
+from src.data.pixels import JoinedStores, open_pixels
 from src.data.tables import IMAGE_SUFFIXES
 from src.rawfiles import external_folders
 from src.reading import read_parquet
 from src.steps import extra_step, images_step
 
-PREFIX = "extra/"  # of ids
+EXTERNAL_PREFIX = "extra/"  # of ids
 
 
 def build_extra(step: Step, config: Config) -> None:
@@ -32,12 +32,12 @@ def build_extra(step: Step, config: Config) -> None:
     left out and counted. Raises `UserError` for an unreadable file, an empty folder, or an id of ours."""
     files = external_files(config)
     index = read_parquet(images_step(config).folder / "index.parquet")
-    taken = index.loc[index["id"].str.startswith(PREFIX), "id"]
+    taken = index.loc[index["id"].str.startswith(EXTERNAL_PREFIX), "id"]
     if len(taken):
         raise UserError(f"pseudo.external: the id {taken.iloc[0]!r} starts as those of external images do")
     shape = (len(files), *open_images(config).pixels.shape[1:])
     path, paths, raw = step.folder / step.outputs[0], list(files.values()), config.root / config.data.raw
-    known = pack(path, paths, shape, config.data, step.title, _refuse, raw)
+    known = pack_images(path, paths, shape, config.data, step.title, _refuse, raw)
     table = pd.DataFrame({"id": list(files), "position": np.arange(len(files))})
     for name in ("height", "width", "content", "phash", "thumbnail"):
         table[name] = [getattr(one, name) for one in known]
@@ -74,7 +74,7 @@ def external_files(config: Config) -> dict[str, Path]:
             raise UserError(
                 f"{folder}: holds no image; set pseudo.external to a folder that does, or to null"
             )
-        files |= {f"{PREFIX}{name}/{path.relative_to(folder).as_posix()}": path for path in paths}
+        files |= {f"{EXTERNAL_PREFIX}{name}/{path.relative_to(folder).as_posix()}": path for path in paths}
     return files
 
 
@@ -93,7 +93,7 @@ def with_extra(store: ImageStore, config: Config) -> ImageStore:
     packed = open_pixels(step.folder / step.outputs[0], config.data, config.root / config.data.raw)
     return replace(
         store,
-        pixels=Joined(store.pixels, packed),
+        pixels=JoinedStores(store.pixels, packed),
         extra=len(store.pixels) + table["position"].to_numpy(),
         extra_ids=table["id"].tolist(),
         extra_sizes=list(zip(table["height"].tolist(), table["width"].tolist(), strict=True)),

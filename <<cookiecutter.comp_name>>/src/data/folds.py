@@ -23,7 +23,7 @@ from src.data.identities import assign_identities
 from src.data.summary import summarize
 from src.data.tables import Tables
 from src.reading import read_parquet
-from src.tasks.base import Task, as_targets
+from src.tasks.base import Task, as_target_columns
 
 BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
 DENSE = (
@@ -40,11 +40,11 @@ def build_folds(
     alike = duplicate_groups(index, config.data.near_duplicates)
     of_train = alike[(index["set"] == "train").to_numpy()]
     column = None if config.data.group is None else tables.train[config.data.group]
-    groups = together(of_train, column, config.cv.n_folds)
+    groups = _kept_together(of_train, column, config.cv.n_folds)
     folds, stop = parts_of(config, task, task.strata(targets), groups)
     table = pd.DataFrame(
         {"id": tables.train[config.data.id], "fold": folds, "stop": stop, "group": groups}
-    ).join(as_targets(targets))
+    ).join(as_target_columns(targets))
     write_csv(step.folder / "folds.csv", table)
     description = task.describe(targets)
     write_json(step.folder / "dataset.json", {"task": task.name, "n_folds": config.cv.n_folds, **description})
@@ -230,7 +230,7 @@ def _thumbnails_agree(thumbnails: np.ndarray, left: np.ndarray, right: np.ndarra
     return agree
 
 
-def together(alike: np.ndarray, column: pd.Series | None, parts: int) -> np.ndarray:
+def _kept_together(alike: np.ndarray, column: pd.Series | None, parts: int) -> np.ndarray:
     """(N,) groups of rows that share a fold: duplicates, values of the group column, and what those two chain
     up.
 

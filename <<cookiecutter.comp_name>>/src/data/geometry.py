@@ -15,22 +15,22 @@ import numpy as np
 
 from src.config import Augment
 
-TRIES = 10  # draws of a crop that fits, as in torchvision; then the whole image is taken
+_TRIES = 10  # draws of a crop that fits, as in torchvision; then the whole image is taken
 AT_ONCE = 4  # channels that OpenCV resamples together
-LEAST = 1e-3  # of a scale: at 0 an image has no pixel
+_LEAST = 1e-3  # of a scale: at 0 an image has no pixel
 
 
 @dataclass(frozen=True)
-class Moves:
+class Transforms:
     """What happens to each of n images: a window of it, before that a turn, after that a symmetry."""
 
     windows: np.ndarray  # (n, 4) int: top, left, height, width
     turns: np.ndarray | None  # (n, 3, 3) of the cached image's pixels (x, y, 1); None: none
     symmetries: np.ndarray  # (n, 3) bool: transposed, then upside down, then left to right
 
-    def __getitem__(self, part: slice) -> Moves:
+    def __getitem__(self, part: slice) -> Transforms:
         turns = None if self.turns is None else self.turns[part]
-        return Moves(self.windows[part], turns, self.symmetries[part])
+        return Transforms(self.windows[part], turns, self.symmetries[part])
 
 
 class Geometry:
@@ -49,10 +49,10 @@ class Geometry:
         mirrors = (self.settings.d4, self.settings.hflip, self.settings.vflip)
         return self.crop == "centre" and not self.turned and not any(mirrors)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Moves:
+    def draw(self, rng: np.random.Generator, n: int) -> Transforms:
         """The moves of n images; every kind has numbers of its own, so that one more changes no other."""
         windows, turns, mirrors = rng.spawn(3)
-        return Moves(
+        return Transforms(
             self._windows(windows, n),
             self._turns(turns, n) if self.turned else None,
             self._mirrors(mirrors, n),
@@ -70,8 +70,8 @@ class Geometry:
         """(n, 2) heights and widths: an area and a ratio of sides, the first of ten draws that fits (Szegedy
         et al. 2015, Going Deeper with Convolutions)."""
         settings, side = self.settings, self.cached
-        areas = side**2 * rng.uniform(*settings.crop_scale, (n, TRIES))
-        ratios = np.exp(rng.uniform(*np.log(settings.crop_ratio), (n, TRIES)))
+        areas = side**2 * rng.uniform(*settings.crop_scale, (n, _TRIES))
+        ratios = np.exp(rng.uniform(*np.log(settings.crop_ratio), (n, _TRIES)))
         sizes = np.rint(np.sqrt(np.stack([areas / ratios, areas * ratios], axis=2))).astype(np.int64)
         fits = ((sizes > 0) & (sizes <= side)).all(2)  # (n, TRIES)
         chosen = sizes[np.arange(n), fits.argmax(1)]
@@ -84,7 +84,7 @@ class Geometry:
         """(n, 3, 3) from a pixel of the turned image to one of the cached image: about its centre."""
         settings, middle = self.settings, (self.cached - 1) / 2
         angle = np.deg2rad(rng.uniform(-settings.rotate, settings.rotate, n))
-        scale = rng.uniform(max(LEAST, 1 - settings.zoom), 1 + settings.zoom, (n, 2))  # of x and of y
+        scale = rng.uniform(max(_LEAST, 1 - settings.zoom), 1 + settings.zoom, (n, 2))  # of x and of y
         shift = self.cached * rng.uniform(-settings.shift, settings.shift, (n, 2))
         cos, sin = np.cos(angle), np.sin(angle)
         back = np.zeros((n, 3, 3))
@@ -102,7 +102,7 @@ class Geometry:
         return found
 
     def __call__(
-        self, images: np.ndarray | Sequence[np.ndarray], moves: Moves, mask: bool = False
+        self, images: np.ndarray | Sequence[np.ndarray], moves: Transforms, mask: bool = False
     ) -> np.ndarray:
         """(n, side, side, C) uint8 to (n, size, size, C); masks get no level between two.
 
@@ -124,7 +124,7 @@ class Geometry:
                     out[:, :, c : c + AT_ONCE] = to
         return made
 
-    def matrices(self, moves: Moves) -> np.ndarray:
+    def matrices(self, moves: Transforms) -> np.ndarray:
         """(n, 2, 3) from a pixel of what comes out to one of the cached image."""
         n, share = len(moves.windows), moves.windows[:, :1:-1] / self.size  # (n, 2) in x and y
         transposed, upside, mirrored = moves.symmetries.T

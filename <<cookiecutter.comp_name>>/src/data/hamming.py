@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-FEW = 4096  # hashes that are compared each with each at once
+_FEW = 4096  # hashes that are compared each with each at once
 SORT = 32  # comparisons that sorting one hash takes as long as, about
 
 
@@ -33,7 +33,7 @@ def near_pairs(hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _bands_in_common(n: int, bits: int) -> int:
     """How many bands two near hashes must share for the least work; 0 where each with each is less."""
-    if n <= FEW:
+    if n <= _FEW:
         return 0
     work = {0: n * n / 2}
     for same in range(1, 9):

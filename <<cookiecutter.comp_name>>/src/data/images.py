@@ -20,8 +20,8 @@ import pandas as pd
 from src.artifacts import Step, write_json, write_parquet
 from src.config import Config, Data, UserError
 from src.data.decode import READERS, Decoded, decode, named
-from src.data.packing import pack, refusal
-from src.data.pixels import Pixels, open_pixels, views
+from src.data.packing import pack_images, refusal
+from src.data.pixels import LazyImages, open_pixels, views
 from src.data.tables import Tables
 from src.reading import read_json, read_parquet
 from src.steps import images_step
@@ -36,7 +36,7 @@ def build_cache(step: Step, tables: Tables, config: Config) -> None:
     position = {file: i for i, file in enumerate(files)}
     shape = (len(files), data.cached_size, data.cached_size, channels_of(files[0], data))
     path = step.folder / step.outputs[0]
-    known = pack(path, files, shape, data, step.title, partial(_refuse, tables=tables), raw)
+    known = pack_images(path, files, shape, data, step.title, partial(_refuse, tables=tables), raw)
     index = _index(tables, data.id, position, known)
     write_parquet(step.folder / "index.parquet", index)
     contents = hashlib.sha256(index[["set", "id", "content"]].to_csv(index=False).encode()).hexdigest()[:16]
@@ -78,13 +78,13 @@ def _index(tables: Tables, id_column: str, position: dict[Path, int], known: lis
     return pd.DataFrame(rows).astype({"phash": "uint64", "position": "int64"})
 
 
-def _statistics(packed: np.ndarray | Pixels, index: pd.DataFrame) -> dict[str, Any]:
+def _statistics(packed: np.ndarray | LazyImages, index: pd.DataFrame) -> dict[str, Any]:
     """Channel mean and std of the training images in units of white (0 to 1), exact, from their histograms;
     of those that are not in an array, of up to `COUNTED` drawn ones."""
     channels = packed.shape[3]
     counts = np.zeros((channels, 256), dtype=np.int64)
     positions = index.loc[index["set"] == "train", "position"].to_numpy()
-    if isinstance(packed, Pixels) and len(positions) > COUNTED:
+    if isinstance(packed, LazyImages) and len(positions) > COUNTED:
         positions = np.sort(np.random.default_rng(0).choice(positions, COUNTED, replace=False))
     for start in range(0, len(positions), 256):
         block = packed[positions[start : start + 256]]  # (n, S, S, C)
@@ -104,7 +104,7 @@ def _statistics(packed: np.ndarray | Pixels, index: pd.DataFrame) -> dict[str, A
 class ImageStore:
     """The images, opened without reading them, and where each row of the tables lies among them."""
 
-    pixels: np.ndarray | Pixels  # (N, S, S, C) uint8
+    pixels: np.ndarray | LazyImages  # (N, S, S, C) uint8
     train: np.ndarray  # position of each row of train.csv
     test: np.ndarray
     train_ids: list[str]

@@ -18,10 +18,10 @@ from src.data.classes import ClassTargets, taken, targets_of
 from src.data.domain import check_domain
 from src.data.extra import with_extra
 from src.data.images import ImageStore, open_images
-from src.data.levels import Levels, Told
+from src.data.mask_targets import MaskTargets, PseudoMasks
 from src.data.masks import open_masks
-from src.data.sampling import by_shards, draw, row_shares
-from src.data.storing import SHARD
+from src.data.sampling import by_shards, draw_rows, row_shares
+from src.data.store_writers import SHARD
 from src.data.workers import create_loader
 from src.reading import damaged, decoding, read_csv, read_dataset, read_parquet
 from src.steps import Run, images_step
@@ -29,28 +29,28 @@ from src.tasks.base import Task, targets_in
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """What a model learns from: positions (N,) in the image store, targets (N, C) float32, `ClassTargets` or
-    `Levels`, loss weights (N,)."""
+    `MaskTargets`, loss weights (N,)."""
 
     positions: np.ndarray
-    targets: np.ndarray | ClassTargets | Levels
+    targets: np.ndarray | ClassTargets | MaskTargets
     weights: np.ndarray
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def part(self, mine: slice) -> Rows:
+    def part(self, mine: slice) -> TrainingRows:
         """Those of a slice; target maps are not read."""
-        return Rows(self.positions[mine], taken(self.targets, mine), self.weights[mine])
+        return TrainingRows(self.positions[mine], taken(self.targets, mine), self.weights[mine])
 
-    def __add__(self, other: Rows) -> Rows:
+    def __add__(self, other: TrainingRows) -> TrainingRows:
         dense = isinstance(self.targets, np.ndarray)
         targets = np.concatenate([self.targets, other.targets]) if dense else self.targets + other.targets
         positions, weights = (
             np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("positions", "weights")
         )
-        return Rows(positions, targets, weights)
+        return TrainingRows(positions, targets, weights)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class FoldData:
 
     store: ImageStore
     outputs: list[str]
-    train: Rows
-    stop: Rows  # rows of the training folds that only decide when to stop; empty when early stopping is off
-    valid: Rows
+    train: TrainingRows
+    stop: TrainingRows  # the early-stopping split of the training folds; empty when early stopping is off
+    valid: TrainingRows
     train_index: np.ndarray  # rows of folds.csv
     stop_index: np.ndarray
     valid_index: np.ndarray
@@ -82,7 +82,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
     labels = targets_in(table)
     check_domain(config, task, labels, config.root / "data" / "folds.csv")  # the metric may have changed
     if task.kind == "maps":
-        targets = Levels.of(open_masks(images_step(config).folder), np.arange(len(table)))
+        targets = MaskTargets.of(open_masks(images_step(config).folder), np.arange(len(table)))
     else:
         targets, truth = targets_of(task, labels, outputs), task.truth(labels, outputs)
     held_out = (table["fold"] == fold).to_numpy()
@@ -91,8 +91,8 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
         stops[:] = False
     index = [np.flatnonzero(mask) for mask in (~held_out & ~stops, stops, held_out)]
 
-    def rows(places: np.ndarray) -> Rows:
-        return Rows(store.train[places], taken(targets, places), np.ones(len(places), np.float32))
+    def rows(places: np.ndarray) -> TrainingRows:
+        return TrainingRows(store.train[places], taken(targets, places), np.ones(len(places), np.float32))
 
     train, stop, valid = (rows(places) for places in index)
     if task.kind == "rankings":  # whom no image to learn from shows, a quick look cannot find
@@ -122,7 +122,7 @@ def read_folds(config: Config) -> pd.DataFrame:
         return table.astype(numbers)
 
 
-def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
+def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> TrainingRows:
     """What fold `fold` of a run learns from: its training rows and, in a round, the pseudo-labels beside
     them."""
     path = run.pseudo_labels(fold)
@@ -131,7 +131,9 @@ def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> Rows:
     return data.train + load_pseudo_rows(path, task, data.store, data.outputs, run.config)
 
 
-def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config) -> Rows:
+def load_pseudo_rows(
+    path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config
+) -> TrainingRows:
     """The rows of a selection table, of the test set or external, as training rows, with the targets and
     weights written there."""
     table = read_parquet(path)
@@ -140,16 +142,16 @@ def load_pseudo_rows(path: Path, task: Task, store: ImageStore, outputs: list[st
         raise damaged(path, f"its id {lost[0]!r} is neither a test row's nor an external image's")
     positions = np.array([place[name] for name in table["id"]], dtype=np.int64)
     if task.kind == "maps":
-        targets = Levels.of(Told(task.read(table, outputs), config.data), np.arange(len(table)))
+        targets = MaskTargets.of(PseudoMasks(task.read(table, outputs), config.data), np.arange(len(table)))
     elif task.kind == "rankings":
-        targets = task.told(table, outputs)
+        targets = task.hard_targets(table, outputs)
     else:
         targets = table[outputs].to_numpy(np.float32)
     weights = table["pseudo.weight"].to_numpy(np.float32) if "pseudo.weight" in table else np.ones(len(table))
-    return Rows(positions, targets, np.float32(config.pseudo.weight * weights))
+    return TrainingRows(positions, targets, np.float32(config.pseudo.weight * weights))
 
 
-class Epochs(Sampler):
+class EpochSampler(Sampler):
     """The batches of an epoch as (seed, rows), from batch `first` on; the order comes from (seed, epoch), so
     a resumed epoch is the same one.
 
@@ -184,7 +186,7 @@ class Epochs(Sampler):
         if self.shards is not None:
             order = by_shards(self.shards, random)
         else:
-            order = random.permutation(self.n_rows) if self.shares is None else draw(self.shares, random)
+            order = random.permutation(self.n_rows) if self.shares is None else draw_rows(self.shares, random)
         cut = [order[i : i + self.batch_size] for i in range(0, self.n_rows, self.batch_size)]
         return cut[:-1] if len(cut) > 1 and len(cut[-1]) == 1 else cut
 
@@ -213,7 +215,9 @@ class Epochs(Sampler):
         return whole + (rest > 1 or whole == 0)
 
 
-def create_epochs(rows: Rows, config: Config, seed: int, part: tuple[int, int] = (0, 1)) -> Epochs:
+def create_sampler(
+    rows: TrainingRows, config: Config, seed: int, part: tuple[int, int] = (0, 1)
+) -> EpochSampler:
     """The sampler that the task and its loss need; `part` is a process's (rank, ranks)."""
     targets, labels, kind = rows.targets, None, config.train.sampling
     if config.identities:
@@ -222,7 +226,7 @@ def create_epochs(rows: Rows, config: Config, seed: int, part: tuple[int, int] =
     streams = config.data.storage == "shards" and labels is None and shares is None
     shards = rows.positions // SHARD if streams else None
     settings = config.train
-    return Epochs(
+    return EpochSampler(
         len(rows), settings.batch_size, seed, labels, settings.images_per_class, shares, part, shards
     )
 
@@ -231,7 +235,7 @@ class TrainingBatches(Dataset):
     """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C) or (B, C, H, W) uint8, weights
     (B,). `raw` ones come as they are stored, for a device to augment."""
 
-    def __init__(self, rows: Rows, store: ImageStore, config: Config, raw: bool = False):
+    def __init__(self, rows: TrainingRows, store: ImageStore, config: Config, raw: bool = False):
         from src.data.augment import create_augmentation  # albumentations: prediction does without
 
         self.rows, self.store, self.raw = rows, store, raw
@@ -260,16 +264,16 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def training_loader(
-    rows: Rows,
+    rows: TrainingRows,
     store: ImageStore,
     config: Config,
     workers: int,
     seed: int,
     pin_memory: bool = False,
     part: tuple[int, int] = (0, 1),
-) -> tuple[DataLoader, Epochs]:
+) -> tuple[DataLoader, EpochSampler]:
     """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
-    sampler = create_epochs(rows, config, seed, part)
+    sampler = create_sampler(rows, config, seed, part)
     dataset = TrainingBatches(rows, store, config, raw=bool(config.augment.on_device))
     return create_loader(dataset, sampler, workers, pin_memory), sampler
 
@@ -280,7 +284,7 @@ def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int
         yield to_tensor(store.look(positions[start : start + batch_size]))
 
 
-def target_batches(rows: Rows, batch_size: int) -> Iterator[torch.Tensor]:
+def target_batches(rows: TrainingRows, batch_size: int) -> Iterator[torch.Tensor]:
     """The targets of `evaluation_batches` of the same rows."""
     for start in range(0, len(rows), batch_size):
         yield target_tensor(rows.targets[start : start + batch_size])

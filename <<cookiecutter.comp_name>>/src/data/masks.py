@@ -25,11 +25,11 @@ import pandas as pd
 from src.artifacts import atomic, write_json, write_parquet, writing
 from src.config import Config, Data, UserError
 from src.data.damage import damage_in, listening
-from src.data.decode import READERS, imdecode, inside, kind_of, pillow, readable
+from src.data.decode import READERS, content_box, imdecode, kind_of, pillow, readable
 from src.data.orientation import orientation, turned, upright_mask
-from src.data.runs import decode_runs
+from src.data.rle import decode_runs
 from src.machine import cpu_count
-from src.maps import pack
+from src.maps import encode_map
 from src.progress import Progress
 from src.reading import parquet_footer, read_array, read_parquet
 from src.tasks.base import is_ours
@@ -185,20 +185,20 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def fit_mask(mask: np.ndarray, settings: Data) -> np.ndarray:
     """(C, H, W) bool to (S, S, C) uint8, 0 or 255, where `decode.fit` puts its image."""
-    _, _, height, width = inside(*mask.shape[1:], settings)
+    _, _, height, width = content_box(*mask.shape[1:], settings)
     resized = resize_mask(mask, height, width).astype(np.uint8) * 255
     return frame(resized, *mask.shape[1:], settings).transpose(1, 2, 0)
 
 
 def crop_inside(maps: np.ndarray, height: int, width: int, settings: Data) -> np.ndarray:
     """(C, S, S) to (C, h, w): the part that an image of this size covers."""
-    top, left, h, w = inside(height, width, settings)
+    top, left, h, w = content_box(height, width, settings)
     return maps[:, top : top + h, left : left + w]
 
 
 def frame(maps: np.ndarray, height: int, width: int, settings: Data, fill: float = 0) -> np.ndarray:
     """(C, h, w) back to (C, S, S), with `fill` where an image of this size does not reach."""
-    top, left, h, w = inside(height, width, settings)
+    top, left, h, w = content_box(height, width, settings)
     side = settings.cached_size
     framed = np.full((len(maps), side, side), fill, maps.dtype)
     framed[:, top : top + h, left : left + w] = maps
@@ -243,7 +243,7 @@ def build_masks(
                 broken[row] = str(error)
                 return
             packed[row] = fit_mask(mask, settings)
-            cells[row] = [pack(one.astype(np.uint8) * 255) for one in mask]
+            cells[row] = [encode_map(one.astype(np.uint8) * 255) for one in mask]
             shares[row] = mask.mean((1, 2))
             digests[row] = hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 

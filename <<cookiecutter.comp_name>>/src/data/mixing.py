@@ -17,7 +17,7 @@ import torch
 
 from src.config import Mixing
 
-STREAM = 1  # beside the seed: draws of their own, unlike those of augmentation and scales
+_STREAM = 1  # beside the seed: draws of their own, unlike those of augmentation and scales
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -32,7 +32,7 @@ class Mixer:
         self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, epoch: int, seed: int
     ) -> Batch:
         """Images (B, C, H, W), targets (B, C) or (B, C, H, W) with NaN for what is unknown, weights (B,)."""
-        rng = np.random.default_rng([seed, STREAM])
+        rng = np.random.default_rng([seed, _STREAM])
         if not self.kinds or epoch >= self.until or rng.random() >= self.settings.share:
             return images, targets, weights
         kind = self.kinds[rng.integers(len(self.kinds))]

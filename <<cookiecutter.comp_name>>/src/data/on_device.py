@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from src.config import Config
 from src.data.augment import CUTOUT, GEOMETRY, LIGHT, create_augmentation
-from src.data.geometry import Moves
+from src.data.geometry import Transforms
 from src.maps import UNSURE
 
 
@@ -48,7 +48,7 @@ class OnDevice:
         settings = self.settings
         if settings.brightness or settings.contrast:
             draws = stream(LIGHT).uniform(-1, 1, (whole, 2))[mine] * (settings.brightness, settings.contrast)
-            bright, strong = on(images, draws).T[:, :, None, None, None]  # (B, 1, 1, 1) each
+            bright, strong = _to_device(images, draws).T[:, :, None, None, None]  # (B, 1, 1, 1) each
             images = rounded(images * (1 + strong) + 255 * bright)
         if settings.cutout:
             hole = self._holes(stream(CUTOUT).random((whole, 3))[mine], images)
@@ -56,14 +56,14 @@ class OnDevice:
             targets = targets.masked_fill(hole, UNSURE) if maps else targets
         return images, targets
 
-    def _grid(self, moves: Moves, images: torch.Tensor) -> torch.Tensor:
+    def _grid(self, moves: Transforms, images: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 2) where in the image each pixel comes from, from -1 to 1 between the outermost
         centres."""
         if moves.turns is None:
             n = len(moves.windows)
-            moves = Moves(moves.windows, np.broadcast_to(np.eye(3), (n, 3, 3)), moves.symmetries)
+            moves = Transforms(moves.windows, np.broadcast_to(np.eye(3), (n, 3, 3)), moves.symmetries)
         size, side = self.geometry.size, self.geometry.cached
-        matrices = on(images, self.geometry.matrices(moves))  # (B, 2, 3)
+        matrices = _to_device(images, self.geometry.matrices(moves))  # (B, 2, 3)
         line = torch.arange(size, device=images.device, dtype=torch.float32)
         y, x = torch.meshgrid(line, line, indexing="ij")
         places = torch.stack([x, y, torch.ones_like(x)], -1) @ matrices[:, None].mT  # (B, S, S, 2)
@@ -75,7 +75,7 @@ class OnDevice:
         corners = (draws[:, 1:] * (size - side + 1)).astype(int)
         corners[draws[:, 0] >= self.settings.cutout] = size  # nowhere
         line = torch.arange(size, device=images.device)
-        y, x = (line - on(images, corner, torch.long)[:, None] for corner in corners.T)  # (B, S) each
+        y, x = (line - _to_device(images, corner, torch.long)[:, None] for corner in corners.T)  # (B, S) each
         inside = [(place >= 0) & (place < side) for place in (y, x)]
         return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
@@ -91,7 +91,7 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
-def on(images: torch.Tensor, values: np.ndarray, kind: torch.dtype = torch.float32) -> torch.Tensor:
+def _to_device(images: torch.Tensor, values: np.ndarray, kind: torch.dtype = torch.float32) -> torch.Tensor:
     """Numbers on the images' device, sent without waiting for it."""
     sent = torch.from_numpy(np.ascontiguousarray(values)).to(kind)
     if images.device.type == "cuda":

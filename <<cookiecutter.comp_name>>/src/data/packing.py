@@ -23,19 +23,19 @@ from src.artifacts import writing
 from src.config import Data, UserError
 from src.data.damage import Listener, damage_in, listening
 from src.data.decode import Decoded, decode
-from src.data.storing import Array, Nowhere, TarShards
+from src.data.store_writers import ArrayWriter, FileListWriter, ShardWriter
 from src.machine import cpu_count, memory_available
 from src.owncode import preprocessing
 from src.progress import Progress
 
-FORMAT = 2  # of the journal; one of another is not gone on from
+_FORMAT = 2  # of the journal; one of another is not gone on from
 SETTINGS = {"fit", "max_value", "squeeze", "damaged"}  # of the data, that change pixels beside their size
 DAMAGED = ", damaged"  # behind the kind of a file that was kept all the same
-SHOWN = 12  # names of files in a sentence
-Store = Array | TarShards | Nowhere
+_SHOWN = 12  # names of files in a sentence
+Store = ArrayWriter | ShardWriter | FileListWriter
 
 
-def pack(
+def pack_images(
     path: Path,
     files: list[Path],
     shape: tuple[int, ...],
@@ -50,7 +50,7 @@ def pack(
     cv2.setNumThreads(0)  # parallel over images; threads inside one image only get in each other's way
     store = store_of(path, files, shape, data, raw)
     report_size(path, title, len(files), store.size)
-    work = Work(path, files, shape, data, store)
+    work = PartialStore(path, files, shape, data, store)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         known, notes = work.begin()
@@ -81,15 +81,17 @@ def pack(
         work.journal.unlink()
     kept = [file.name for file, one in zip(files, in_order, strict=True) if one.mode.endswith(DAMAGED)]
     if kept:
-        print(f"{title}: {len(kept):,} damaged, kept as they decode (data.damaged=keep): {shown(kept)}")
+        print(
+            f"{title}: {len(kept):,} damaged, kept as they decode (data.damaged=keep): {names_in_short(kept)}"
+        )
     return in_order
 
 
 def store_of(path: Path, files: list[Path], shape: tuple[int, ...], data: Data, raw: Path | None) -> Store:
     """The store that `data.storage` names, not begun yet."""
     if data.storage == "files":
-        return Nowhere(path, shape, files, raw)
-    return (TarShards if data.storage == "shards" else Array)(path, shape)
+        return FileListWriter(path, shape, files, raw)
+    return (ShardWriter if data.storage == "shards" else ArrayWriter)(path, shape)
 
 
 class Reader:
@@ -139,23 +141,23 @@ class Reader:
         return replace(decoded, pixels=None), self.store.take(i, decoded.pixels)
 
 
-def shown(names: list[str]) -> str:
+def names_in_short(names: list[str]) -> str:
     """So many names as a sentence can hold."""
-    return ", ".join(names[:SHOWN]) + (f", … ({len(names):,} in all)" if len(names) > SHOWN else "")
+    return ", ".join(names[:_SHOWN]) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
 
 
 def refusal(broken: list[tuple[Path, str]], out: str) -> tuple[Path, str]:
     """The first of the broken files, and why, with the others and what to do: fetch it, or take `out`."""
     path, why = min(broken)
     names = [file.name for file, _ in sorted(broken)]
-    others = f" ({len(broken):,} such files in all: {shown(names)})" if len(broken) > 1 else ""
+    others = f" ({len(broken):,} such files in all: {names_in_short(names)})" if len(broken) > 1 else ""
     keep = any("damaged" in why for _, why in broken)
     cure = f"; fetch it again, or take {out}" + ("; data.damaged=keep keeps damaged JPEGs" if keep else "")
     return path, why + others + cure
 
 
 @dataclass(frozen=True)
-class Work:
+class PartialStore:
     """The store as far as it is filled, and its journal."""
 
     path: Path
@@ -171,7 +173,7 @@ class Work:
     def head(self) -> dict[str, Any]:
         """What every line of the journal rests on."""
         settings = self.data.model_dump(mode="json", include=SETTINGS) | {"own": preprocessing(self.data)}
-        return {"format": FORMAT, "shape": list(self.shape), "settings": settings}
+        return {"format": _FORMAT, "shape": list(self.shape), "settings": settings}
 
     def begin(self) -> tuple[dict[int, Decoded], dict[int, dict[str, Any]]]:
         """Open the store; what is known of the images that it has, and the store's own notes of them."""

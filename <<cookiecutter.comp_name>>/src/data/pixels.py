@@ -24,7 +24,7 @@ from src.reading import damaged, read_array, read_parquet
 OPEN = 64  # shards at a time; what was mapped longest ago is closed
 
 
-class Pixels:
+class LazyImages:
     """Images that are made when they are asked for; a kind of them says how one is made, in `one`."""
 
     shape: tuple[int, int, int, int]
@@ -47,19 +47,19 @@ class Pixels:
         return images
 
 
-def views(pixels: np.ndarray | Pixels, positions: np.ndarray) -> list[np.ndarray]:
+def views(pixels: np.ndarray | LazyImages, positions: np.ndarray) -> list[np.ndarray]:
     """Each of the images there, (S, S, C) uint8; of a mapped array where it lies, so that only what is looked
     at is read."""
-    if isinstance(pixels, Pixels):
+    if isinstance(pixels, LazyImages):
         return [pixels.one(position) for position in positions.tolist()]
     pixels = np.asarray(pixels)  # np.memmap itself is far slower to cut
     return [pixels[position] for position in positions.tolist()]
 
 
-class Joined(Pixels):
+class JoinedStores(LazyImages):
     """Two of them, (N1, S, S, C) and (N2, S, S, C), looked at as one (N1 + N2, S, S, C)."""
 
-    def __init__(self, first: np.ndarray | Pixels, second: np.ndarray | Pixels):
+    def __init__(self, first: np.ndarray | LazyImages, second: np.ndarray | LazyImages):
         self.first, self.second = (np.asarray(p) if isinstance(p, np.memmap) else p for p in (first, second))
         self.shape = (len(first) + len(second), *first.shape[1:])
 
@@ -69,7 +69,7 @@ class Joined(Pixels):
         return self.second[position - len(self.first)] if late else self.first[position]
 
 
-class Files(Pixels):
+class ImageFiles(LazyImages):
     """The competition's own files, decoded each time, JPEGs at the smallest scale that is large enough."""
 
     def __init__(self, paths: list[Path], shape: tuple[int, int, int, int], data: Data):
@@ -85,7 +85,7 @@ class Files(Pixels):
         return pixels
 
 
-class Shards(Pixels):
+class ShardImages(LazyImages):
     """Encoded images in tar files, mapped when one of their images is wanted and read ahead as a whole, so
     that rows taken shard by shard are one stream from the disk."""
 
@@ -128,7 +128,7 @@ class Shards(Pixels):
         return whole
 
 
-JPEG = [  # of a photograph about a tenth of its pixels' bytes
+_JPEG = [  # of a photograph about a tenth of its pixels' bytes
     cv2.IMWRITE_JPEG_QUALITY,
     95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
@@ -143,7 +143,7 @@ def encoded(pixels: np.ndarray) -> bytes:
         np.save(file, pixels, allow_pickle=False)
         return file.getvalue()
     image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.shape[2] == 3 else pixels
-    return cv2.imencode(".jpg", image, JPEG)[1].tobytes()
+    return cv2.imencode(".jpg", image, _JPEG)[1].tobytes()
 
 
 def ending_of(channels: int) -> str:
@@ -162,7 +162,7 @@ def decoded(content: bytes, channels: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def open_pixels(path: Path, data: Data, raw: Path) -> np.ndarray | Pixels:
+def open_pixels(path: Path, data: Data, raw: Path) -> np.ndarray | LazyImages:
     """The images that `path` tells of, opened without reading them; `raw` is the folder of Kaggle's files."""
     if path.suffix == ".npy":
         return read_array(path, 4)
@@ -173,5 +173,5 @@ def open_pixels(path: Path, data: Data, raw: Path) -> np.ndarray | Pixels:
     side, channels = data.cached_size, int(table["channels"].iloc[0])
     shape = (len(table), side, side, channels)
     if shards:
-        return Shards(path.with_suffix(""), table, shape)
-    return Files([raw / name for name in table["file"]], shape, data)
+        return ShardImages(path.with_suffix(""), table, shape)
+    return ImageFiles([raw / name for name in table["file"]], shape, data)

@@ -13,7 +13,7 @@ from src.config import Augment
 GREY = 128  # where a turned image uncovers nothing of itself, as in the authors' own code
 
 
-class Policy(A.ImageOnlyTransform):
+class PolicyTransform(A.ImageOnlyTransform):
     """A torchvision transform of an image (H, W, 3) uint8, drawn from the pipeline's own seed.
 
     torchvision draws from torch's global stream, which dropout draws from too; it is left as it was.
@@ -33,16 +33,16 @@ class Policy(A.ImageOnlyTransform):
             return np.array(self.transform(image))
 
 
-def create_policy(settings: Augment) -> Policy:
+def create_policy(settings: Augment) -> PolicyTransform:
     """AutoAugment, the policy searched on ImageNet (Cubuk et al. 2019, AutoAugment: Learning Augmentation
     Strategies from Data), RandAugment (Cubuk et al. 2020, RandAugment: Practical Automated Data Augmentation)
     or TrivialAugment (Müller, Hutter 2021, TrivialAugment: Tuning-free Yet State-of-the-Art)."""
     from torchvision.transforms import v2  # slow to import; not every run has a policy
 
     if settings.policy == "autoaugment":
-        return Policy(v2.AutoAugment(fill=GREY))
+        return PolicyTransform(v2.AutoAugment(fill=GREY))
     if settings.policy == "trivialaugment":
-        return Policy(v2.TrivialAugmentWide(fill=GREY))
+        return PolicyTransform(v2.TrivialAugmentWide(fill=GREY))
     operations = 2 if settings.operations is None else settings.operations
     magnitude = 9 if settings.magnitude is None else settings.magnitude
-    return Policy(v2.RandAugment(operations, magnitude, fill=GREY))
+    return PolicyTransform(v2.RandAugment(operations, magnitude, fill=GREY))

@@ -10,7 +10,7 @@ from src.rawfiles import raw_tables
 from src.steps import extra_step, folds_step, images_step, masks_step
 
 
-def prepare(config: Config, force: bool = False) -> None:
+def prepare_dataset(config: Config, force: bool = False) -> None:
     """Bring the image cache, the masks beside it and folds.csv up to date."""
     images, masks = images_step(config), masks_step(config)
     if force:

@@ -23,7 +23,7 @@ def row_shares(
     Recognition). No, and none of the labels, are classes too; a row of several labels gets the parts of all.
     Whatever is NaN counts as no.
     """
-    holds = classes_of(targets, task)  # (N, classes)
+    holds = class_membership(targets, task)  # (N, classes)
     rows = holds.sum(0)
     worth = np.zeros(len(rows))
     worth[rows > 0] = rows[rows > 0] ** (POWER[kind] - 1)
@@ -31,7 +31,7 @@ def row_shares(
     return parts / parts.sum()
 
 
-def classes_of(targets: np.ndarray | ClassTargets, task: str) -> np.ndarray | ClassTargets:
+def class_membership(targets: np.ndarray | ClassTargets, task: str) -> np.ndarray | ClassTargets:
     """(N, classes) how far a row is of each; of binary and multilabel targets the last column is none."""
     if isinstance(targets, ClassTargets):
         return targets
@@ -41,7 +41,7 @@ def classes_of(targets: np.ndarray | ClassTargets, task: str) -> np.ndarray | Cl
     return np.hstack([holds, 1 - holds.max(1, keepdims=True)])
 
 
-def draw(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_rows(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(N,) row numbers in random order: row i comes N * shares[i] times, rounded up or down by chance.
 
     Systematic sampling: one random offset for all, over the rows in random order. Throwing dice for each

@@ -10,7 +10,7 @@ import pandas as pd
 from src.data.classes import ClassTargets, taken
 from src.tasks.base import targets_in
 
-SHOWN = 12  # classes in a line or a table
+_SHOWN = 12  # classes in a line or a table
 MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "-", "?"}  # how tables write no value
 
 
@@ -70,8 +70,8 @@ def _targets(description: dict[str, Any]) -> list[str]:
             f"- {len(counts):,} identities with {counts.min()} to {counts.max()} images each, "
             f"{counts.median():g} at the median; {alone:,} with one alone"
         ]
-    shown = ", ".join(f"{label} {count:,}" for label, count in counts.head(SHOWN).items())
-    more = f", … ({len(counts)} in all)" if len(counts) > SHOWN else ""
+    shown = ", ".join(f"{label} {count:,}" for label, count in counts.head(_SHOWN).items())
+    more = f", … ({len(counts)} in all)" if len(counts) > _SHOWN else ""
     ratio = counts.max() / max(1, counts.min())
     return [
         f"- {len(counts)} classes: {shown}{more}",
@@ -96,13 +96,13 @@ def _folds(
     """A table of the folds: rows, and rows a class or the mean of each target."""
     if encoded is None:
         return _identities(table)
-    names = description["outputs"][:SHOWN]
+    names = description["outputs"][:_SHOWN]
     means = "quantiles" in description or "coverage" in description
     heads = [f"mean {name}" for name in names] if means else names
     lines = ["| fold | rows | " + " | ".join(heads) + " |", "|--:|--:|" + "--:|" * len(heads)]
     for fold in sorted(table["fold"].unique()):
         rows = taken(encoded, (table["fold"] == fold).to_numpy())
-        values = (rows.mean(0) if means else rows.sum(0))[:SHOWN]
+        values = (rows.mean(0) if means else rows.sum(0))[:_SHOWN]
         cells = [f"{value:.4g}" if means else f"{value:.0f}" for value in values]
         lines.append(f"| {fold} | {len(rows)} | " + " | ".join(cells) + " |")
     return lines

@@ -14,7 +14,7 @@ import pandas as pd
 
 from src.config import Config, UserError
 from src.data.masks import mask_classes
-from src.data.sample import SampleForm, describe_sample
+from src.data.submission_form import SampleForm, describe_sample
 from src.data.targets import filled, present, read_targets, target_columns
 from src.rawfiles import column_names, image_folders, line_of, line_with, raw_tables
 
@@ -222,7 +222,7 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def files_of(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
+def files_by_name(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
     """The image file that each name means, as `find_images` looks for it, of another extension too; None
     where there is none, or several."""
     found = _candidates(values, list(folders), by_stem=True)

@@ -16,7 +16,7 @@ from torch.utils.data import default_convert, get_worker_info
 SHARED = "/dev/shm"
 AHEAD = 2  # batches that a loader prepares a worker (torch's prefetch_factor)
 HELD = 2  # batches that the training may hold: one in use, one on its way to a GPU
-SPARE = 2  # of what that needs: other processes take from the same memory at the same time
+_SPARE = 2  # of what that needs: other processes take from the same memory at the same time
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def send(batch: Any) -> Any:
     if worker is None:
         return batch
     free = shared_memory_free()
-    need = SPARE * (AHEAD * worker.num_workers + HELD) * size(batch)
+    need = _SPARE * (AHEAD * worker.num_workers + HELD) * size(batch)
     return batch if free is None or need <= free else by_value(batch)
 
 

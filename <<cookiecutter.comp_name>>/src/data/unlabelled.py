@@ -21,11 +21,11 @@ from src.config import Augment, Config, UserError
 from src.data.images import ImageStore
 from src.data.loaders import to_tensor
 from src.data.sampling import by_shards
-from src.data.storing import SHARD
+from src.data.store_writers import SHARD
 from src.data.workers import create_loader
 from src.maps import UNSURE
 
-STREAM = 3  # beside the seed: draws of their own, unlike those of labelled rows
+_STREAM = 3  # beside the seed: draws of their own, unlike those of labelled rows
 LIGHT = 0.3  # brightness and contrast of a strong view where no policy can be: masks, other than RGB
 Views = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -61,7 +61,7 @@ class UnlabelledViews(Dataset):
         from src.data.augment import augment_batch, augment_with_masks
 
         seed, rows = item
-        apart = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0])
+        apart = int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0])
         images = self.store.views(self.positions[rows])
         plain = augment_batch(self.plain, images, seed)
         if not self.maps:
@@ -100,7 +100,7 @@ def strong_view(config: Config, channels: int) -> Augment:
     return augment.model_copy(update=changed)
 
 
-class Draws(Sampler):
+class UnlabelledSampler(Sampler):
     """A fixed number of batches an epoch as (seed, rows), from batch `first` on: one random order of all rows
     after the other, from (seed, epoch), so that no row comes twice before all came once; with `shards` (N,)
     shard by shard."""
@@ -114,7 +114,7 @@ class Draws(Sampler):
 
     def batches(self) -> np.ndarray:
         """(n_batches, batch_size) row numbers of the current epoch."""
-        random, wanted = np.random.default_rng([self.seed, STREAM, self.epoch]), len(self) * self.batch_size
+        random, wanted = np.random.default_rng([self.seed, _STREAM, self.epoch]), len(self) * self.batch_size
         times = range(-(-wanted // self.n_rows))
         if self.shards is None:
             orders = [random.permutation(self.n_rows) for _ in times]
@@ -124,7 +124,7 @@ class Draws(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         for number, rows in enumerate(self.batches()[self.first :], self.first):
-            words = [self.seed, STREAM, self.epoch, number]
+            words = [self.seed, _STREAM, self.epoch, number]
             yield int(np.random.SeedSequence(words).generate_state(1)[0]), rows
 
     def __len__(self) -> int:
@@ -133,12 +133,12 @@ class Draws(Sampler):
 
 def unlabelled_loader(
     store: ImageStore, config: Config, n_batches: int, workers: int, seed: int, pin_memory: bool = False
-) -> tuple[DataLoader, Draws]:
+) -> tuple[DataLoader, UnlabelledSampler]:
     """The loader of `n_batches` an epoch, and the sampler whose `epoch` must be set before each pass."""
     positions = unlabelled_positions(store)
     if not len(positions):
         raise UserError("consistency: there is no test image to learn from; set consistency=null")
     size = max(2, round(config.consistency.ratio * config.train.batch_size))  # batch norm cannot take one
     shards = positions // SHARD if config.data.storage == "shards" else None
-    sampler = Draws(len(positions), size, n_batches, seed, shards)
+    sampler = UnlabelledSampler(len(positions), size, n_batches, seed, shards)
     return create_loader(UnlabelledViews(positions, store, config), sampler, workers, pin_memory), sampler

@@ -112,14 +112,14 @@ class View(NamedTuple):
         height, width = images.shape[-2:]
         top, left, h, w = self.box(height, width)
         part = images[..., top : top + h, left : left + w]
-        shown = resize(part, (height, width) if self.side is None else (self.side, self.side))
+        shown = resize_batch(part, (height, width) if self.side is None else (self.side, self.side))
         return VIEWS.get(self.name, _identity)(shown)
 
     def undo(self, maps: Any, size: tuple[int, int]) -> Any:
         """(B, C, h, w) maps of this view where the image was, at its `size` (H, W); 0 where a crop did not
         look."""
         top, left, h, w = self.box(*size)
-        part = resize(UNDO.get(self.name, _identity)(maps), (h, w))
+        part = resize_batch(UNDO.get(self.name, _identity)(maps), (h, w))
         if (h, w) == tuple(size):
             return part
         whole = part.new_zeros(*part.shape[:-2], *size)
@@ -141,7 +141,7 @@ def views_of(settings: Inference) -> list[View]:
     return [View(name, side, share) for side in settings.scales or (None,) for name in settings.tta]
 
 
-def resize(x: Any, size: tuple[int, int]) -> Any:
+def resize_batch(x: Any, size: tuple[int, int]) -> Any:
     """(B, C, H, W) to another height and width, linearly and without aliasing, in float; of that size already
     it stays as it is."""
     if tuple(x.shape[-2:]) == tuple(size):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.config import UserError
 from src.data.transfer import AHEAD, SHARED, came_by_value, lose_nothing, received, send
-from src.machine import live_with
+from src.machine import exit_with_parent
 
 CHECK = 5.0  # seconds between two looks at what the processes do
 PATIENCE = 600.0  # seconds in which none of them reads or computes, and no batch comes
@@ -58,7 +58,7 @@ def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: 
 
 
 def _begin(parent: int, _: int) -> None:
-    live_with(parent)
+    exit_with_parent(parent)
     lose_nothing()
 
 

@@ -1,9 +1,8 @@
 """Decisions out of probabilities, for the metrics that need them: thresholds and cut points fitted on OOF.
 
-A rule fitted on the rows it is scored on flatters itself, on pure noise too. So `nested` decides each fold by
-a rule that saw the other folds alone, and that is the score to print; the rule that `fit` finds on all rows
-is for the test rows.
-"""
+A rule fitted on the rows it is scored on is optimistic, on pure noise too. So `nested_score` decides each
+fold by a rule that was fitted on the other folds only, and that is the score to report; the rule that
+`fit_rule` finds on all rows is for the test rows."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from src.decisions.cuts import fit_cuts
-from src.decisions.masks import Counted, count, fit_masks
+from src.decisions.masks import MaskCounts, count, fit_masks
 from src.decisions.novelty import fit_new_threshold, insert_new
 from src.decisions.thresholds import fit_thresholds
 from src.metrics import Metric
 from src.metrics.retrieval import Ranking
-from src.metrics.segmentation import decide
+from src.metrics.segmentation import threshold_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +43,7 @@ class Rule:
         if self.decides == "new":
             return insert_new(predictions, predictions.new, self.values[0][0])
         if is_masks(predictions):
-            return [decide(one, [value for (value,) in self.values] or 0.5) for one in predictions]
+            return [threshold_masks(one, [value for (value,) in self.values] or 0.5) for one in predictions]
         values = np.asarray(predictions, dtype=np.float64)
         columns = values[:, None] if values.ndim == 1 else values
         if self.decides == "threshold":
@@ -78,26 +77,30 @@ class Rule:
 
 
 class Nested(NamedTuple):
-    """What `nested` finds: the score over all rows, each fold's own in the folds' order, each fold's rule."""
+    """What `nested_score` finds: the score over all rows, the score of each fold in the folds' order, and
+    each fold's rule."""
 
     score: float
     folds: list[float]
     rules: dict[int, Rule]
 
 
-def fit(metric: Metric, targets: Any, predictions: Any) -> Rule:
+def fit_rule(metric: Metric, targets: Any, predictions: Any) -> Rule:
     """The rule that scores best on these rows, and there no worse than the plain one. Rows whose predictions
     are not finite are left out; without any it is the plain one. Of a metric that needs no decision it leaves
     predictions as they are."""
     predictions = countable(metric, targets, predictions)
-    if isinstance(predictions, Counted):
+    if isinstance(predictions, MaskCounts):
         return threshold_rule(predictions.fit())
     if isinstance(predictions, Ranking) and predictions.new is not None:
         found = fit_new_threshold(metric, targets, predictions, predictions.new) if len(predictions) else None
         return Rule("new", () if found is None else ((found,),))
     sound = finite_rows(metric, predictions)
     if not sound.all():
-        targets, predictions = take(targets, sound.nonzero()[0]), take(predictions, sound.nonzero()[0])
+        targets, predictions = (
+            take_rows(targets, sound.nonzero()[0]),
+            take_rows(predictions, sound.nonzero()[0]),
+        )
     if metric.decides is None or len(predictions) == 0:
         return Rule(metric.decides)
     if metric.decides == "cuts":
@@ -117,27 +120,27 @@ def score(metric: Metric, targets: Any, predictions: Any, rule: Rule) -> float:
     return metric(targets, rule.apply(predictions))
 
 
-def nested(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
+def nested_score(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
     """The honest score: each fold's rows are decided by a rule fitted on the other folds alone; by the plain
     rule where there are no others. `fold` (N,) says which each row is in. A prediction that is not finite
     makes the score NaN, and its fold's, for its decision would hide it."""
     import numpy as np
 
     predictions = countable(metric, targets, predictions)
-    if isinstance(predictions, Counted):
+    if isinstance(predictions, MaskCounts):
         return _nested_masks(predictions, np.asarray(fold))
     fold, sound = np.asarray(fold), finite_rows(metric, predictions)
     scores, rules, parts = [], {}, []
     for k in np.unique(fold):
         own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-        rule = rules[int(k)] = fit(metric, take(targets, others), take(predictions, others))
-        decisions = rule.apply(take(predictions, own))
-        scores.append(metric(take(targets, own), decisions) if sound[own].all() else np.nan)
+        rule = rules[int(k)] = fit_rule(metric, take_rows(targets, others), take_rows(predictions, others))
+        decisions = rule.apply(take_rows(predictions, own))
+        scores.append(metric(take_rows(targets, own), decisions) if sound[own].all() else np.nan)
         parts.append((own, decisions))
     return Nested(metric(targets, assemble(parts)) if sound.all() else float("nan"), scores, rules)
 
 
-def _nested_masks(counted: Counted, fold: np.ndarray) -> Nested:
+def _nested_masks(counted: MaskCounts, fold: np.ndarray) -> Nested:
     """The same for masks, from one look at each image."""
     import numpy as np
 
@@ -151,12 +154,12 @@ def _nested_masks(counted: Counted, fold: np.ndarray) -> Nested:
     return Nested(counted.score(decided), scores, rules)
 
 
-def mixed(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any, Rule]]) -> float:
+def mixed_score(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any, Rule]]) -> float:
     """The score of rows that several predictions share out: (rows, their predictions, the rule that decides
     them), every row once. Each part keeps its own rule: a threshold of one is no threshold of another."""
     import numpy as np
 
-    if isinstance(parts[0][1], Counted):
+    if isinstance(parts[0][1], MaskCounts):
         rules = [
             (rows, np.full((len(rows), one.classes), 0.5) if not rule.values else rule.by_row(len(rows)))
             for rows, one, rule in parts
@@ -168,10 +171,10 @@ def mixed(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any, Rule]
 
 
 def countable(metric: Metric, targets: Any, predictions: Any) -> Any:
-    """Masks as what each adds to the metric, for calling `nested` and `fit` on them more than once.
-    Other predictions, and those of a metric that is more than its images, stay as they are."""
+    """Masks as what each adds to the metric, so that `nested_score` and `fit_rule` can be called on them more
+    than once. Other predictions, and those of a metric that is not a sum over images, stay as they are."""
     by_image = metric.counts is not None or metric.average == "images"
-    if isinstance(predictions, Counted) or metric.decides != "threshold" or not by_image:
+    if isinstance(predictions, MaskCounts) or metric.decides != "threshold" or not by_image:
         return predictions
     return count(metric, targets, predictions) if len(predictions) and is_masks(predictions) else predictions
 
@@ -185,7 +188,7 @@ def finite_rows(metric: Metric, predictions: Any) -> np.ndarray:
     return np.isfinite(predictions).all(tuple(range(1, predictions.ndim)))
 
 
-def take(values: Any, rows: np.ndarray) -> Any:
+def take_rows(values: Any, rows: np.ndarray) -> Any:
     """Some rows of an array, of a list, or of what has a `take` of its own."""
     import numpy as np
 
@@ -195,7 +198,7 @@ def take(values: Any, rows: np.ndarray) -> Any:
 
 
 def assemble(parts: list[tuple[np.ndarray, Any]]) -> Any:
-    """The whole of what `take` took apart: (rows, their values) in any order, every row once."""
+    """The whole of what `take_rows` took apart: (rows, their values) in any order, every row once."""
     import numpy as np
 
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
@@ -207,7 +210,7 @@ def assemble(parts: list[tuple[np.ndarray, Any]]) -> Any:
         return Ranking(*lists, values[0].new).take(order)
     if hasattr(values[0], "joined"):
         return values[0].joined(values).take(order)
-    return take([row for one in values for row in one], order)
+    return take_rows([row for one in values for row in one], order)
 
 
 def is_masks(predictions: Any) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from src.decisions import Nested, assemble, is_masks, nested, take
+from src.decisions import Nested, assemble, is_masks, nested_score, take_rows
 from src.metrics import Metric
 from src.metrics.retrieval import Ranking
 
@@ -18,7 +18,7 @@ QUANTILES = 19  # of numbers, the median among them: which is best is the metric
 
 
 def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
-    """The score of the best constant by `nested`, each fold's chosen and decided on the other folds.
+    """The score of the best constant by `nested_score`, each fold's chosen and decided on the other folds.
     `targets` (N,) are as the metric wants them, `predictions` (N,) a model's, for their kind and shape.
 
     For classes and labels it is their shares, for numbers their mean or a quantile, for masks one probability
@@ -27,11 +27,11 @@ def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarr
     import numpy as np
 
     if is_masks(predictions):
-        return nested(metric, targets, _Flat(targets), fold)
+        return nested_score(metric, targets, _Flat(targets), fold)
     parts = []
     for k in np.unique(fold):
         own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
-        known = take(targets, others)
+        known = take_rows(targets, others)
         if isinstance(predictions, Ranking):
             constant = _ranking(known, len(own), predictions.new)
         else:
@@ -39,9 +39,9 @@ def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarr
         parts.append((own, constant))
     if metric.decides == "cuts":  # between which a constant cannot lie
         whole = assemble(parts)
-        scores = [metric(take(targets, own), one) for own, one in parts]
+        scores = [metric(take_rows(targets, own), one) for own, one in parts]
         return Nested(metric(targets, whole), scores, {})
-    return nested(metric, targets, assemble(parts), fold)
+    return nested_score(metric, targets, assemble(parts), fold)
 
 
 def _row(metric: Metric, targets: np.ndarray, outputs: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from src.config import UserError
-from src.decisions.thresholds import ROUNDS, Steps, best_of
+from src.decisions.thresholds import ASCENT_ROUNDS, Steps, best_of
 from src.metrics.base import WHOLE, known_columns
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Search:
 
         edges = np.r_[0, np.searchsorted(self.rising, cuts, side="left"), len(self.rising)]
         top = self.kappa(edges[None, :])[0]
-        for _ in range(ROUNDS):
+        for _ in range(ASCENT_ROUNDS):
             before = top
             for j in range(len(cuts)):
                 place = self.steps.place

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from src.decisions.thresholds import best_of, by_trial
 from src.machine import cpu_count
 from src.metrics import Metric
-from src.metrics.segmentation import class_masks, decide
+from src.metrics.segmentation import class_masks, threshold_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ TENTHS = [level / 10 for level in range(1, 10)]
 
 
 @dataclass(frozen=True)
-class Counted:
+class MaskCounts:
     """N images as a metric sees them at L thresholds: parts (N, 1, C, L), each image's own scores, where it
     is their mean; else (N, 4, C, L), their counts. `sound` (N,) is false where a prediction is not finite."""
 
@@ -41,12 +41,12 @@ class Counted:
     def classes(self) -> int:
         return self.parts.shape[2]
 
-    def take(self, rows: np.ndarray) -> Counted:
+    def take(self, rows: np.ndarray) -> MaskCounts:
         """Some of the images."""
         return replace(self, parts=self.parts[rows], sound=self.sound[rows])
 
     @staticmethod
-    def joined(several: Sequence[Counted]) -> Counted:
+    def joined(several: Sequence[MaskCounts]) -> MaskCounts:
         """The images of all, one after the other."""
         import numpy as np
 
@@ -77,7 +77,7 @@ class Counted:
         return float(self.metric.counts(*found.sum(0, dtype=np.float64)).mean())
 
 
-def count(metric: Metric, targets: Any, predictions: Any) -> Counted:
+def count(metric: Metric, targets: Any, predictions: Any) -> MaskCounts:
     """Look at each image once. Raises ValueError naming one whose prediction and target differ in shape."""
     import numpy as np
 
@@ -102,7 +102,7 @@ def count(metric: Metric, targets: Any, predictions: Any) -> Counted:
         raise ValueError(f"{len(targets)} targets and {len(predictions)} predictions differ in number")
     with ThreadPoolExecutor(cpu_count()) as pool:  # packed maps are decoded here
         parts, sound = zip(*pool.map(look, range(len(predictions))), strict=True)
-    return Counted(metric, values, np.stack(parts), np.array(sound))
+    return MaskCounts(metric, values, np.stack(parts), np.array(sound))
 
 
 def counts_by_level(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -116,7 +116,7 @@ def counts_by_level(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndar
     elif prediction.dtype == np.uint8:
         steps = prediction + np.uint16(1)
     else:
-        decide(prediction[:, :1, :1])  # which refuses whole numbers of other kinds
+        threshold_masks(prediction[:, :1, :1])  # which refuses whole numbers of other kinds
         steps = np.searchsorted((np.arange(LEVELS) - 0.5) / 255, prediction, side="right").astype(np.uint16)
     both = (steps + target * np.uint16(bins)).reshape(len(steps), -1)  # (C, H * W)
     found = np.stack([np.bincount(row, minlength=2 * bins) for row in both]).reshape(-1, 2, bins)
@@ -130,11 +130,11 @@ def scores_by_trial(metric: Metric, target: np.ndarray, prediction: np.ndarray) 
     import numpy as np
 
     pairs = [(t[None], p[None]) for t, p in zip(target, prediction, strict=True)]
-    return np.array([[metric([t], [decide(p, value)]) for value in TENTHS] for t, p in pairs])
+    return np.array([[metric([t], [threshold_masks(p, value)]) for value in TENTHS] for t, p in pairs])
 
 
 def fit_masks(metric: Metric, targets: Any, predictions: Any) -> list[float]:
     """The best tenth of each class for a metric that is no mean over images, which is run for every trial."""
-    classes = len(decide(predictions[0]))
-    decided = lambda thresholds: [decide(p, thresholds) for p in predictions]  # noqa: E731
+    classes = len(threshold_masks(predictions[0]))
+    decided = lambda thresholds: [threshold_masks(p, thresholds) for p in predictions]  # noqa: E731
     return by_trial(metric, targets, decided, classes, TENTHS)

@@ -12,7 +12,7 @@ from src.metrics.base import known_columns, two_columns_of
 if TYPE_CHECKING:
     import numpy as np
 
-ROUNDS = 20  # of a search column by column; it mostly stands still after three or four
+ASCENT_ROUNDS = 20  # of a search column by column; it mostly stands still after three or four
 TRIED = tuple(level / 20 for level in range(1, 20))  # where a metric must be run for every threshold
 
 
@@ -40,12 +40,12 @@ class Steps(NamedTuple):
 
     def counts(self, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         """(tp, fp, fn, tn) at every place, of (N,) targets in {0, 1}."""
-        tp = from_here_up(targets[self.order] == 1)[self.place]
-        fp = from_here_up(targets[self.order] == 0)[self.place]
+        tp = sums_from(targets[self.order] == 1)[self.place]
+        fp = sums_from(targets[self.order] == 0)[self.place]
         return tp, fp, tp[0] - tp, fp[0] - fp
 
 
-def from_here_up(values: np.ndarray) -> np.ndarray:
+def sums_from(values: np.ndarray) -> np.ndarray:
     """(N + 1,) sums of the values from each place to the end."""
     import numpy as np
 
@@ -73,7 +73,7 @@ def fit_thresholds(metric: Metric, targets: Any, predictions: Any) -> list[float
     ]
     if metric.average == "columns":  # the best of a mean over columns is the best of each
         return alone
-    return together(metric, targets, predictions, alone)
+    return _fit_jointly(metric, targets, predictions, alone)
 
 
 def fit_by_trial(metric: Metric, targets: Any, predictions: np.ndarray) -> list[float]:
@@ -92,7 +92,7 @@ def steps_or_none(predictions: np.ndarray) -> Steps | None:
     return Steps.of(predictions) if len(predictions) else None
 
 
-def together(metric: Metric, targets: Any, predictions: Any, alone: list[float]) -> list[float]:
+def _fit_jointly(metric: Metric, targets: Any, predictions: Any, alone: list[float]) -> list[float]:
     """Where columns share a score (row by row, or over all cells): coordinate ascent from 0.5 and from what
     each column would choose alone, the better of the two."""
     import numpy as np
@@ -118,7 +118,7 @@ def ascend(metric: Metric, targets: Any, predictions: Any, thresholds: Any) -> t
     shared = sum(cells(j) for j in range(len(steps)))
     along = scores_by_rows if by_rows else scores_over_all
     top = float((metric.sign * metric.counts(*shared)).mean())
-    for _ in range(ROUNDS):
+    for _ in range(ASCENT_ROUNDS):
         before = top
         for j, step in enumerate(steps):
             if step is None:
@@ -159,8 +159,8 @@ def scores_by_rows(metric: Metric, step: Steps, target: np.ndarray, others: np.n
         for said in (True, False)
     )
     rest = metric.counts(*others[:, ~known]).sum()
-    below = no.sum() - from_here_up(no)[step.place]
-    return (from_here_up(yes)[step.place] + below + rest) / len(target)
+    below = no.sum() - sums_from(no)[step.place]
+    return (sums_from(yes)[step.place] + below + rest) / len(target)
 
 
 def candidates(predictions: np.ndarray) -> list[float]:
@@ -176,7 +176,7 @@ def by_trial(
     """Coordinate ascent that runs the metric on what `decide` makes of every threshold tried, from 0.5."""
     thresholds = [0.5] * columns
     top = metric.sign * metric(targets, decide(thresholds))
-    for _ in range(ROUNDS if columns > 1 else 1):
+    for _ in range(ASCENT_ROUNDS if columns > 1 else 1):
         before = top
         for j in range(columns):
             for value in tried:

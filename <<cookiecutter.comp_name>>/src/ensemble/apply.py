@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from src.ensemble.features import Features
-from src.ensemble.rivals import restored
+from src.ensemble.blenders import restored
+from src.ensemble.features import StackFeatures
 
 CALIBRATED = ", calibrated"  # behind the name of a candidate
 
@@ -46,8 +46,8 @@ def apply_stack(
             lost = set(stored["features"]["names"]) - set(extra or {})
             if lost:
                 raise ValueError(f"the stack looks at {', '.join(sorted(lost))}: give them in `extra`")
-            features = Features.from_json(stored["features"]).encode(extra)
-        said = restored(plain, stored["rivals"][plain]).apply(np.stack(members), features)
+            features = StackFeatures.from_json(stored["features"]).encode(extra)
+        said = restored(plain, stored["blenders"][plain]).apply(np.stack(members), features)
     if plain != name:
         said = restored("calibration", stored["calibrations"][plain]).apply(np.asarray(said)[None])
     return said

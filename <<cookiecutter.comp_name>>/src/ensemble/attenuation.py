@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROWS = 5_000  # of the test rows, to see noise on
-FEWEST = 50  # on fewer it cannot be told
+NOISE_ROWS = 5_000  # of the test rows, to see noise on
+FEWEST_FOLDS = 50  # on fewer it cannot be told
 
 
 @dataclass(frozen=True)
-class Averaged:
-    """Of candidates with OOF predictions (N, C), targets (N, C) and `noise` (C,), see `between`: the expected
-    correlation with the targets once the folds' models are averaged, at the mean of the outputs."""
+class AveragedScore:
+    """Of candidates with OOF predictions (N, C), targets (N, C) and `noise` (C,), see
+    `variance_between_folds`: the expected correlation with the targets once the folds' models are averaged,
+    as the mean over outputs."""
 
     oof: dict[str, np.ndarray]
     targets: np.ndarray
@@ -43,7 +44,7 @@ class Averaged:
         return float(np.mean(known)) if known else float("nan")
 
 
-UNKNOWN = Averaged({}, np.empty(0), np.empty(0), {})  # of no candidate
+UNKNOWN = AveragedScore({}, np.empty(0), np.empty(0), {})  # of no candidate
 
 
 def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -> float | None:
@@ -57,6 +58,6 @@ def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -
     return float(np.mean((x - x.mean()) * (y - y.mean())) / np.sqrt(left * y.var()))
 
 
-def between(parts: list[np.ndarray]) -> np.ndarray:
+def variance_between_folds(parts: list[np.ndarray]) -> np.ndarray:
     """(C,) the variance among the folds' models, each with its (T, C) predictions of the same rows."""
     return np.stack(parts).astype(np.float64).var(axis=0, ddof=1).mean(axis=0)

@@ -5,7 +5,7 @@ data: OOF columns of the other folds know the scored fold's labels, and a free l
 chance on pure noise under cross-validation on the same folds (docs/decisions.md of the template).
 `stack.monotone=false` lets it go.
 
-Here is what outputs (rivals/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
+Here is what outputs (blenders/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from src.config import Stack
 
-Examples = tuple[np.ndarray, ...]  # features (n, F), answers (n,), and perhaps weights (n,)
+PixelExamples = tuple[np.ndarray, ...]  # features (n, F), answers (n,), and perhaps weights (n,)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Stacker:
         return np.sum([booster.feature_importance("gain") for booster in self.boosters], axis=0)
 
 
-def boost(
-    train: Examples,
-    watch: Examples | None,
+def fit_booster(
+    train: PixelExamples,
+    watch: PixelExamples | None,
     rounds: int,
     kind: str,
     settings: Stack,
@@ -79,13 +79,13 @@ def boost(
 
 
 def _dataset(
-    examples: Examples, reference: lgb.Dataset | None = None, categories: tuple[int, ...] = ()
+    examples: PixelExamples, reference: lgb.Dataset | None = None, categories: tuple[int, ...] = ()
 ) -> lgb.Dataset:
     features, answers, *weights = examples
     return lgb.Dataset(features, answers, reference, *weights, categorical_feature=list(categories))
 
 
-def early_stopped(train: Examples, watch: Examples, settings: Stack, seed: int) -> int:
+def early_stopping_rounds(train: PixelExamples, watch: PixelExamples, settings: Stack, seed: int) -> int:
     """The rounds at which a booster of yes and no stops to gain on `watch`."""
-    found = boost(train, watch, settings.max_rounds, "labels", settings, seed)
+    found = fit_booster(train, watch, settings.max_rounds, "labels", settings, seed)
     return found.best_iteration or settings.max_rounds

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.decisions import Nested, assemble, mixed, nested, take
-from src.ensemble.attenuation import UNKNOWN, Averaged
+from src.decisions import Nested, assemble, mixed_score, nested_score, take_rows
+from src.ensemble.attenuation import UNKNOWN, AveragedScore
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
 
@@ -19,7 +19,7 @@ Calibrate = Callable[[str], tuple[str, Any]]
 
 def scores(task: Task, truth: Any, predictions: Any, fold: np.ndarray) -> Nested:
     """Score over all rows and fold by fold, positive being better whatever the metric's direction."""
-    found = nested(task.metric, truth, predictions, fold)
+    found = nested_score(task.metric, truth, predictions, fold)
     sign = task.metric.sign
     return found._replace(score=sign * found.score, folds=[sign * score for score in found.folds])
 
@@ -38,19 +38,22 @@ def best_single_oof(task: Task, oof: list[Any], truth: Any, fold: np.ndarray) ->
         if len(oof) == 1:  # nothing to choose
             best = 0
         else:
-            found = [scores(task, take(truth, others), take(one, others), fold[others]).score for one in oof]
+            found = [
+                scores(task, take_rows(truth, others), take_rows(one, others), fold[others]).score
+                for one in oof
+            ]
             best = int(np.nanargmax(found)) if np.isfinite(found).any() else 0
-        parts.append((own, take(oof[best], own)))
+        parts.append((own, take_rows(oof[best], own)))
     return assemble(parts)
 
 
-def choose(
+def choose_candidate(
     task: Task,
     candidates: dict[str, Any],
     truth: Any,
     fold: np.ndarray,
     calibrate: Calibrate | None = None,
-    averaged: Averaged = UNKNOWN,
+    averaged: AveragedScore = UNKNOWN,
 ) -> tuple[str, float]:
     """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
     and decided by its rule, that are best on the other folds.
@@ -63,10 +66,10 @@ def choose(
     for k in np.unique(fold):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         _, oof = _winner(task, candidates, truth, fold, calibrate, averaged, others)
-        rules = nested(task.metric, truth, oof, fold).rules
-        parts.append((own, take(oof, own), rules[int(k)]))
+        rules = nested_score(task.metric, truth, oof, fold).rules
+        parts.append((own, take_rows(oof, own), rules[int(k)]))
     name, _ = _winner(task, candidates, truth, fold, calibrate, averaged)
-    return name, mixed(task.metric, truth, parts)
+    return name, mixed_score(task.metric, truth, parts)
 
 
 def _winner(
@@ -75,7 +78,7 @@ def _winner(
     truth: Any,
     fold: np.ndarray,
     calibrate: Calibrate | None,
-    averaged: Averaged,
+    averaged: AveragedScore,
     rows: np.ndarray | None = None,
 ) -> tuple[str, Any]:
     """The candidate to keep by some rows, and its predictions of all."""
@@ -83,19 +86,24 @@ def _winner(
     def folds(oof: Any) -> list[float]:
         if rows is None:
             return scores(task, truth, oof, fold).folds
-        return scores(task, take(truth, rows), take(oof, rows), fold[rows]).folds
+        return scores(task, take_rows(truth, rows), take_rows(oof, rows), fold[rows]).folds
 
     found = {name: folds(oof) for name, oof in candidates.items()}
     worth = {name: averaged(name, rows) for name in candidates}
-    best = base = default(found, worth)
+    best = base = default_candidate(found, worth)
     lead = 0.0
     for name, own in found.items():
         gained, error = gain(own, found[base])
-        if name != base and better(gained, error) and gained > lead and lasting(worth, name, base):
+        if (
+            name != base
+            and beats_by_an_error(gained, error)
+            and gained > lead
+            and holds_when_averaged(worth, name, base)
+        ):
             best, lead = name, gained
     if calibrate is not None:
         name, oof = calibrate(best)
-        if better(*gain(folds(oof), found[best])):
+        if beats_by_an_error(*gain(folds(oof), found[best])):
             return name, oof
     return best, candidates[best]
 
@@ -107,17 +115,21 @@ def same_folds(task: Task, oof: Any, other: Any, truth: Any, fold: np.ndarray) -
     return np.allclose(*pair, rtol=0, atol=1e-12, equal_nan=True)
 
 
-def default(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str:
+def default_candidate(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str:
     """Who is kept unless another beats it, by the scores of each candidate's folds and by what it is worth
     once they are averaged: the plain mean, or the best single run where the mean has less CV, or is worse by
     more than an error when averaged, as with one good member among bad ones."""
     if SINGLE not in folds:
         return MEAN
     gained = gain(folds[SINGLE], folds[MEAN])[0]
-    return SINGLE if (gained is not None and gained > 0) or not lasting(worth, MEAN, SINGLE) else MEAN
+    return (
+        SINGLE
+        if (gained is not None and gained > 0) or not holds_when_averaged(worth, MEAN, SINGLE)
+        else MEAN
+    )
 
 
-def lasting(worth: dict[str, list[float]], name: str, base: str) -> bool:
+def holds_when_averaged(worth: dict[str, list[float]], name: str, base: str) -> bool:
     """Whether a candidate is not worse than another by more than the standard error of their difference once
     the folds are averaged, or that is not known."""
     if not worth[name] or not worth[base]:
@@ -126,7 +138,7 @@ def lasting(worth: dict[str, list[float]], name: str, base: str) -> bool:
     return gained is None or gained >= -(error or 0.0)
 
 
-def better(gained: float | None, error: float | None) -> bool:
+def beats_by_an_error(gained: float | None, error: float | None) -> bool:
     """Whether a gain is more than luck: above its standard error."""
     return gained is not None and gained > max(0.0, error or 0.0)
 
@@ -139,11 +151,11 @@ def gain(own: list[float], base: list[float]) -> tuple[float | None, float | Non
 
 
 def against_default(
-    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: Averaged = UNKNOWN
+    task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: AveragedScore = UNKNOWN
 ) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
     """Who the default is, and how much better than it each candidate is, fold by fold, positive when better,
     with the standard error of that difference; None for the default itself."""
     folds = {name: scores(task, truth, oof, fold).folds for name, oof in candidates.items()}
-    base = default(folds, {name: averaged(name) for name in (MEAN, SINGLE)})
+    base = default_candidate(folds, {name: averaged(name) for name in (MEAN, SINGLE)})
     gains = {name: gain(own, folds[base]) for name, own in folds.items()}
     return base, gains | {base: (None, None)}

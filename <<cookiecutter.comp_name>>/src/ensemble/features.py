@@ -15,11 +15,11 @@ import numpy as np
 from src.config import Config, UserError
 
 OF_IMAGE = ("height", "width", "aspect")  # pixels of the file; width / height
-MOST = 1000  # words of a column
+_MOST = 1000  # words of a column
 
 
 @dataclass(frozen=True)
-class Features:
+class StackFeatures:
     """Names, and of each column of words the words in the order of their codes."""
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Features:
         return {"names": list(self.names), "words": self.words}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Features:
+    def from_json(cls, stored: dict[str, Any]) -> StackFeatures:
         """What `as_json` gave."""
         return cls(tuple(stored["names"]), stored["words"])
 
@@ -61,7 +61,7 @@ def number(value: str) -> float:
     return found if np.isfinite(found) else np.nan
 
 
-def find_features(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]], rows: int) -> Features:
+def find_features(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]], rows: int) -> StackFeatures:
     """Which columns are numbers and which are words, from the training rows; raises `UserError` for one that
     tells nearly every row from every other."""
     words = {}
@@ -70,17 +70,17 @@ def find_features(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]], 
         if all(number(text) == number(text) for text in known):
             continue
         words[name] = sorted(set(known))
-        if len(words[name]) > min(MOST, max(2, rows // 2)):
+        if len(words[name]) > min(_MOST, max(2, rows // 2)):
             raise UserError(
                 f"stack.features: `{name}` holds {len(words[name]):,} different words in {rows:,} rows, such "
                 f"as {words[name][0]!r}; a feature repeats itself, a name does not: take it out"
             )
-    return Features(names, words)
+    return StackFeatures(names, words)
 
 
 def read_features(
     config: Config, ids: list[str], test_ids: list[str]
-) -> tuple[Features, np.ndarray, np.ndarray]:
+) -> tuple[StackFeatures, np.ndarray, np.ndarray]:
     """The features that `stack.features` names, for these training and test rows: what they are, (N, F) and
     (T, F). Raises `UserError` for a column that one of the tables lacks."""
     from src.data.tables import read_table, read_test_table

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.artifacts import digest
 from src.config import Config, UserError
-from src.optimism import caution, mark
+from src.optimism import optimism_flag, optimism_note
 from src.reading import read_json, read_metrics
 from src.stamps import check_outputs, recipe_in
 
@@ -37,12 +37,12 @@ def find_members(config: Config) -> tuple[list[Path], list[str]]:
     members, left_out, check, expected = [], [], checked_before(config), None
     for path in chosen:
         try:
-            reason = why_not(config, path)
+            reason = _why_not(config, path)
             if reason is None and not check(path):
-                from src.ensemble.tables import check_run, expected_rows
+                from src.ensemble.tables import check_member, expected_rows
 
                 expected = expected or expected_rows(config, chosen)
-                check_run(config, path, expected)
+                check_member(config, path, expected)
         except UserError as error:
             if path.name in config.stack.members:
                 raise UserError(f"stack.members names {path.name}, which cannot be used: {error}") from None
@@ -74,7 +74,7 @@ def checked_before(config: Config) -> Callable[[Path], bool]:
     return check
 
 
-def why_not(config: Config, path: Path) -> str | None:
+def _why_not(config: Config, path: Path) -> str | None:
     """Why a run cannot be a member, or None. Raises `UserError` naming a file of it that is damaged."""
     stamp = path / "score.stamp.json"
     recipe = recipe_in(stamp)
@@ -88,15 +88,16 @@ def why_not(config: Config, path: Path) -> str | None:
     metrics = read_metrics(path)
     if metrics.get("optimistic") and path.name not in config.stack.members:
         return (
-            f"its CV is no match for honest ones{caution(metrics)}; name it in full to have it all the same"
+            f"its CV is no match for honest ones{optimism_note(metrics)}; "
+            "name it in full to have it all the same"
         )
     return _why_no_round(path, metrics)
 
 
-def optimism(members: list[Path]) -> dict[str, Any]:
+def stack_optimism(members: list[Path]) -> dict[str, Any]:
     """What the metrics of a stack say of members whose CV is optimistic: its own is so too."""
     flattered = [path.name for path in members if read_metrics(path).get("optimistic")]
-    return mark(f"so is the CV of {', '.join(flattered)}" if flattered else None)
+    return optimism_flag(f"so is the CV of {', '.join(flattered)}" if flattered else None)
 
 
 def _why_no_round(path: Path, metrics: dict[str, Any]) -> str | None:

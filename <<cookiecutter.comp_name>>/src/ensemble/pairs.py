@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.config import Stack
-from src.decisions import assemble, take
-from src.ensemble.boosting import Stacker, boost, early_stopped
+from src.decisions import assemble, take_rows
+from src.ensemble.boosting import Stacker, early_stopping_rounds, fit_booster
 from src.metrics.retrieval import Ranking
 
 
@@ -85,11 +85,11 @@ def stack_pairs(
         if len(names) > 2:
             learned = np.setdiff1d(others, watched)
             examples = (_examples(members, truth, rows) for rows in (learned, watched))
-            rounds.append(early_stopped(*examples, settings, seed))
+            rounds.append(early_stopping_rounds(*examples, settings, seed))
         else:
             rounds.append(settings.max_rounds)
-        found = fit_pairs([take(m, others) for m in members], truth[others], settings, seed, rounds[-1:])
-        parts.append((own, apply_pairs(found, [take(m, own) for m in members])))
+        found = fit_pairs([take_rows(m, others) for m in members], truth[others], settings, seed, rounds[-1:])
+        parts.append((own, apply_pairs(found, [take_rows(m, own) for m in members])))
     return assemble(parts), [int(np.median(rounds))]
 
 
@@ -98,7 +98,7 @@ def fit_pairs(
 ) -> Stacker:
     """The booster of these queries."""
     train = _examples(members, truth, np.arange(len(truth)))
-    return Stacker("pairs", [boost(train, None, rounds[0], "pairs", settings, seed)])
+    return Stacker("pairs", [fit_booster(train, None, rounds[0], "pairs", settings, seed)])
 
 
 def apply_pairs(stacker: Stacker, members: list[Ranking]) -> Ranking:
@@ -109,5 +109,5 @@ def apply_pairs(stacker: Stacker, members: list[Ranking]) -> Ranking:
 
 
 def _examples(members: list[Ranking], truth: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pairs = pairs_of([take(m, rows) for m in members])
+    pairs = pairs_of([take_rows(m, rows) for m in members])
     return pairs.features, pairs.right(truth[rows])

@@ -16,10 +16,10 @@ import numpy as np
 
 from src.config import Stack
 from src.data.masks import resize_mask
-from src.decisions import assemble, take
-from src.ensemble.boosting import Examples, Stacker, boost, early_stopped
-from src.ensemble.rivals.base import log_odds
-from src.maps import Maps, side_by_side
+from src.decisions import assemble, take_rows
+from src.ensemble.blenders.base import log_odds
+from src.ensemble.boosting import PixelExamples, Stacker, early_stopping_rounds, fit_booster
+from src.maps import Maps, stacked_maps
 from src.metrics import Metric
 from src.metrics.counts import dice
 from src.metrics.segmentation import class_masks
@@ -47,7 +47,7 @@ def hill_climb(
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:CLIMB_IMAGES])
     levels, masks = [], []
     for stack, true in zip(
-        side_by_side([one.take(chosen) for one in members]), take(truth, chosen), strict=True
+        stacked_maps([one.take(chosen) for one in members]), take_rows(truth, chosen), strict=True
     ):
         small = _shrink(stack)  # (M, C, h, w)
         mask = resize_mask(class_masks(true, small.shape[1]), *small.shape[2:])
@@ -111,16 +111,16 @@ class PixelStacker(Stacker):
 
     def apply(self, members: list[Maps]) -> Maps:
         """Stacked maps, looked at in the first member's `sizes`."""
-        ask = [Lookup.of(booster) for booster in self.boosters]
+        ask = [CachedBooster.of(booster) for booster in self.boosters]
         images = (
             np.stack([ask[c](stack[:, c]) for c in range(len(ask))])  # (C, H, W)
-            for stack in side_by_side(members)
+            for stack in stacked_maps(members)
         )
         return Maps.of(images).resized(members[0].sizes)
 
 
 @dataclass(frozen=True)
-class Lookup:
+class CachedBooster:
     """A booster that is asked once for what many pixels have in common: levels are bytes, and trees cut them
     into few steps."""
 
@@ -129,7 +129,7 @@ class Lookup:
     said: np.ndarray | None  # a level for each combination of steps, -1 while not asked; None: too many
 
     @classmethod
-    def of(cls, booster: lgb.Booster) -> Lookup:
+    def of(cls, booster: lgb.Booster) -> CachedBooster:
         """Before the first pixel."""
         trees, steps = booster.trees_to_dataframe(), []
         for name in booster.feature_name():
@@ -174,13 +174,13 @@ def stack_pixels(
 ) -> tuple[Maps, list[int]]:
     """Stacked maps of the OOF images, each by boosters that saw no pixel of its fold; and the rounds of each
     class for a last fit, stopped on another of the training folds, never on the scored one."""
-    drawn, names, parts, rounds = draw(members, truth, seed), np.unique(fold), [], []
+    drawn, names, parts, rounds = draw_pixels(members, truth, seed), np.unique(fold), [], []
     for place, held_out in enumerate(names):
         own, watched = fold == held_out, fold == names[(place + 1) % len(names)]
         if len(names) > 2:
             learned = ~own & ~watched
             parted = ((one.of(learned).examples(), one.of(watched).examples()) for one in drawn)
-            rounds.append([early_stopped(train, watch, settings, seed) for train, watch in parted])
+            rounds.append([early_stopping_rounds(train, watch, settings, seed) for train, watch in parted])
         else:
             rounds.append([settings.max_rounds] * len(drawn))
         found = _fit([one.of(~own) for one in drawn], settings, seed, rounds[-1])
@@ -193,11 +193,11 @@ def fit_pixels(
     members: list[Maps], truth: Any, settings: Stack, seed: int, rounds: list[int]
 ) -> PixelStacker:
     """The boosters of all these images, with the rounds of each class."""
-    return _fit(draw(members, truth, seed), settings, seed, rounds)
+    return _fit(draw_pixels(members, truth, seed), settings, seed, rounds)
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelSample:
     """Pixels of one class: levels (n, M) uint8, truth (n,) bool, how many pixels each stands for relative to
     the mean (n,), and its image (n,)."""
 
@@ -206,22 +206,22 @@ class Pixels:
     weights: np.ndarray
     image: np.ndarray
 
-    def of(self, images: np.ndarray) -> Pixels:
+    def of(self, images: np.ndarray) -> PixelSample:
         """Those of some images, (N,) bool."""
         rows = images[self.image]
-        return Pixels(*(getattr(self, name)[rows] for name in ("levels", "truth", "weights", "image")))
+        return PixelSample(*(getattr(self, name)[rows] for name in ("levels", "truth", "weights", "image")))
 
-    def examples(self) -> Examples:
+    def examples(self) -> PixelExamples:
         """Log-odds (n, M), answers and weights."""
         return LOG_ODDS[self.levels], self.truth.astype(np.float64), self.weights
 
 
-def draw(members: list[Maps], truth: Any, seed: int) -> list[Pixels]:
+def draw_pixels(members: list[Maps], truth: Any, seed: int) -> list[PixelSample]:
     """The pixels to learn each class from: of every image as many inside its true mask as outside it, as far
     as they go, weighted back to what is there. What is drawn of an image depends on that image alone."""
     most = max(2, min(PIXELS, ALL_PIXELS // len(members[0])))
     found: list[list[tuple[np.ndarray, ...]]] = []
-    for number, (stack, true) in enumerate(zip(side_by_side(members), truth, strict=True)):
+    for number, (stack, true) in enumerate(zip(stacked_maps(members), truth, strict=True)):
         masks = resize_mask(class_masks(true, stack.shape[1]), *stack.shape[2:])
         found.append([])
         for c, mask in enumerate(masks):
@@ -229,7 +229,8 @@ def draw(members: list[Maps], truth: Any, seed: int) -> list[Pixels]:
             levels = stack[:, c].reshape(len(stack), -1)[:, pixels].T
             found[-1].append((levels, mask.ravel()[pixels], weights, np.full(len(pixels), number)))
     return [
-        Pixels(*(np.concatenate(part) for part in zip(*one, strict=True))) for one in zip(*found, strict=True)
+        PixelSample(*(np.concatenate(part) for part in zip(*one, strict=True)))
+        for one in zip(*found, strict=True)
     ]
 
 
@@ -244,6 +245,8 @@ def _draw(mask: np.ndarray, most: int, random: np.random.Generator) -> tuple[np.
     return np.concatenate(drawn), np.concatenate(weights)
 
 
-def _fit(drawn: list[Pixels], settings: Stack, seed: int, rounds: list[int]) -> PixelStacker:
+def _fit(drawn: list[PixelSample], settings: Stack, seed: int, rounds: list[int]) -> PixelStacker:
     each = zip(drawn, rounds, strict=True)
-    return PixelStacker("pixels", [boost(d.examples(), None, n, "pixels", settings, seed) for d, n in each])
+    return PixelStacker(
+        "pixels", [fit_booster(d.examples(), None, n, "pixels", settings, seed) for d, n in each]
+    )

@@ -9,7 +9,7 @@ from src.artifacts import Step
 from src.config import Config
 from src.ensemble.stack import build_stack
 from src.locks import alone
-from src.optimism import caution
+from src.optimism import optimism_note
 from src.reading import read_dataset, read_metrics
 from src.tasks import create_task
 
@@ -29,16 +29,16 @@ def table(metrics: dict[str, Any]) -> str:
     """Members and candidates with their CV over all rows, the mean gain of their folds over the default (the
     mean, or the best run where that is better) or a dash, and which is kept and why."""
     width = max(22, *map(len, metrics["candidates"])) + 2
-    lines = [f"{'':{width}} CV {metrics['metric']}{caution(metrics)}"]
-    lines += [f"  {name:{width - 2}} {shown(score)}" for name, score in metrics["members"].items()]
+    lines = [f"{'':{width}} CV {metrics['metric']}{optimism_note(metrics)}"]
+    lines += [f"  {name:{width - 2}} {_score_text(score)}" for name, score in metrics["members"].items()]
     for name, row in metrics["candidates"].items():
-        gain = "-" if row["gain"] is None else f"{row['gain']:+.4f} ± {shown(row['gain_error'])}"
-        lines.append(f"{name:{width}} {shown(row['cv'])}   {gain:17} {row['verdict']}")
+        gain = "-" if row["gain"] is None else f"{row['gain']:+.4f} ± {_score_text(row['gain_error'])}"
+        lines.append(f"{name:{width}} {_score_text(row['cv'])}   {gain:17} {row['verdict']}")
     lines += [f"{name:{width}} -        left out: {why}" for name, why in metrics["left_out"].items()]
-    lines.append(f"{'chosen without the fold':{width}} {shown(metrics['cv_of_the_choice'])}")
+    lines.append(f"{'chosen without the fold':{width}} {_score_text(metrics['cv_of_the_choice'])}")
     return "\n".join(lines)
 
 
-def shown(value: float | None) -> str:
+def _score_text(value: float | None) -> str:
     """A score with four places, or a dash where the metric is undefined."""
     return "-" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Stage 05: the rivals over the members' OOF tables, against their plain mean and the best single run.
+"""Stage 05: the blenders over the members' OOF tables, against their plain mean and the best single run.
 
 All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
 kept unless another beats it by more than the standard error of the difference, and is not worse by more than
@@ -16,27 +16,27 @@ import pandas as pd
 
 from src.artifacts import Step, write_json, write_parquet
 from src.config import Config
-from src.decisions import countable, nested
+from src.decisions import countable, nested_score
 from src.ensemble.apply import CALIBRATED
-from src.ensemble.attenuation import UNKNOWN, Averaged, between
+from src.ensemble.attenuation import UNKNOWN, AveragedScore, variance_between_folds
+from src.ensemble.blenders import fitter
+from src.ensemble.blenders.base import LevelData, fit_blender, nested_oof
 from src.ensemble.choice import (
     SINGLE,
     against_default,
+    beats_by_an_error,
     best_member,
     best_single_oof,
-    better,
-    choose,
-    lasting,
+    choose_candidate,
+    holds_when_averaged,
     same_folds,
 )
 from src.ensemble.features import read_features
-from src.ensemble.levels import KINDS, Candidates, Members, level_of
-from src.ensemble.members import optimism
-from src.ensemble.rivals import fitter
-from src.ensemble.rivals.base import Level, learn, nested_oof
-from src.ensemble.tables import check_tables, read_folds, read_predictions
+from src.ensemble.members import stack_optimism
+from src.ensemble.second_level import CANDIDATES_BY_KIND, Candidates, Members, level_data
+from src.ensemble.tables import check_tables, read_fold_predictions, read_predictions
 from src.scoring import evaluate, finite
-from src.tasks.base import Task, as_targets, targets_in
+from src.tasks.base import Task, as_target_columns, targets_in
 
 
 def build_stack(
@@ -47,7 +47,7 @@ def build_stack(
     rows, test_ids = check_tables(folders, list(task.columns(outputs)))
     members = read_members(step, config, task, folders, outputs, rows, test_ids)
     truth, fold, names = members.truth, members.fold, members.names
-    found = KINDS[task.kind](task, members, config.stack, config.seed)
+    found = CANDIDATES_BY_KIND[task.kind](task, members, config.stack, config.seed)
 
     def scored(predictions: Any) -> Any:
         return countable(task.metric, truth, predictions)  # of masks what a score needs, counted once
@@ -58,40 +58,42 @@ def build_stack(
     test = found.test | {SINGLE: members.test[single]}
     calibration = None
     if config.stack.calibrate and task.kind == "numbers":
-        calibration = Calibrations(level_of(task, members, config.stack, config.seed), oof)
-    rivals = {name: scored(one) for name, one in oof.items()}
+        calibration = Calibrations(level_data(task, members, config.stack, config.seed), oof)
+    blenders = {name: scored(one) for name, one in oof.items()}
     averaged = UNKNOWN
     if members.of_folds:
-        noise = found.noise | {SINGLE: between([part[single] for part in members.of_folds])}
-        averaged = Averaged(oof, members.targets, fold, noise)
-    chosen, honest = choose(task, rivals, truth, fold, calibration, averaged)
+        noise = found.noise | {SINGLE: variance_between_folds([part[single] for part in members.of_folds])}
+        averaged = AveragedScore(oof, members.targets, fold, noise)
+    chosen, honest = choose_candidate(task, blenders, truth, fold, calibration, averaged)
     if calibration is not None:
         plain = chosen.removesuffix(CALIBRATED)
         title, said = calibration(plain)
-        oof[title] = rivals[title] = said
+        oof[title] = blenders[title] = said
         test[title], stored = calibration.fitted(plain, test[plain])
         found.stored["calibrations"] = {plain: stored}
-    table = rows[["id", "fold"]].join(as_targets(targets_in(rows))).join(task.write(oof[chosen], outputs))
+    table = (
+        rows[["id", "fold"]].join(as_target_columns(targets_in(rows))).join(task.write(oof[chosen], outputs))
+    )
 
     def cv(predictions: Any) -> float | None:
-        return finite(nested(task.metric, truth, predictions, fold).score)
+        return finite(nested_score(task.metric, truth, predictions, fold).score)
 
     metrics = {
         **evaluate(task, table, outputs),
-        **optimism(folders),
+        **stack_optimism(folders),
         "kept": chosen,
         "cv_of_the_choice": finite(honest),
-        "candidates": verdicts(task, rivals, chosen, truth, fold, cv, averaged),
+        "candidates": verdicts(task, blenders, chosen, truth, fold, cv, averaged),
         "left_out": found.left_out,
         "members": {name: cv(one) for name, one in zip(names, seen, strict=True)},
         "best_single": names[single],
         **found.shown,
     }
-    write(step, table, test_ids, task.write(test[chosen], outputs), metrics, found)
+    _write(step, table, test_ids, task.write(test[chosen], outputs), metrics, found)
     return metrics
 
 
-def write(
+def _write(
     step: Step,
     oof: pd.DataFrame,
     test_ids: list[str],
@@ -129,17 +131,17 @@ def read_members(
         truth=task.truth(labels, outputs),
         targets=task.encode(labels, outputs) if task.kind == "numbers" else None,
         fold=rows["fold"].to_numpy(),
-        of_folds=read_folds(folders, np.unique(rows["fold"]), task, outputs),
+        of_folds=read_fold_predictions(folders, np.unique(rows["fold"]), task, outputs),
         features=features,
         extra=None if extra is None else tuple(extra),
     )
 
 
 class Calibrations:
-    """Second-level calibration of candidates, see rivals/calibration.py: nested as every rival, and done for
-    those alone that are asked for."""
+    """Second-level calibration of candidates, see blenders/calibration.py: nested as every blender, and done
+    for those alone that are asked for."""
 
-    def __init__(self, level: Level, oof: dict[str, Any]):
+    def __init__(self, level: LevelData, oof: dict[str, Any]):
         self.level, self.oof, self.known = level.but(extra=None), oof, {}
 
     def __call__(self, name: str) -> tuple[str, np.ndarray]:
@@ -152,41 +154,41 @@ class Calibrations:
     def fitted(self, name: str, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Calibrated by all OOF rows: the test predictions, and what is stored."""
         level = self._alone(name)
-        found = learn(fitter("calibration"), level, np.arange(len(level.fold)))
+        found = fit_blender(fitter("calibration"), level, np.arange(len(level.fold)))
         return found.apply(np.asarray(test)[None]), found.as_json()
 
-    def _alone(self, name: str) -> Level:
+    def _alone(self, name: str) -> LevelData:
         return self.level.but(oof=np.asarray(self.oof[name])[None])
 
 
 def verdicts(
     task: Task,
-    rivals: dict[str, Any],
+    blenders: dict[str, Any],
     chosen: str,
     truth: Any,
     fold: np.ndarray,
     cv: Any,
-    averaged: Averaged,
+    averaged: AveragedScore,
 ) -> dict[str, dict[str, Any]]:
     """Of each candidate its CV, its gain over the default with the standard error, its correlation with the
     truth once the folds are averaged, and why it is kept or not."""
     found = {}
-    base, gains = against_default(task, rivals, truth, fold, averaged)
-    worth = {name: averaged(name) for name in rivals}
-    for name, oof in rivals.items():
+    base, gains = against_default(task, blenders, truth, fold, averaged)
+    worth = {name: averaged(name) for name in blenders}
+    for name, oof in blenders.items():
         gained, error = gains[name]
         if name == chosen:
             why = "kept"
-        elif name != base and same_folds(task, oof, rivals[base], truth, fold):
+        elif name != base and same_folds(task, oof, blenders[base], truth, fold):
             gained, error = None, None  # its CV may differ: ranks make the rows of different folds comparable
             why = f"scores each fold exactly as the {base} does"
         elif name == base:
             why = f"beaten by {chosen}"
         elif name.endswith(CALIBRATED):
             why = "no better than uncalibrated, by more than an error"
-        elif better(gained, error) and not lasting(worth, name, base):
+        elif beats_by_an_error(gained, error) and not holds_when_averaged(worth, name, base):
             why = f"worse than the {base} once the folds are averaged"
-        elif better(gained, error):
+        elif beats_by_an_error(gained, error):
             why = f"less than {chosen.removesuffix(CALIBRATED)} gains"
         else:
             why = f"no better than the {base}, by more than an error"

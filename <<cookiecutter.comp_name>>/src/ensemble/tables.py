@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from src.artifacts import writing
 from src.config import Config, UserError
-from src.ensemble.attenuation import FEWEST, ROWS
+from src.ensemble.attenuation import FEWEST_FOLDS, NOISE_ROWS
 from src.reading import decoding, made_by, parquet_footer, read_csv, read_dataset, read_parquet
 from src.tasks import create_task
-from src.tasks.base import PREFIX, Task
+from src.tasks.base import TARGET_PREFIX, Task
 
 IN_MEMORY = 2**30  # bytes of all members' predictions, beyond which they lie on disk
 
@@ -50,7 +50,7 @@ def expected_rows(config: Config, folders: list[Path]) -> Rows:
     return Rows(table["id"].tolist(), folds, list(Counter(lists).most_common(1)[0][0]) if lists else [])
 
 
-def check_run(config: Config, folder: Path, expected: Rows) -> None:
+def check_member(config: Config, folder: Path, expected: Rows) -> None:
     """Raise `UserError` naming the table of a run that cannot be read, lacks columns, has other rows, or
     holds predictions that are not finite."""
     task = create_task(config)
@@ -80,7 +80,7 @@ def check_tables(folders: list[Path], columns: list[str]) -> tuple[pd.DataFrame,
     first, test_ids = None, None
     for folder in folders:
         names = {name: parquet_footer(folder / f"{name}.parquet")[1] for name in ("oof", "test")}
-        targets = [c for c in names["oof"] if c == "target" or c.startswith(PREFIX)]
+        targets = [c for c in names["oof"] if c == "target" or c.startswith(TARGET_PREFIX)]
         wanted = ["id", "fold"] if first is not None else ["id", "fold", *targets]
         oof = read_parquet(folder / "oof.parquet", wanted)
         ids = read_parquet(folder / "test.parquet", ["id"])["id"].tolist()
@@ -110,7 +110,9 @@ def read_predictions(folders: list[Path], table: str, task: Task, outputs: list[
     return found
 
 
-def read_folds(folders: list[Path], folds: np.ndarray, task: Task, outputs: list[str]) -> list[np.ndarray]:
+def read_fold_predictions(
+    folders: list[Path], folds: np.ndarray, task: Task, outputs: list[str]
+) -> list[np.ndarray]:
     """Of each fold what the members' models of that fold alone say of the first test rows, (M, T, C); nothing
     where there are few rows, or such tables are not there."""
     paths = [[folder / f"fold{fold}" / "test.parquet" for folder in folders] for fold in folds]
@@ -120,7 +122,7 @@ def read_folds(folders: list[Path], folds: np.ndarray, task: Task, outputs: list
 
     def first(path: Path) -> np.ndarray:
         with decoding(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            batch = next(file.iter_batches(ROWS, columns=columns))
+            batch = next(file.iter_batches(NOISE_ROWS, columns=columns))
             return task.read(batch.to_pandas(), outputs)
 
     found = {path: parquet_footer(path, columns)[0] for of_fold in paths for path in of_fold}
@@ -128,7 +130,7 @@ def read_folds(folders: list[Path], folds: np.ndarray, task: Task, outputs: list
     for path, own in found.items():
         if own != rows:
             raise UserError(f"{path}: has {own:,} rows, such tables have {rows:,}; {made_by(path)}")
-    if rows < FEWEST:
+    if rows < FEWEST_FOLDS:
         return []
     return [np.stack([first(path) for path in of_fold]) for of_fold in paths]
 

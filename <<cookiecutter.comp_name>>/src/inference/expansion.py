@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from src.config import Expansion
-from src.inference.search import nearest_images, unit_rows
+from src.inference.nearest import nearest_images, unit_rows
 
 
 def expand(queries: np.ndarray, gallery: np.ndarray, settings: Expansion) -> tuple[np.ndarray, np.ndarray]:

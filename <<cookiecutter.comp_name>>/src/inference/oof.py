@@ -18,20 +18,20 @@ from src.artifacts import Step, write_csv, write_json, write_parquet
 from src.config import UserError
 from src.data.images import open_images
 from src.data.loaders import load_fold, read_folds
-from src.inference.answers import KINDS, Asked
+from src.inference.fold_tables import TABLES_BY_KIND, FoldPredictor
 from src.inference.predict import NOT_FINITE
 from src.inference.snapshots import load_models, mean_tables, model_files
-from src.inference.worst import show_worst
+from src.inference.worst_images import show_worst
 from src.locks import alone
 from src.models.sizes import check_sizes
-from src.optimism import caution, mark, why_optimistic
+from src.optimism import optimism_flag, optimism_note, why_optimistic
 from src.reading import MAYBE, read_dataset, read_metrics, read_parquet
 from src.report.outputs import describe_outputs
-from src.scoring import against_constant, evaluate, no_better_than_constant, shown, why_undefined
+from src.scoring import against_constant, evaluate, no_better_than_constant, score_text, why_undefined
 from src.steps import Run, predict_step, score_step
 from src.tasks import create_task
 from src.tasks.base import Task, targets_in
-from src.training.pool import side_by_side
+from src.training.worker_pool import run_in_parallel
 
 
 def predict_run(run: Run, folds: tuple[int, ...]) -> None:
@@ -45,8 +45,8 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
             table = read_parquet(run.fold_folder(fold) / "oof.parquet")
             task, outputs = create_task(run.config), read_outputs(run)
             score = task.score(task.truth(targets_in(table), outputs), task.read(table, outputs))
-            marked = caution(mark(why_optimistic(run.config, run.labels_from, fold)))
-            said = f"{task.metric.name} {shown(score)} over {len(table):,} rows{marked}"
+            marked = optimism_note(optimism_flag(why_optimistic(run.config, run.labels_from, fold)))
+            said = f"{task.metric.name} {score_text(score)} over {len(table):,} rows{marked}"
             print(f"{run.name} fold {fold}: {said}")
         return
     with alone(run.folder):
@@ -54,7 +54,7 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
         if step.begin():
             score_run(run, step)
     metrics = read_metrics(run.folder, folds=list, standard_error=MAYBE)
-    print(describe(run.name, metrics))
+    print(_describe(run.name, metrics))
     if metrics["cv"] is None:
         print(f"{run.name}: {why_undefined(metrics['metric'], 'all out-of-fold rows together')}")
 
@@ -72,28 +72,28 @@ def predict_folds(run: Run, steps: dict[int, Step]) -> None:
             for fold in todo
         )
         jobs = [(run, fold, steps[fold]) for fold in todo]
-        side_by_side(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
+        run_in_parallel(predict_fold, jobs, run.config, f"03 predict {run.name}", int(rows))
 
 
 def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:
     """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet and blind.parquet too."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
-    answers, models = KINDS[task.kind], load_models(step.folder)
+    answers, models = TABLES_BY_KIND[task.kind], load_models(step.folder)
     check_sizes(models[0], config.inference.scales or (), "inference.scales")
     try:
-        said = [answers(Asked(config, task, data, model, device, report)) for model in models]
+        said = [answers(FoldPredictor(config, task, data, model, device, report)) for model in models]
     except UserError as error:
         raise UserError(f"{run.name} fold {fold}: {error}") from None
     tables = mean_tables(said, task, data.outputs)
     for table in tables.values():
-        check_finite(table, task, data.outputs, f"{run.name} fold {fold}")
+        check_predictions(table, task, data.outputs, f"{run.name} fold {fold}")
     for name, table in tables.items():
         write_parquet(step.folder / f"{name}.parquet", table)
     step.done()
 
 
-def check_finite(table: pd.DataFrame, task: Task, outputs: list[str], title: str) -> None:
+def check_predictions(table: pd.DataFrame, task: Task, outputs: list[str], title: str) -> None:
     """Raise `UserError` where a prediction is no finite number: nothing can be scored or stacked with it."""
     if task.kind != "numbers":  # maps and rankings are looked at where they are made
         return
@@ -123,7 +123,7 @@ def score_run(run: Run, step: Step) -> None:
     write_parquet(run.folder / "test.parquet", tests[0][["id"]].join(task.write(mean, outputs)))
     why = next(filter(None, (why_optimistic(run.config, run.labels_from, k) for k in folds)), None)
     metrics = evaluate(task, oof, outputs)
-    metrics |= against_constant(task, oof, outputs, metrics) | mark(why)
+    metrics |= against_constant(task, oof, outputs, metrics) | optimism_flag(why)
     write_json(run.folder / "metrics.json", metrics)
     step.done()
     look_back(run, task, oof, outputs)
@@ -141,13 +141,13 @@ def look_back(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> No
     show_worst(run, task, oof, outputs)
 
 
-def describe(name: str, metrics: dict[str, Any]) -> str:
+def _describe(name: str, metrics: dict[str, Any]) -> str:
     """One line: the run's CV, its standard error, its folds."""
     folds = " ".join("-" if score is None else f"{score:.4f}" for score in metrics["folds"])
     cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
     return (
         f"{name}: CV {metrics['metric']} {cv} ± {error} over {metrics['rows']:,} rows (folds {folds})"
-        f"{no_better_than_constant(metrics)}{caution(metrics)}"
+        f"{no_better_than_constant(metrics)}{optimism_note(metrics)}"
     )
 
 

@@ -18,7 +18,7 @@ from src.maps import Maps
 from src.models.build import Network
 from src.tasks.base import Task
 
-Report = Callable[[int], None]
+_Report = Callable[[int], None]
 NOT_FINITE = (
     "the model's predictions are not finite numbers; train it again with a lower train.lr or "
     "train.amp=off, or bundle it with kaggle.half=false where only half precision overflows"
@@ -33,7 +33,7 @@ def predict(
     positions: np.ndarray,
     settings: Inference,
     device: torch.device,
-    report: Report = lambda rows: None,
+    report: _Report = lambda rows: None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Predictions (N, C) float32 for the images at `positions`; and how far the views of each are apart (N,),
     their standard deviation, or None for a single view.
@@ -72,7 +72,7 @@ def predict_maps(
     settings: Inference,
     data: Data,
     device: torch.device,
-    report: Report = lambda rows: None,
+    report: _Report = lambda rows: None,
 ) -> Maps:
     """Probability maps of the images at `positions`, each view undone before the mean, the padding cut off.
 
@@ -116,7 +116,7 @@ def embed(
     positions: np.ndarray,
     settings: Inference,
     device: torch.device,
-    report: Report = lambda rows: None,
+    report: _Report = lambda rows: None,
 ) -> np.ndarray:
     """(N, D) embeddings of the images at `positions`: the views' sum, of length one."""
     model, views, found = model.to(device).eval(), views_of(settings), []

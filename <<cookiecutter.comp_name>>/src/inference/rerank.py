@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from src.config import Rerank
-from src.inference.search import CELLS, Product, nearest_images
+from src.inference.nearest import SIMILARITY_CELLS, Product, nearest_images
 
 STEP = 2**20  # pairs of images that are worked on at a time: some tens of MiB
 
@@ -26,7 +26,7 @@ class Reranked(Product):
 
     def __init__(self, gallery: np.ndarray, owner: np.ndarray, k: int, block: int, settings: Rerank):
         super().__init__(gallery, owner, k, block)
-        self.block = max(1, min(self.block, CELLS // (4 * len(gallery))))  # several numbers a pair
+        self.block = max(1, min(self.block, SIMILARITY_CELLS // (4 * len(gallery))))  # several numbers a pair
         self.weight, self.neighbourhoods = settings.weight, Neighbourhoods(self.gallery, settings)
 
     def similarity(self, queries: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import IO
 from src.artifacts import why_not_written
 from src.config import UserError
 
-LIMIT = 300.0  # seconds for an answer: on a connection that died the client would wait for ever
+_LIMIT = 300.0  # seconds for an answer: on a connection that died the client would wait for ever
 
 # The client takes every KAGGLE_X for its setting x (a default competition, a download folder, a token), and
 # with VERBOSE it prints the key among its replies.
@@ -32,7 +32,7 @@ UNWANTED = ("KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_TOKEN", "KAGGLE_PROXY",
 
 # A status where the client gives it as a number: "404 Client Error: ...", "404 - Forbidden", "404 Not Found",
 # "HTTP 429", '"code": 503', "<Response [502]>", "too many 503 error responses".
-NUMBER = re.compile(
+_NUMBER = re.compile(
     r"\b([45]\d\d) (?:Client|Server) Error"
     r"|(?:^|>)\W{0,2}([45]\d\d)(?= ?[-:]| [A-Z]|\W*$)"
     r"|(?i:\b(?:HTTP(?:/[\d.]+)?|status(?:[ _]?code)?|code|error)\W{1,4})([45]\d\d)\b"
@@ -41,7 +41,7 @@ NUMBER = re.compile(
     re.MULTILINE,
 )
 # What Kaggle says without a number (of a JSON reply the client prints the message alone), and its status.
-WORDS = {
+_WORDS = {
     r"Authentication required|unauthenticated|unauthorized|invalid credentials": 401,
     r"must accept this competition|permission '[\w.]+' was denied|permission[_ ]denied|forbidden": 403,
     # A file that is not found is one of this machine.
@@ -55,14 +55,14 @@ WORDS = {
     r"gateway time-?out|deadline[_ ]exceeded": 504,
 }
 AFTER = re.compile(r"retry[- ]after\W{1,4}(\d+(?:\.\d+)?)|retry(?:ing)? in (\d+(?:\.\d+)?) ?s", re.IGNORECASE)
-LOST = re.compile(
+_LOST = re.compile(
     r"failed to (?:establish a new connection|resolve)|connection (?:refused|reset|aborted|error)|timed out"
     r"|remote end closed|incompleteread|unable to connect|max retries exceeded"
     r"|does not match expected size",
     re.IGNORECASE,
 )
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of this machine's disk, not of the network
-LOOK_EVERY = 0.5  # seconds
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of this machine's disk, not of the network
+_LOOK_EVERY = 0.5  # seconds
 
 
 class Refused(UserError):
@@ -138,7 +138,7 @@ def call(
     heard: list[bytes] = []
     ear = threading.Thread(target=_hear, args=(process.stderr, heard, watch and sys.stderr.isatty()))
     ear.start()
-    alarm = threading.Timer(LIMIT, process.kill)
+    alarm = threading.Timer(_LIMIT, process.kill)
     if not watch:
         alarm.start()
     try:
@@ -156,7 +156,7 @@ def call(
         ear.join()
         process.stdout.close()
     if expired:
-        raise Busy(f"{about.what}: no answer from Kaggle within {LIMIT:.0f} s; run the same command again")
+        raise Busy(f"{about.what}: no answer from Kaggle within {_LIMIT:.0f} s; run the same command again")
     text = b"\n".join([printed, b"".join(heard)]).decode("utf-8", errors="replace")
     if code != 0:
         raise failure(text, arguments, about)
@@ -169,7 +169,7 @@ def _read(stream: IO[bytes], look: Callable[[str], None] | None) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while True:
-            if selector.select(None if look is None else LOOK_EVERY):
+            if selector.select(None if look is None else _LOOK_EVERY):
                 chunk = os.read(stream.fileno(), 65536)
                 printed += chunk
                 if not chunk:
@@ -202,7 +202,7 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
             f"install requirements/kaggle.in"
         )
     full = re.search(r"\[Errno (\d+)\][^\n:]*(?:: '([^'\n]+)')?", text)
-    if full and int(full[1]) in FULL:
+    if full and int(full[1]) in _FULL:
         place = full[2] or (arguments[arguments.index("-p") + 1] if "-p" in arguments else about.what)
         return UserError(f"{place}: cannot be written, {why_not_written(int(full[1]))}")
     status = status_of(text)
@@ -227,7 +227,7 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
             status,
             wait_of(text),
         )
-    lost = LOST.search(text)
+    lost = _LOST.search(text)
     if lost:
         return Busy(f"{about.what}: no connection to Kaggle ({lost[0].lower()}); run the same command again")
     return Refused(f"{about.what}: the kaggle client failed: {last_words(text)}", status)
@@ -236,11 +236,11 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
 def status_of(text: str) -> int | None:
     """The HTTP status that a printed failure stands for, or None: the last number that the client gave, else
     what the words mean."""
-    numbers = [next(filter(None, found.groups())) for found in NUMBER.finditer(text)]
+    numbers = [next(filter(None, found.groups())) for found in _NUMBER.finditer(text)]
     if numbers:
         return int(numbers[-1])
     flags = re.MULTILINE | re.IGNORECASE
-    return next((status for words, status in WORDS.items() if re.search(words, text, flags)), None)
+    return next((status for words, status in _WORDS.items() if re.search(words, text, flags)), None)
 
 
 def wait_of(text: str) -> float | None:

@@ -45,7 +45,7 @@ def upload(config: Config, folder: Path, ref: str, content: str, receipt: str) -
     else:
         version = 1 if now is None else now.version + 1
         write_metadata(folder, dataset_metadata(ref, config.kaggle.licence))
-        send(folder, ref, expected, is_new=now is None, notes=content[:12])
+        _send(folder, ref, expected, is_new=now is None, notes=content[:12])
     ready = now is not None and now == DatasetStatus("ready", version)
     write_receipt(config, receipt, ref=ref, version=version, content=content, ready=ready)
     if not ready:
@@ -62,7 +62,7 @@ def upload(config: Config, folder: Path, ref: str, content: str, receipt: str) -
 LATER = "run the same command again: it goes on waiting, and sends nothing twice"
 
 
-def send(folder: Path, ref: str, expected: tuple[str, ...], is_new: bool, notes: str) -> Uploaded:
+def _send(folder: Path, ref: str, expected: tuple[str, ...], is_new: bool, notes: str) -> Uploaded:
     """Create the private dataset or add a version; folders travel as archives, which Kaggle unpacks."""
     about = About(f"dataset {ref}", "is competition.kaggle_username the owner of the key that is used here?")
     print(f"dataset {ref}: sending {len(expected)} file(s)")

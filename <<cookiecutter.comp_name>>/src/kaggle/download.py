@@ -17,7 +17,7 @@ from src.kaggle.transfer import fetch, marker_of
 from src.kaggle.unpack import Unpacked, is_file, unpack
 from src.reading import Unreadable
 
-SHOWN = 3  # names of a list of files
+_SHOWN = 3  # names of a list of files
 
 
 def download(config: Config, force: bool = False) -> None:
@@ -72,7 +72,7 @@ def withdraw(
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(raw / name, aside / name)
     if moved:
-        print(f"{raw}: Kaggle has withdrawn {listed(moved)}; moved to {aside}")
+        print(f"{raw}: Kaggle has withdrawn {_in_short(moved)}; moved to {aside}")
     unpacked.kept.extend(sorted(set(gone) - set(moved)))
     for name, known in before.items():
         if name in unpacked.kept and name not in unpacked.files:
@@ -83,12 +83,12 @@ def say_kept(raw: Path, names: list[str]) -> None:
     """Name the files that are not Kaggle's."""
     if names:
         print(
-            f"{raw}: {listed(names)}: not as Kaggle has it, and kept (changed by hand?); "
+            f"{raw}: {_in_short(names)}: not as Kaggle has it, and kept (changed by hand?); "
             f"`make data ARGS=--force` puts Kaggle's in its place"
         )
 
 
-def listed(names: list[str]) -> str:
+def _in_short(names: list[str]) -> str:
     """The first few of some names."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

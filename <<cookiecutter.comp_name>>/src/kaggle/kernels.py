@@ -71,7 +71,7 @@ def read_back(kernel: KernelVersion, metadata: KernelMetadata, code: str, folder
     differs in any way."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    compare(metadata, code, pull(kernel.ref, folder), folder)
+    _check_same(metadata, code, pull(kernel.ref, folder), folder)
     print(f"kernel {kernel.ref}: version {kernel.version} is there as it was sent; {kernel.url}")
 
 
@@ -86,7 +86,7 @@ def pull(ref: str, folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def compare(metadata: KernelMetadata, code: str, held: dict[str, Any], folder: Path) -> None:
+def _check_same(metadata: KernelMetadata, code: str, held: dict[str, Any], folder: Path) -> None:
     """Raise `Mismatch` naming what differs between what was sent and what Kaggle has."""
     wanted = metadata.model_dump(mode="json", exclude={"code_file", "docker_image_pinning_type", "keywords"})
     wanted.pop("enable_gpu")  # the machine says it; Kaggle sets this one as it likes
@@ -126,7 +126,7 @@ def wait_until_done(kernel: KernelVersion, hours: float, folder: Path) -> None:
     if status.status == "complete":
         return
     try:
-        log = log_of(fetch(kernel, folder), kernel)
+        log = log_of(fetch_output(kernel, folder), kernel)
     except (Busy, Refused):  # the failure itself matters more than its log
         log = ""
     lines = [line for line in log.splitlines() if line.strip()][-LOG_LINES:]
@@ -137,7 +137,7 @@ def wait_until_done(kernel: KernelVersion, hours: float, folder: Path) -> None:
     raise RunFailed(f"{title} {word}: {why}; its log is in {folder}, mend the cause and push again")
 
 
-def fetch(kernel: KernelVersion, folder: Path, only: str | None = None) -> Path:
+def fetch_output(kernel: KernelVersion, folder: Path, only: str | None = None) -> Path:
     """The newest run's log, and its files whose whole path matches `only`, in an emptied `folder`, so that
     nothing older passes for them. No name leads out of the folder."""
     shutil.rmtree(folder, ignore_errors=True)

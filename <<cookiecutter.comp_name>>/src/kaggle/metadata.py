@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from src.artifacts import write_json
 from src.config import Config, UserError
-from src.config.kaggle import SHAPES
+from src.config.kaggle import MACHINES
 from src.kaggle.names import competition, title_of
 
 Title = Annotated[str, Field(min_length=6, max_length=50)]
@@ -31,7 +31,7 @@ def _check_ref(value: str) -> str:
 
 Ref = Annotated[str, AfterValidator(_check_ref)]
 Bare = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]  # a competition: its slug alone, no c/ before it
-Model = Annotated[str, Field(pattern=r"^[^/]+/[^/]+/[^/]+/[^/]+/\d+$")]  # owner/model/framework/variation/4
+_Model = Annotated[str, Field(pattern=r"^[^/]+/[^/]+/[^/]+/[^/]+/\d+$")]  # owner/model/framework/variation/4
 
 
 class Metadata(BaseModel):
@@ -67,7 +67,7 @@ class KernelMetadata(Metadata):
     dataset_sources: tuple[Ref, ...]
     competition_sources: tuple[Bare, ...]
     kernel_sources: tuple[Ref, ...]
-    model_sources: tuple[Model, ...]
+    model_sources: tuple[_Model, ...]
     keywords: tuple[str, ...]
 
     @model_validator(mode="after")
@@ -107,7 +107,7 @@ def kernel_metadata(
         language="python",
         kernel_type="notebook" if code_file.endswith(".ipynb") else "script",
         is_private=True,
-        enable_gpu=SHAPES[shape] > 0,
+        enable_gpu=MACHINES[shape] > 0,
         enable_tpu=False,
         enable_internet=internet,
         machine_shape="None" if shape == "cpu" else shape,

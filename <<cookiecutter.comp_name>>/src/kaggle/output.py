@@ -18,7 +18,7 @@ from src.artifacts import read_json
 from src.config import UserError
 
 SUMMARY = "summary.json"  # of a kernel's run, beside its submission.csv
-MANY = 0.5  # of the rows on the prior: beyond it a submission says next to nothing of its images
+_MANY = 0.5  # of the rows on the prior: beyond it a submission says next to nothing of its images
 
 NO_NUMBERS = ("", "nan", "inf", "-inf", "infinity", "-infinity")  # as csv, numpy and pandas write them
 
@@ -103,6 +103,6 @@ def rows_on_prior(output: Path, log: str) -> dict[str, Any] | None:
 
 def said_of_prior(found: dict[str, Any] | None) -> str | None:
     """The sentence for a submission most of whose rows hold the prior; None for any other."""
-    if not found or found["rows"] <= MANY * found["of"]:
+    if not found or found["rows"] <= _MANY * found["of"]:
         return None
     return f"{found['rows']:,} of {found['of']:,} rows of its run hold the prior ({found['why']})"

@@ -11,7 +11,7 @@ from src.artifacts import read_json, sha256
 from src.config import Config, UserError
 from src.kaggle.names import bundle_folder
 from src.kaggle.output import check_table
-from src.kaggle.push import KERNEL, OUTPUT, read_kernel
+from src.kaggle.push import FETCHED_OUTPUT, KERNEL, read_kernel
 from src.kaggle.receipts import read_receipt
 from src.rawfiles import raw_tables
 from src.steps import submission_source
@@ -60,7 +60,7 @@ def code_parcel(config: Config) -> Parcel:
         )
     identity = json.dumps([kernel["ref"], kernel["version"]])
     name = kernel["ref"].partition("/")[2]
-    arguments = ("-k", kernel["ref"], "-v", str(kernel["version"]), "-f", OUTPUT)
+    arguments = ("-k", kernel["ref"], "-v", str(kernel["version"]), "-f", FETCHED_OUTPUT)
     title, content = f"{name} v{kernel['version']}", hashlib.sha256(identity.encode()).hexdigest()
     return Parcel("code", title, kernel.get("cv"), content, arguments, kernel.get("on_prior"))
 

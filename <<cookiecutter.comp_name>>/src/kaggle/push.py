@@ -16,7 +16,7 @@ from src.kaggle.kernels import (
     KernelVersion,
     Mismatch,
     RunFailed,
-    fetch,
+    fetch_output,
     log_of,
     push,
     read_back,
@@ -31,7 +31,7 @@ from src.rawfiles import raw_tables
 from src.submission.manifest import read_manifest
 
 KERNEL = "kernel/infer.py"
-OUTPUT = "submission.csv"
+FETCHED_OUTPUT = "submission.csv"
 
 
 def push_bundle(config: Config, force: bool = False) -> None:
@@ -84,12 +84,12 @@ def push_once(config: Config, force: bool) -> None:
     except (Mismatch, RunFailed):
         write_receipt(config, "kernel", **receipt, state="failed")
         raise
-    fetch(kernel, output, only=f"{re.escape(OUTPUT)}|{re.escape(SUMMARY)}")
-    rows = check_run(config, kernel, output, manifest["bundle_hash"])
+    fetch_output(kernel, output, only=f"{re.escape(FETCHED_OUTPUT)}|{re.escape(SUMMARY)}")
+    rows = check_kernel_run(config, kernel, output, manifest["bundle_hash"])
     prior = rows_on_prior(output, log_of(output, kernel))
-    checked = {"submission_sha256": sha256(output / OUTPUT), "on_prior": prior}
+    checked = {"submission_sha256": sha256(output / FETCHED_OUTPUT), "on_prior": prior}
     write_receipt(config, "kernel", **receipt, state="checked", **checked)
-    print(f"{output / OUTPUT}: {rows:,} rows, checked; next: `make send SUBMIT=1`")
+    print(f"{output / FETCHED_OUTPUT}: {rows:,} rows, checked; next: `make send SUBMIT=1`")
     if warning := said_of_prior(prior):
         print(
             f"WARNING: {warning}: it saw next to no image; unless the public test set has none, mend that "
@@ -122,16 +122,16 @@ def check_rehearsed(config: Config, bundle_hash: str, kernel_hash: str) -> None:
         )
 
 
-def check_run(config: Config, kernel: KernelVersion, output: Path, bundle_hash: str) -> int:
+def check_kernel_run(config: Config, kernel: KernelVersion, output: Path, bundle_hash: str) -> int:
     """The rows of the run's submission.csv; raises `UserError` where it is not there, not a table of the
     sample's ids, or of a run on another bundle."""
-    if not (output / OUTPUT).is_file():
+    if not (output / FETCHED_OUTPUT).is_file():
         raise UserError(
-            f"kernel {kernel.ref} version {kernel.version}: its run wrote no {OUTPUT}; "
+            f"kernel {kernel.ref} version {kernel.version}: its run wrote no {FETCHED_OUTPUT}; "
             f"Kaggle would say `Submission CSV Not Found`; its log is in {output}"
         )
     try:
-        rows = check_table(output / OUTPUT, raw_tables(config)["sample"])
+        rows = check_table(output / FETCHED_OUTPUT, raw_tables(config)["sample"])
     except UserError as error:
         raise UserError(f"{error}; nothing was sent, `make push` fetches it again") from None
     if bundle_hash not in log_of(output, kernel):

@@ -19,7 +19,7 @@ from src.kaggle.secrets import find_secret
 
 TOP_LEVEL = 50  # files and folders at the top of a dataset
 TOTAL = 200 * 2**30  # bytes, of a dataset and of all private ones together
-NAME = 100  # characters of a file name; longer ones have been cut
+_NAME = 100  # characters of a file name; longer ones have been cut
 PIECE, OVERLAP = 8 * 2**20, 4096  # bytes of a file that are looked at together
 
 KEY_FILES = (".env", "*.env", ".netrc", "_netrc", "kaggle.json", "access_token*", "credentials.json")
@@ -44,8 +44,8 @@ def check_folder(folder: Path) -> tuple[str, ...]:
         raise UserError(f"{folder / clash[0]}: a folder travels as {clash[0]}.zip, and there is such a file")
     total = 0
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        if len(path.name) > NAME:
-            raise UserError(f"{path}: its name has {len(path.name)} characters, at most {NAME} are safe")
+        if len(path.name) > _NAME:
+            raise UserError(f"{path}: its name has {len(path.name)} characters, at most {_NAME} are safe")
         total += path.stat().st_size
     if total > TOTAL:
         raise UserError(f"{folder}: {total / 2**30:.0f} GiB, Kaggle takes {TOTAL / 2**30:.0f} in a dataset")

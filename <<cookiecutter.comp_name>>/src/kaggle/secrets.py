@@ -53,7 +53,7 @@ FORMATS = {
 }
 
 # A name that ends in one of these says that a secret follows; what follows decides.
-NAMED = re.compile(
+_NAMED = re.compile(
     rb"(?i)(?:key|token|secret|passw(?:or)?d|passphrase|credentials?|authorization|bearer|\bbasic)"
     rb"[\\'\"\])]{0,4}\s{0,4}(?:=>|[:=,]|\s)\s{0,4}(?:bearer\s|basic\s)?[\\'\"]{0,3}([A-Za-z0-9+/_=-]{16,200})"
     rb"(?![\w.(\[])"
@@ -73,7 +73,7 @@ def find_secret(content: bytes) -> tuple[str, int] | None:
             return what, _line(content, found.start())
     if b"wandb.login(" in content and (found := re.search(rb"['\"][0-9a-f]{40}['\"\\]", content)):
         return "a wandb key", _line(content, found.start())
-    for found in NAMED.finditer(content):
+    for found in _NAMED.finditer(content):
         if looks_random(found[1].decode("ascii")):
             return "what looks like a key or a token", _line(content, found.start())
     if found := QUOTED.search(content):

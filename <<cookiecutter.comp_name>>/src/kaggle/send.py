@@ -17,6 +17,7 @@ from src.kaggle.submissions import (
     FINAL,
     change_receipt,
     claimed,
+    find_submission,
     lines_of,
     list_submissions,
     log_again,
@@ -24,7 +25,6 @@ from src.kaggle.submissions import (
     note_scores,
     open_receipt,
     read_limits,
-    row_of,
 )
 from src.kaggle.waiting import TimedOut, wait_for
 from src.locks import alone
@@ -38,7 +38,7 @@ class SentBefore(UserError):
     """The same was sent before, and has come to its end."""
 
 
-def send(config: Config, submit: bool, force: bool = False) -> None:
+def send_submission(config: Config, submit: bool, force: bool = False) -> None:
     """Send what is ready and wait for its score; without `submit` say what would be sent.
 
     Raises `UserError` unless every check holds, Kaggle allows one more today and the same was not sent before
@@ -50,7 +50,7 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
             parcel = parcel_of(config)
             name = None if force else newest_receipt(config, slug, parcel)
             if name is not None:
-                name = resume(config, slug, parcel, name, submit)
+                name = resume_submission(config, slug, parcel, name, submit)
             if name is None:
                 name = begin(config, slug, parcel, submit, force)
     except SentBefore as error:
@@ -64,7 +64,7 @@ def send(config: Config, submit: bool, force: bool = False) -> None:
     wait_for_score(config, slug, name)
 
 
-def resume(config: Config, slug: str, parcel: Parcel, name: str, submit: bool) -> str | None:
+def resume_submission(config: Config, slug: str, parcel: Parcel, name: str, submit: bool) -> str | None:
     """Go on with what an earlier call sent: the name of its receipt, or None where it never arrived."""
     receipt = read_receipt(config, name)
     if receipt["state"] in FINAL:
@@ -74,7 +74,7 @@ def resume(config: Config, slug: str, parcel: Parcel, name: str, submit: bool) -
         print(f"submission {receipt['ref']}: sent before, waiting for its score")
         return name
     # An earlier call was stopped between the sending and its proof: wait for that as long as it would have.
-    row = listed(config, slug, receipt) if submit else find(config, slug, receipt)
+    row = _wait_until_listed(config, slug, receipt) if submit else _find(config, slug, receipt)
     if row is not None:
         change_receipt(config, name, state="sent", ref=row.ref)
         return name
@@ -115,7 +115,7 @@ def begin(config: Config, slug: str, parcel: Parcel, submit: bool, force: bool) 
         config, slug, parcel, state="sending", known=[row.ref for row in rows], counted=limits.total
     )
     deliver(config, slug, parcel, name)
-    row = listed(config, slug, read_receipt(config, name))
+    row = _wait_until_listed(config, slug, read_receipt(config, name))
     if row is None:
         raise UserError(NOT_LISTED.format(slug))
     change_receipt(config, name, state="sent", ref=row.ref)
@@ -141,21 +141,21 @@ def deliver(config: Config, slug: str, parcel: Parcel, name: str) -> None:
 def nothing_arrived(config: Config, slug: str, receipt: dict) -> bool:
     """Whether Kaggle neither lists nor counts a submission whose call failed."""
     try:
-        return find(config, slug, receipt) is None and read_limits(slug).total <= receipt["counted"]
+        return _find(config, slug, receipt) is None and read_limits(slug).total <= receipt["counted"]
     except UserError:
         return False
 
 
-def find(config: Config, slug: str, receipt: dict) -> Submission | None:
+def _find(config: Config, slug: str, receipt: dict) -> Submission | None:
     """The submission of a receipt in Kaggle's list, or None."""
-    return row_of(receipt, list_submissions(slug), claimed(config))
+    return find_submission(receipt, list_submissions(slug), claimed(config))
 
 
-def listed(config: Config, slug: str, receipt: dict) -> Submission | None:
+def _wait_until_listed(config: Config, slug: str, receipt: dict) -> Submission | None:
     """Wait until Kaggle lists a submission; None where it does not in the time that this may take."""
 
     def look() -> tuple[str, Submission | None]:
-        return "not listed yet", find(config, slug, receipt)
+        return "not listed yet", _find(config, slug, receipt)
 
     try:
         return wait_for(f"submission to {slug}", look, APPEAR_HOURS, "")
@@ -195,7 +195,7 @@ def wait_for_score(config: Config, slug: str, name: str) -> None:
             if other != name:
                 print("\n".join(lines_of(ended)), flush=True)
         now = read_receipt(config, name)
-        row = row_of(now, rows)
+        row = find_submission(now, rows)
         return "not listed" if row is None else row.status, now if now["state"] in FINAL else None
 
     ended = wait_for(f"submission {receipt['ref']}", look, hours, "the same command goes on waiting")

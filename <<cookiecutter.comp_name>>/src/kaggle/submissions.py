@@ -20,7 +20,7 @@ from src.kaggle.parcels import Parcel
 from src.kaggle.receipts import now, read_receipt, receipt_path, write_receipt
 from src.kaggle.replies import Limits, Submission, read_submissions
 from src.locks import alone
-from src.submission.log import LogRow, log_path, note, read_log, remarks
+from src.submission.log import LogRow, log_path, log_submission, read_log, remarks
 
 UNDER_WAY, FINAL = ("sending", "sent"), ("scored", "failed")
 KEYS = {"state", "competition", "content", "kind", "name", "cv", "message"}
@@ -91,7 +91,7 @@ def change_receipt(config: Config, name: str, **values: Any) -> dict[str, Any]:
     return write_receipt(config, name, **(receipt | values))
 
 
-def row_of(
+def find_submission(
     receipt: dict[str, Any], rows: list[Submission], taken: Set[int] = frozenset()
 ) -> Submission | None:
     """The submission that a receipt is about, among those listed: by its number where that is known, else a
@@ -110,7 +110,7 @@ def note_scores(config: Config, slug: str, rows: list[Submission]) -> dict[str, 
         for name, receipt in receipts_of(config).items():
             if receipt["state"] not in UNDER_WAY or receipt["competition"] != slug:
                 continue
-            row = row_of(receipt, rows, claimed(config))
+            row = find_submission(receipt, rows, claimed(config))
             if row is not None and row.status in ("complete", "error"):
                 ended[name] = note_end(config, name, row)
             elif row is not None and receipt["state"] == "sending":
@@ -134,7 +134,7 @@ def log_receipt(config: Config, receipt: dict[str, Any]) -> None:
         now(), receipt["name"], receipt["kind"], receipt["cv"], receipt["public"], receipt["private"],
         receipt["ref"], f"{message}; {prior}" if prior else message,
     )  # fmt: skip
-    note(config.root, row)
+    log_submission(config.root, row)
 
 
 def log_again(config: Config, receipt: dict[str, Any]) -> None:

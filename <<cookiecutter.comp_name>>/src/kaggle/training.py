@@ -15,13 +15,13 @@ from typing import Any
 
 from src.artifacts import read_json, sha256, writing
 from src.config import Config, UserError
-from src.config.kaggle import SHAPES
+from src.config.kaggle import MACHINES
 from src.kaggle.dataset import upload
 from src.kaggle.kernels import (
     KernelVersion,
     Mismatch,
     RunFailed,
-    fetch,
+    fetch_output,
     log_of,
     push,
     read_back,
@@ -36,9 +36,9 @@ from src.models.names import unknown_on_kaggle
 from src.steps import Run, train_step
 from src.submission.manifest import write_manifest
 
-SCRIPT = "kernel/train.py"
+_SCRIPT = "kernel/train.py"
 REPORT = "training.json"
-FOLDS = ("folds.csv", "dataset.json", "summary.md", "folds.stamp.json")
+_FOLDS = ("folds.csv", "dataset.json", "summary.md", "folds.stamp.json")
 
 
 def train_on_kaggle(config: Config, force: bool = False) -> None:
@@ -105,19 +105,19 @@ def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, 
     metadata = kernel_metadata(
         config,
         ref,
-        Path(SCRIPT).name,
+        Path(_SCRIPT).name,
         internet=config.kaggle.train_internet,
         datasets=(dataset.ref,),
         kernels=(sessions[-1]["ref"],) if sessions else (),
     )
-    script = (config.root / SCRIPT).read_text(encoding="utf-8")
+    script = (config.root / _SCRIPT).read_text(encoding="utf-8")
     if script.count("\nJOB = {}") != 1:
         raise UserError(
-            f"{config.root / SCRIPT}: must hold the line `JOB = {{}}` once; bring it back from git"
+            f"{config.root / _SCRIPT}: must hold the line `JOB = {{}}` once; bring it back from git"
         )
     here = {
         "content": content,
-        "gpus": SHAPES[config.kaggle.machine_shape],
+        "gpus": MACHINES[config.kaggle.machine_shape],
         "hours": config.kaggle.train_hours,
     }
     code = script.replace("\nJOB = {}", f"\nJOB = {job | here!r}")
@@ -132,7 +132,7 @@ def end_session(config: Config, session: dict[str, Any]) -> str:
     """Wait for the session's end; `finished` or `stopped` for want of time."""
     kernel, folder = _kernel(session), output_folder(config, session)
     wait_until_done(kernel, config.kaggle.train_hours, folder)
-    fetch(kernel, folder, only=re.escape(REPORT))
+    fetch_output(kernel, folder, only=re.escape(REPORT))
     report = read_report(folder)
     if session["content"] not in log_of(folder, kernel) or report["content"] != session["content"]:
         raise UserError(
@@ -150,7 +150,7 @@ def bring_home(config: Config, session: dict[str, Any]) -> None:
     else:
         print(f"{home}: up to date, trained on Kaggle ({session['ref']})")
         return
-    fetch(_kernel(session), folder, only=rf"{re.escape(REPORT)}|runs/{re.escape(config.name)}/.+")
+    fetch_output(_kernel(session), folder, only=rf"{re.escape(REPORT)}|runs/{re.escape(config.name)}/.+")
     report = read_report(folder)
     ours = [name for name in report["sha256"] if name.startswith(f"runs/{config.name}/")]
     wrong = [name for name in ours if not _is(folder / name, report["sha256"][name])]
@@ -189,7 +189,7 @@ def stage_code(config: Config) -> str:
     root, folder = config.root, code_folder(config)
     shutil.rmtree(folder, ignore_errors=True)
     copy_code(root / "src", folder / "src")
-    wanted = [*root.glob("0[123]_*.py"), *(root / "data" / name for name in FOLDS)]
+    wanted = [*root.glob("0[123]_*.py"), *(root / "data" / name for name in _FOLDS)]
     for name in config.distill.teachers:
         teacher = root / "runs" / name
         wanted += [*teacher.glob("fold*/model.safetensors"), *teacher.glob("fold*/train.stamp.json")]

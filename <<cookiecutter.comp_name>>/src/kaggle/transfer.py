@@ -17,9 +17,9 @@ from src.artifacts import read_json, writing
 from src.config import UserError
 from src.kaggle import waiting
 from src.kaggle.client import Busy, Refused, about_competition, call, failure
-from src.kaggle.unpack import check_room
+from src.kaggle.unpack import check_free_space
 
-TRIES = 5  # calls in a row that bring nothing
+_TRIES = 5  # calls in a row that bring nothing
 # What the client prints before it waits and tries again.
 INTERRUPTED = re.compile(r"^(?:Connection error|Rate limited)\b.*", re.MULTILINE)
 
@@ -46,7 +46,7 @@ def fetch(slug: str, folder: Path, raw: Path) -> Path:
             # What has come shows that the rules are accepted: a 403 is a file's address that has expired.
             pause, failed = (waiting.FIRST, 1) if size_of(archive) > size else (pause * 1.5, failed + 1)
             came = f"{size_of(archive) / 2**20:,.1f} MiB of {slug}.zip are here"
-            if failed > TRIES:
+            if failed > _TRIES:
                 raise Busy(f"{error}; {came}, and the same command goes on behind them") from None
             pause = max(min(pause, waiting.LONGEST), getattr(error, "after", None) or 0.0)
             print(f"{error}; {came}, going on in {pause:.0f} s", flush=True)
@@ -82,11 +82,11 @@ def check_disk(archive: Path, raw: Path) -> bool:
     except (UserError, ValueError, KeyError, TypeError):
         return False
     rest = size - size_of(archive)
-    check_room(archive.parent, rest, f"downloading {archive.name}")
+    check_free_space(archive.parent, rest, f"downloading {archive.name}")
     place = next(p for p in (raw, *raw.parents) if p.exists())
     if os.stat(place).st_dev == os.stat(archive.parent).st_dev:
         files = max(0, size - bytes_in(raw))
-        check_room(archive.parent, rest + files, f"{archive.name} with the files that are in it")
+        check_free_space(archive.parent, rest + files, f"{archive.name} with the files that are in it")
     return True
 
 

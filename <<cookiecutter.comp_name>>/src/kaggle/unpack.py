@@ -16,8 +16,8 @@ from src.artifacts import writing
 from src.config import UserError
 from src.progress import Progress
 
-CHUNK = 2**20
-SPARE = 2**28  # bytes of the disk left free
+_CHUNK = 2**20
+_SPARE = 2**28  # bytes of the disk left free
 NAME, PATH = 255, 4000  # bytes of a file's name, and of its whole path, that every usual disk takes
 
 
@@ -116,15 +116,15 @@ def check_members(archive: Path, folder: Path) -> list[tuple[PurePosixPath, zipf
             )
         members[target] = info
     missing = sum(info.file_size for target, info in members.items() if not (folder / target).exists())
-    check_room(folder, missing, f"unpacking {archive.name}")
+    check_free_space(folder, missing, f"unpacking {archive.name}")
     return list(members.items())
 
 
-def check_room(folder: Path, size: int, what: str) -> None:
+def check_free_space(folder: Path, size: int, what: str) -> None:
     """Raise `UserError` where the disk of `folder` has less than `size` bytes and some to spare."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
-    if size + SPARE > free:
+    if size + _SPARE > free:
         raise UserError(
             f"{folder}: {what} takes {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f}; free some, or "
             f"make {folder} a link to a larger disk"
@@ -165,7 +165,7 @@ def is_file(path: Path, size: int, crc: int) -> bool:
         return False
     found = 0
     with open(path, "rb") as handle:
-        while chunk := handle.read(CHUNK):
+        while chunk := handle.read(_CHUNK):
             found = zlib.crc32(chunk, found)
     return found == crc
 
@@ -177,7 +177,7 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> No
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with opened.open(member) as source, open(temporary, "wb") as out:
-                shutil.copyfileobj(source, out, CHUNK)
+                shutil.copyfileobj(source, out, _CHUNK)
             os.replace(temporary, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(

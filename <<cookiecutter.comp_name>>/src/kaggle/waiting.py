@@ -11,17 +11,17 @@ from src.config import UserError
 from src.kaggle.client import Busy
 
 FIRST, LONGEST = 10.0, 60.0  # seconds between two looks, growing from the one to the other
-LOG_EVERY = 600.0  # seconds between two lines of a log while nothing changes
-PATIENCE = 15  # looks in a row that may fail: a router restarts, Kaggle has a bad quarter of an hour
+_LOG_EVERY = 600.0  # seconds between two lines of a log while nothing changes
+POLL_PATIENCE = 15  # looks in a row that may fail: a router restarts, Kaggle has a bad quarter of an hour
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
 class TimedOut(UserError):
     """What was waited for did not come in time."""
 
 
-def wait_for(title: str, look: Callable[[], tuple[str, T | None]], hours: float, after: str) -> T:
+def wait_for(title: str, look: Callable[[], tuple[str, _T | None]], hours: float, after: str) -> _T:
     """Call `look` until it gives a result beside its word for the state of things, and give that result.
 
     Raises `TimedOut` after `hours`, ending in `after` (what to do then), and whatever `look` raises; of
@@ -36,7 +36,7 @@ def wait_for(title: str, look: Callable[[], tuple[str, T | None]], hours: float,
                 failed = 0
             except Busy as error:
                 failed += 1
-                if failed >= PATIENCE:
+                if failed >= POLL_PATIENCE:
                     raise
                 state, result, asked = str(error), None, error.after or 0.0
             if result is not None:
@@ -63,7 +63,7 @@ class Line:
         if self.terminal:
             sys.stderr.write(f"\r\x1b[K{text[:110]}")
             sys.stderr.flush()
-        elif state != self.state or time.monotonic() - self.logged >= LOG_EVERY:
+        elif state != self.state or time.monotonic() - self.logged >= _LOG_EVERY:
             self.logged = time.monotonic()
             print(text, flush=True)
         self.state = state

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import UserError
-from src.data.sample import SampleForm
+from src.data.submission_form import SampleForm
 
 TWICE, UNKNOWN = "duplicate id", "unknown class"  # why a row is not answered
 

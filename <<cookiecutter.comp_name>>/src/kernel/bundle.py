@@ -26,7 +26,7 @@ from src.config import Config, UserError
 from src.configfile import load_config
 from src.data.images import open_images
 from src.data.loaders import read_folds
-from src.data.sample import describe_sample
+from src.data.submission_form import describe_sample
 from src.data.tables import IMAGE_SUFFIXES, read_table, read_test_table
 from src.inference.predict import embed
 from src.inference.snapshots import model_files
@@ -45,7 +45,7 @@ from src.tasks.base import targets_in
 from src.training.devices import devices
 
 CODE = Path(__file__).resolve().parents[1]
-LARGEST = 60_000.0  # half precision ends at 65,504
+_LARGEST = 60_000.0  # half precision ends at 65,504
 
 
 def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
         "hours": config.kaggle.hours,
         "half": config.kaggle.half,
         "members": [member(config, name, folder) for name in names],
-        "owners": owners(config, dataset["outputs"]),
+        "owners": gallery_identities(config, dataset["outputs"]),
         "folds": read_folds(config)["fold"].tolist() if config.task.name == "retrieval" else [],
     }
     write_json(folder / "competition.json", about)
@@ -133,7 +133,7 @@ def save_half(path: Path, to: Path) -> None:
     state = {}
     for name, tensor in read_tensors(path).items():
         fits = tensor.dtype == torch.float32 and "running_" not in name and tensor.numel() > 0
-        fits = fits and float(tensor.abs().max()) < LARGEST
+        fits = fits and float(tensor.abs().max()) < _LARGEST
         state[name] = tensor.half() if fits else tensor
     save_file(state, to, metadata=about)
 
@@ -150,7 +150,7 @@ def save_gallery(own: Config, folder: Path, entry: dict[str, Any], half: bool) -
     save_file({"embeddings": said.half() if half else said}, folder / entry["gallery"])
 
 
-def owners(config: Config, outputs: list[str]) -> list[int]:
+def gallery_identities(config: Config, outputs: list[str]) -> list[int]:
     """Retrieval: whose each training image is, as its place among the outputs."""
     if config.task.name != "retrieval":
         return []

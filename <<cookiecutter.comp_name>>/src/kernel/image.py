@@ -18,14 +18,14 @@ NAMES = "kaggle-packages.txt"
 PYTHON = ".kaggle-image/bin/python"
 
 # What a kernel imports, for the manifest and the kernel's log.
-PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")
-PACKAGES += ("lightgbm", "safetensors", "pydantic")
+_PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")
+_PACKAGES += ("lightgbm", "safetensors", "pydantic")
 
 
 def versions() -> dict[str, str]:
     """Of Python and of what a kernel imports, as far as it is installed."""
     found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # such as OpenCV under its other name
@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def said(made_with: dict[str, str]) -> str:
+def versions_line(made_with: dict[str, str]) -> str:
     """The versions here in one line, with the bundle's beside where that is another: for a kernel's log."""
     here = versions()
     names = [

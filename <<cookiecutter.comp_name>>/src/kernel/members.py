@@ -13,9 +13,9 @@ import torch
 
 from src.config import Config, UserError
 from src.data.images import ImageStore
-from src.inference.answers import identities
-from src.inference.predict import Report, embed, predict, predict_maps
-from src.kernel.guard import Guard, Load, Plan
+from src.inference.fold_tables import identities
+from src.inference.predict import _Report, embed, predict, predict_maps
+from src.kernel.time_guard import Guard, InferencePlan, Load
 from src.models.build import Network
 from src.models.weights import load_model
 from src.reading import decoding, read_tensors
@@ -47,10 +47,10 @@ class Member:
         fold: int,
         store: ImageStore,
         sizes: list[tuple[int, int]],
-        plan: Plan,
+        plan: InferencePlan,
         device: torch.device,
         replay: bool = False,
-        report: Report = lambda rows: None,
+        report: _Report = lambda rows: None,
     ) -> Any:
         """What one fold says of all test images of the store; in a `replay` these are its own validation
         images, and the gallery is that of the other folds, as in stage 03. `report` is called after every
@@ -80,7 +80,7 @@ class Member:
         settings: Any,
         device: torch.device,
         replay: bool,
-        report: Report,
+        report: _Report,
     ) -> Any:
         if self.task.kind == "maps":
             return predict_maps(
@@ -147,10 +147,10 @@ def place_of(models: list[Network]) -> torch.device:
     return next(models[0].parameters()).device
 
 
-def ask_all(
+def predict_all(
     members: list[Member],
     stores: list[tuple[ImageStore, list[tuple[int, int]]]],
-    plan: Plan,
+    plan: InferencePlan,
     devices: list[torch.device],
     only_fold: int | None = None,
     guard: Guard | None = None,
@@ -165,7 +165,7 @@ def ask_all(
     lock = threading.Lock()
 
     def work(device: torch.device) -> None:
-        report: Report = (lambda rows: guard.tick()) if guard else (lambda rows: None)
+        report: _Report = (lambda rows: guard.tick()) if guard else (lambda rows: None)
         report(0)
         for number, fold in jobs:
             member, (store, sizes) = members[number], stores[number]

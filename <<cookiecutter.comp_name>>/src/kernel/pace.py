@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from src.kernel.guard import PLANS, Guard
+from src.kernel.time_guard import PLANS, Guard
 from src.machine import cpu_count
 
 PACE = "pace.json"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from src.config import Config
-from src.decisions import assemble, take
+from src.decisions import assemble, take_rows
 from src.maps import Maps
 from src.metrics.retrieval import Ranking
 from src.tasks.base import Task
@@ -39,6 +39,8 @@ class Prior:
         if not len(bad):
             return said
         if self.kind == "maps":
-            return Maps.joined([take(said if ok else self.of(len(good)), [i]) for i, ok in enumerate(good)])
+            return Maps.joined(
+                [take_rows(said if ok else self.of(len(good)), [i]) for i, ok in enumerate(good)]
+            )
         kept = np.flatnonzero(good)
-        return assemble([(kept, take(said, kept)), (bad, self.like(said, len(bad)))])
+        return assemble([(kept, take_rows(said, kept)), (bad, self.like(said, len(bad)))])

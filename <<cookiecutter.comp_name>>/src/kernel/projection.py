@@ -6,15 +6,15 @@ from typing import Any
 
 from src.artifacts import read_json
 from src.config import Config
-from src.kernel.guard import PLANS, SAFE
 from src.kernel.pace import PACE
 from src.kernel.run import PIECE, SPARE
+from src.kernel.time_guard import PLANS, SAFE
 from src.kernel.verdict import DISK, MEMORY, Case
 
 CORES = 4  # of a Kaggle session; reading images here may use more
 ROOM = 0.8  # of the memory; the hidden images may be larger
 FULL, CHEAPEST = str(PLANS[0]), str(PLANS[-1])
-Answer = tuple[list[str], list[str]]  # lines that tell, and lines of what does not fit
+_Answer = tuple[list[str], list[str]]  # lines that tell, and lines of what does not fit
 
 
 def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str], bool]:
@@ -34,7 +34,7 @@ def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str],
     return lines + wrong, not wrong
 
 
-def time_of(config: Config, pace: dict[str, Any], images: int) -> Answer:
+def time_of(config: Config, pace: dict[str, Any], images: int) -> _Answer:
     """Hours under every plan against `kaggle.hours`, of which the kernel leaves some for a slower machine."""
     hours, reading = config.kaggle.hours, pace["reading"] * max(1.0, pace["cores"] / CORES)
     networks = {plan: seconds / config.kaggle.network_speedup for plan, seconds in pace["networks"].items()}
@@ -66,7 +66,7 @@ def time_of(config: Config, pace: dict[str, Any], images: int) -> Answer:
     return lines, []
 
 
-def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> Answer:
+def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> _Answer:
     """The peak: what a kernel takes for one image, what those add that are held together, and what grows."""
     by_name = {case.name: case for case in cases}
     one = by_name["one row"].outcome.memory
@@ -83,7 +83,7 @@ def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> Answer:
     ]
 
 
-def disk_of(by_name: dict[str, Case], images: int) -> Answer:
+def disk_of(by_name: dict[str, Case], images: int) -> _Answer:
     """The working folder by what one row and many rows leave there."""
     many, one = by_name["hidden"], by_name["one row"]
     more = (many.outcome.disk - one.outcome.disk) / max(1, many.images - one.images)

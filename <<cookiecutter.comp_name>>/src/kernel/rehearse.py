@@ -27,9 +27,9 @@ from src.kaggle.names import bundle_folder
 from src.kaggle.push import KERNEL
 from src.kaggle.receipts import write_receipt
 from src.kernel.image import LOCK, PYTHON, absent
-from src.kernel.mounts import Asked, lay_out
 from src.kernel.projection import projection
 from src.kernel.sandbox import namespaces, run_kernel
+from src.kernel.test_sets import TestImage, write_mounts
 from src.kernel.verdict import DISK, FOLD, Case, wrong_with
 from src.reading import read_csv
 from src.submission.manifest import read_manifest
@@ -55,12 +55,12 @@ def rehearse(config: Config, project: Path) -> list[Case]:
     weaker = "WITHOUT namespaces: no network and an empty home, but the project is in sight"
     print(f"rehearsing bundle {manifest['bundle_hash'][:12]} {how if namespaces() else weaker}", flush=True)
     cases, lacking, python = [], absent(project / LOCK), project / PYTHON
-    chosen = CASES | ({"versions": replay} if python.exists() else {})
+    chosen = CASES | ({"versions": replay_fold} if python.exists() else {})
     for name, choose in chosen.items():
         asked = choose(config, tables)
         with tempfile.TemporaryDirectory(prefix="input-") as folder:
             mount, out = Path(folder), config.root / "kaggle" / "rehearsal" / name.replace(" ", "-")
-            lay_out(config, tables, bundle, mount, asked, old=name == "old layout")
+            write_mounts(config, tables, bundle, mount, asked, old=name == "old layout")
             limit = 3600 * config.kaggle.hours
             variables: dict[str, Any] = VARIABLES.get(name, {})
             if name == "hidden":
@@ -91,47 +91,47 @@ def rehearse(config: Config, project: Path) -> list[Case]:
 # --- what each case asks ------------------------------------------------------------------------------------
 
 
-def public(config: Config, tables: Tables) -> list[Asked]:
+def public(config: Config, tables: Tables) -> list[TestImage]:
     pairs = list(zip(tables.test[config.data.id], tables.images["test"], strict=True))
-    return [Asked(name, name, file) for name, file in pairs[:PUBLIC]]
+    return [TestImage(name, name, file) for name, file in pairs[:PUBLIC]]
 
 
-def known_images(config: Config, tables: Tables) -> list[Asked]:
+def known_images(config: Config, tables: Tables) -> list[TestImage]:
     """The public test images, and training images as well where Kaggle hides almost all of its test set."""
     found = public(config, tables)
     if len(found) >= ENOUGH:
         return found
     like = found[0].like if found else None
     others = zip(tables.train[config.data.id], tables.images["train"], strict=True)
-    return (found + [Asked(name, like, file) for name, file in others])[:PUBLIC]
+    return (found + [TestImage(name, like, file) for name, file in others])[:PUBLIC]
 
 
-def hidden(config: Config, tables: Tables) -> list[Asked]:
+def hidden(config: Config, tables: Tables) -> list[TestImage]:
     """The known images again and again in another order, under new names that look like the old ones."""
     known = known_images(config, tables)
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(known)), max(HIDDEN, len(known))))
     return [
-        Asked(f"hidden{number:06d}{_extension(known[row].id)}", known[row].like, known[row].file)
+        TestImage(f"hidden{number:06d}{_extension(known[row].id)}", known[row].like, known[row].file)
         for number, row in enumerate(order)
     ]
 
 
-def broken(config: Config, tables: Tables) -> list[Asked]:
+def broken(config: Config, tables: Tables) -> list[TestImage]:
     first, second, *others = known_images(config, tables)[:12]
     spoiled = [
-        Asked(first.id, first.like, first.file, NO_IMAGE),
-        Asked(second.id, second.like, second.file, None),
+        TestImage(first.id, first.like, first.file, NO_IMAGE),
+        TestImage(second.id, second.like, second.file, None),
     ]
     return [*spoiled, *others]
 
 
-def replay(config: Config, tables: Tables) -> list[Asked]:
+def replay_fold(config: Config, tables: Tables) -> list[TestImage]:
     """Images that the fold's models have not seen, as test images."""
     path = config.root / "data" / "folds.csv"
     folds = read_csv(path, ("id", "fold"), dtype=str, keep_default_na=False)
     rows = np.flatnonzero(folds["fold"].to_numpy() == str(FOLD))[:REPLAYED]
     like = next(iter(tables.test[config.data.id]), None)
-    return [Asked(folds["id"].iloc[row], like, tables.images["train"][row]) for row in rows]
+    return [TestImage(folds["id"].iloc[row], like, tables.images["train"][row]) for row in rows]
 
 
 def _extension(name: str) -> str:
@@ -139,12 +139,12 @@ def _extension(name: str) -> str:
     return suffix if suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy", ".dcm") else ""
 
 
-CASES: dict[str, Callable[[Config, Tables], list[Asked]]] = {
+CASES: dict[str, Callable[[Config, Tables], list[TestImage]]] = {
     "public": public,
     "old layout": public,
     "hidden": hidden,
     "empty": lambda config, tables: [],
     "one row": lambda config, tables: known_images(config, tables)[:1],
     "broken": broken,
-    "replay": replay,
+    "replay": replay_fold,
 }

@@ -22,17 +22,17 @@ import torch
 
 from src.artifacts import read_json, write_csv, write_json, write_parquet
 from src.config import Config, UserError
-from src.decisions import Rule, assemble, take
+from src.decisions import Rule, assemble, take_rows
 from src.kernel import image
 from src.kernel.asked import find, read
-from src.kernel.guard import Guard, OutOfTime, Plan
-from src.kernel.members import Member, ask_all, loads_of, open_members
+from src.kernel.hidden_test import SAMPLES, TestSet, read_images, read_test
+from src.kernel.members import Member, loads_of, open_members, predict_all
 from src.kernel.pace import PACE, measure, peak
 from src.kernel.prior import Prior
 from src.kernel.summary import LATE, NOT_FOUND, UNREADABLE, note_fallback, nothing_yet, summary_of
-from src.kernel.test import SAMPLES, TestSet, read_images, read_test
+from src.kernel.time_guard import Guard, InferencePlan, OutOfTime
 from src.maps import Maps
-from src.submission.forms import fill
+from src.submission.forms import fill_form
 from src.submission.table import check
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -66,7 +66,7 @@ def predict_competition(
     prior = Prior(about, task, config)
     print(f"{len(test):,} test images, {len(test.sample):,} rows in {test.path.name}", flush=True)
     fallback = table_of(prior.of(len(test)), test, task, about)
-    write(working, test.asked.as_found(fallback))
+    _write(working, test.asked.as_found(fallback))
     nothing_yet(test).write(working)
     if not len(test):
         print("the test set is empty, and so is the submission", flush=True)
@@ -77,11 +77,11 @@ def predict_competition(
     folds = sum(len(member.models) for member in members)
     print(f"{len(members)} member(s), {folds} fold models, on {', '.join(map(str, devices))}", flush=True)
     if only_fold is not None:
-        replay(members, test, only_fold, devices, working)
+        _replay(members, test, only_fold, devices, working)
         return
     work, started = Work(members, test, about, prior, devices), time.monotonic() - began
     guard = Guard(3600 * about["hours"] - SPARE - started, loads_of(members, devices))
-    said, good, late = ask_in_pieces(work, guard)
+    said, good, late = predict_in_pieces(work, guard)
     if keep:
         kept = task.write(said, outputs)
         kept.insert(0, "id", test.ids)
@@ -92,7 +92,7 @@ def predict_competition(
     if rows.any():
         of_rows = (part[rows].reset_index(drop=True) for part in (table, test.sample))
         check(test.form, task, *of_rows, about["dataset"], test.path)
-    write(working, test.asked.as_found(table))
+    _write(working, test.asked.as_found(table))
     missing = np.array([file is None for file in test.files], dtype=bool)
     summary = summary_of(test, {NOT_FOUND: missing, LATE: late, UNREADABLE: ~good})
     summary.write(working)
@@ -142,7 +142,7 @@ class Piece:
     columns: pd.DataFrame
 
 
-def ask_in_pieces(work: Work, guard: Guard) -> tuple[Any, np.ndarray, np.ndarray]:
+def predict_in_pieces(work: Work, guard: Guard) -> tuple[Any, np.ndarray, np.ndarray]:
     """The stack's predictions of all test images in their order, the prior for those that the time does not
     suffice for; which of the images (n,) are good as far as they were looked at, and which came too late."""
     total, done, pieces = len(work.test), 0, []
@@ -176,11 +176,11 @@ def predict_piece(work: Work, guard: Guard, rows: np.ndarray) -> Piece:
     began = guard.clock()
     stores, good, sizes = stores_of(work.members, [work.test.files[row] for row in rows], guard)
     read = guard.clock()
-    said: Any = ask_all(work.members, stores, guard.plan, work.devices, guard=guard)
+    said: Any = predict_all(work.members, stores, guard.plan, work.devices, guard=guard)
     asked = guard.clock()
     columns = columns_of(work.test.table.iloc[rows], sizes, work.about)
     if work.members[0].task.kind != "numbers":  # these wait: a mean of ranks looks at all rows
-        said = work.prior.where(good, stacked(said, columns, work.about))
+        said = work.prior.where(good, stack_predictions(said, columns, work.about))
     stored = guard.clock()
     guard.saw(len(rows), read - began + stored - asked)
     guard.step(stored - asked)
@@ -192,7 +192,7 @@ def joined(work: Work, pieces: list[Piece]) -> Any:
     kind = work.members[0].task.kind
     if kind == "numbers":
         said = list(np.concatenate([np.stack(piece.said) for piece in pieces], axis=1))
-        whole = stacked(said, pd.concat([piece.columns for piece in pieces]), work.about)
+        whole = stack_predictions(said, pd.concat([piece.columns for piece in pieces]), work.about)
         return work.prior.where(np.concatenate([piece.good for piece in pieces]), whole)
     if kind == "maps":
         return Maps.joined([piece.said for piece in pieces])
@@ -208,14 +208,14 @@ def seconds_to_write(work: Work, piece: Piece) -> float:
     return time.monotonic() - began
 
 
-def replay(
+def _replay(
     members: list[Member], test: TestSet, fold: int, devices: list[torch.device], working: Path
 ) -> None:
     """Write `replay-<member>.parquet`: what each member's models of one fold say of the test images."""
     parts: list[list[pd.DataFrame]] = [[] for _ in members]
     for start in range(0, len(test), PIECE):
         stores, _, _ = stores_of(members, test.files[start : start + PIECE])
-        for number, said in enumerate(ask_all(members, stores, Plan(), devices, fold)):
+        for number, said in enumerate(predict_all(members, stores, InferencePlan(), devices, fold)):
             table = members[number].task.write(said, members[number].outputs)
             table.insert(0, "id", test.ids[start : start + PIECE])
             parts[number].append(table)
@@ -244,7 +244,7 @@ def stores_of(
     return stores, good, stores[0][1]
 
 
-def stacked(said: list[Any], columns: pd.DataFrame, about: dict[str, Any]) -> Any:
+def stack_predictions(said: list[Any], columns: pd.DataFrame, about: dict[str, Any]) -> Any:
     """The members' predictions as one."""
     if about["stacker"] is None:
         return said[0]
@@ -285,10 +285,10 @@ def table_of(
         rows, sample = rows[chosen], sample.iloc[chosen]
         form = replace(form, **dict(zip(("images", "classes"), parts, strict=True)))
     rule = Rule.from_json(about["rule"])
-    return fill(form, sample, task, take(said, rows), rule, about["dataset"])
+    return fill_form(form, sample, task, take_rows(said, rows), rule, about["dataset"])
 
 
-def write(working: Path, table: pd.DataFrame) -> None:
+def _write(working: Path, table: pd.DataFrame) -> None:
     write_csv(working / OUTPUT, table)
 
 
@@ -297,7 +297,7 @@ def run(bundle: Path, mount: Path, working: Path, began: float | None = None) ->
     in place, for there an exception scores nothing. At home and in the first run it is raised."""
     only, keep = os.environ.get("NNTRICKS_FOLD"), "NNTRICKS_PREDICTIONS" in os.environ
     fold, seconds = None if only is None else int(only), float(os.environ.get("NNTRICKS_MEASURE", 0))
-    print(f"versions: {image.said(read_json(bundle / 'manifest.json')['versions'])}", flush=True)
+    print(f"versions: {image.versions_line(read_json(bundle / 'manifest.json')['versions'])}", flush=True)
     try:
         predict_competition(bundle, mount, working, fold, keep, seconds, began)
     except Exception as error:
@@ -307,7 +307,7 @@ def run(bundle: Path, mount: Path, working: Path, began: float | None = None) ->
         rows = 0
         if not (working / OUTPUT).exists():
             table = last_resort(mount, bundle)
-            write(working, table)
+            _write(working, table)
             rows = len(table)
         note_fallback(working, f"{type(error).__name__}: {error}", rows)
 

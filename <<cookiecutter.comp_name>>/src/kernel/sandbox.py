@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WORKING = 20_000  # MiB that Kaggle gives /kaggle/working
-KEPT = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 ENTER = ("unshare", "--map-root-user", "--net", "--mount", "--ipc", "--fork")
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt", "etc", "dev", "proc", "sys")
 SYSTEM += ("nix", "run/current-system", "run/opengl-driver")  # where NixOS has these
@@ -27,7 +27,7 @@ SYSTEM += ("nix", "run/current-system", "run/opengl-driver")  # where NixOS has 
 # $1 stage, $2 project, $3 input, $4 out, $5 MiB, $6 the system's folders, $7 how many of Python's folders
 # follow, the project among them, which is hidden behind those before it; then the command, which sees these
 # folders, and Kaggle's own, alone.
-SCRIPT = """
+_SCRIPT = """
 set -eu
 stage=$1 project=$2 input=$3 out=$4 size=$5 system=$6 count=$7; shift 7
 mount -t tmpfs -o size=16m tmpfs "$stage"
@@ -66,7 +66,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.create_connection = so
 
 
 @dataclass(frozen=True)
-class Outcome:
+class KernelResult:
     """How a run went: exit status (124: too slow), what it said, seconds, peak MiB, MiB left in the working
     folder, and where that lies now."""
 
@@ -103,7 +103,7 @@ def walls(stage: Path, project: Path, mount: Path, out: Path, working_mib: int) 
     inside = sum(folder.is_relative_to(places[1]) for folder in kept)
     kept.insert(len(kept) - inside, places[1])
     rest = [working_mib, " ".join(SYSTEM), len(kept), *kept]
-    return [*ENTER, "sh", "-c", SCRIPT, "sh", *map(str, [*places, *rest])]
+    return [*ENTER, "sh", "-c", _SCRIPT, "sh", *map(str, [*places, *rest])]
 
 
 def python_folders() -> list[Path]:
@@ -137,7 +137,7 @@ def run_kernel(
     absent: Iterable[str] = (),
     interpreter: Path | str = sys.executable,
     **variables: str,
-) -> Outcome:
+) -> KernelResult:
     """Run a kernel's script with `mount` as Kaggle's input folder; what it leaves lies in `out`/working.
 
     `isolated` None: with namespaces where there are any. `interpreter`: another Python to run it. Modules in
@@ -149,7 +149,7 @@ def run_kernel(
     shutil.copy(script, out / "script.py")
     with tempfile.TemporaryDirectory(prefix="kernel-") as name:
         stage = Path(name)
-        environment = {key: os.environ[key] for key in KEPT if key in os.environ} | variables
+        environment = {key: os.environ[key] for key in _KEPT if key in os.environ} | variables
         environment |= {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PYTHONDONTWRITEBYTECODE": "1"}
         python = [str(interpreter), "-c", MEASURED, " ".join(sorted(absent)), "script.py"]
         if isolated:
@@ -168,7 +168,7 @@ def run_kernel(
         (stage / "working" / "script.py").unlink()
         shutil.copytree(stage / "working", out / "working")
         size = sum(path.stat().st_size for path in (out / "working").rglob("*") if path.is_file())
-        return Outcome(
+        return KernelResult(
             outcome.status, outcome.said, outcome.seconds, outcome.memory, size / 2**20, out / "working"
         )
 
@@ -201,7 +201,7 @@ finally:
 """
 
 
-def _run(command: list[str], cwd: Path, environment: dict[str, str], out: Path, limit: float) -> Outcome:
+def _run(command: list[str], cwd: Path, environment: dict[str, str], out: Path, limit: float) -> KernelResult:
     began = time.monotonic()
     log = out / "log.txt"
     with open(log, "wb") as handle:
@@ -220,4 +220,4 @@ def _run(command: list[str], cwd: Path, environment: dict[str, str], out: Path, 
     kib = out / "kib"
     disk = int(kib.read_text()) / 1024 if kib.exists() else 0.0
     memory = int(peak) / 1024 if peak.strip().isdigit() else 0.0
-    return Outcome(status, before + after, time.monotonic() - began, memory, disk, out / "working")
+    return KernelResult(status, before + after, time.monotonic() - began, memory, disk, out / "working")

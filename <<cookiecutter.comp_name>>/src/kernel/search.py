@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from src.config import Data
-from src.data.tables import IMAGE_SUFFIXES, files_of
+from src.data.tables import IMAGE_SUFFIXES, files_by_name
 
 
 def find_test_images(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
     """The file that each name means, None where there is none: in the folders of `data.test_images`, or else
     in any that holds no training images."""
     folders = test_folders(mount, data)
-    files = files_of(names, [folder for folder in folders if folder.is_dir()])
+    files = files_by_name(names, [folder for folder in folders if folder.is_dir()])
     lost = [row for row, file in enumerate(files) if file is None]
     if not lost:
         return files

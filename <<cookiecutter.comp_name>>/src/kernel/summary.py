@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from src.artifacts import read_json, write_json
-from src.kernel.test import TestSet
+from src.kernel.hidden_test import TestSet
 
 NAME = "summary.json"
 NOT_FOUND, UNREADABLE, LATE = "image not found", "image unreadable", "out of time"
 NOT_YET = "not predicted"  # the run ended before
-MANY = 0.5  # of the rows: above that the submission says next to nothing of the images
+_MANY = 0.5  # of the rows: above that the submission says next to nothing of the images
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Summary:
 
     def warn(self) -> None:
         """Say loudly where most rows hold the prior."""
-        if self.share > MANY:
+        if self.share > _MANY:
             why = ", ".join(f"{count:,} {reason}" for reason, count in self.prior.items())
             print(
                 f"WARNING: {sum(self.prior.values()):,} of {self.rows:,} rows hold the prior, the same "

@@ -13,11 +13,11 @@ import pandas as pd
 
 from src.artifacts import read_json
 from src.config import Config, UserError
-from src.data.sample import SampleForm
+from src.data.submission_form import SampleForm
 from src.kaggle.names import bundle_folder
 from src.kaggle.output import check_table
 from src.kernel.run import OUTPUT, PREDICTIONS
-from src.kernel.sandbox import WORKING, Outcome
+from src.kernel.sandbox import WORKING, KernelResult
 from src.reading import made_by, parquet_footer, read_parquet
 from src.tasks import create_task
 from src.tasks.base import Task
@@ -45,7 +45,7 @@ class Case:
 
     name: str
     images: int
-    outcome: Outcome
+    outcome: KernelResult
     wrong: str | None
 
     def line(self) -> str:
@@ -58,7 +58,7 @@ class Case:
 
 
 def wrong_with(
-    config: Config, form: SampleForm, name: str, ids: list[str], done: Outcome, mount: Path
+    config: Config, form: SampleForm, name: str, ids: list[str], done: KernelResult, mount: Path
 ) -> str | None:
     """What went wrong in the case of this name, whose images are `ids`; None where nothing did."""
     log = done.working.parent / "log.txt"
@@ -96,7 +96,7 @@ def wrong_with(
     return None
 
 
-def why_failed(config: Config, done: Outcome) -> str:
+def why_failed(config: Config, done: KernelResult) -> str:
     """The cause of a run that ended by itself, as far as its last line tells."""
     last = (done.said.strip().splitlines() or ["it said nothing"])[-1].strip()
     if done.status in (137, -9):
@@ -109,19 +109,19 @@ def why_failed(config: Config, done: Outcome) -> str:
     return f"{cause}: {last}" if cause else f"exit status {done.status}: {last}"
 
 
-def wrong_replay(config: Config, done: Outcome) -> str | None:
+def wrong_replay(config: Config, done: KernelResult) -> str | None:
     """The members' predictions of a fold against those that stage 03 stored."""
     about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
     for name in [member["name"] for member in about["members"]]:
         said = read_parquet(done.working / f"replay-{name}.parquet")
         path = config.root / "runs" / name / f"fold{FOLD}" / "oof.parquet"
-        wrong = differs(config, about, said, rows_of(path, said["id"].tolist()))
+        wrong = differs(config, about, said, stored_rows(path, said["id"].tolist()))
         if wrong:
             return f"{name}: fold {FOLD}'s models say something else here than in stage 03, {wrong}"
     return None
 
 
-def wrong_predictions(config: Config, ids: list[str], done: Outcome) -> str | None:
+def wrong_predictions(config: Config, ids: list[str], done: KernelResult) -> str | None:
     """What the submission was made of, against the table that stage 06 submits."""
     about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
     path = config.root / about["source"] / "test.parquet"
@@ -131,11 +131,11 @@ def wrong_predictions(config: Config, ids: list[str], done: Outcome) -> str | No
     said = read_parquet(done.working / PREDICTIONS)
     if said["id"].tolist() != ids:
         return "its predictions are not in the order of the sample submission"
-    wrong = differs(config, about, said, rows_of(path, ids))
+    wrong = differs(config, about, said, stored_rows(path, ids))
     return f"{about['source']}: the kernel says something else than stage 06, {wrong}" if wrong else None
 
 
-def rows_of(path: Path, ids: list[str]) -> pd.DataFrame:
+def stored_rows(path: Path, ids: list[str]) -> pd.DataFrame:
     """The rows of a stored table with these ids; raises `UserError` naming the table where one is missing."""
     table = read_parquet(path).set_index("id")
     if lost := [name for name in ids if name not in table.index]:

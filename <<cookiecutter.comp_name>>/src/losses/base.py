@@ -10,7 +10,7 @@ from torch import nn
 
 from src.models.output import Output
 
-Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and targets to (B,)
+RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and targets to (B,)
 
 
 class SampleLoss(nn.Module):
@@ -21,7 +21,7 @@ class SampleLoss(nn.Module):
     """
 
     def forward(self, output: Output, targets: torch.Tensor) -> torch.Tensor:
-        views = [in_full(view) for view in output.all()]
+        views = [in_float32(view) for view in output.all()]
         with torch.autocast(output.logits.device.type, enabled=False):
             return self.of_views(views, targets)
 
@@ -33,22 +33,22 @@ class SampleLoss(nn.Module):
 class LogitLoss(SampleLoss):
     """The sum of losses of logits, each by its weight."""
 
-    def __init__(self, terms: list[tuple[float, Rows]]):
+    def __init__(self, terms: list[tuple[float, RowLoss]]):
         super().__init__()
         self.terms = terms
 
     def of_views(self, views: list[Output], targets: torch.Tensor) -> torch.Tensor:
-        return mean(
+        return mean_of_views(
             [sum(weight * term(view.logits, targets) for weight, term in self.terms) for view in views]
         )
 
 
-def mean(several: list[torch.Tensor]) -> torch.Tensor:
+def mean_of_views(several: list[torch.Tensor]) -> torch.Tensor:
     """The mean of tensors of one shape; of one alone that very tensor."""
     return several[0] if len(several) == 1 else torch.stack(several).mean(0)
 
 
-def in_full(output: Output) -> Output:
+def in_float32(output: Output) -> Output:
     """The same in float32 at least: a half cannot tell near rows apart."""
     logits, embedding, metric = (
         x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))

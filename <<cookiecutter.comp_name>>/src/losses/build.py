@@ -9,11 +9,11 @@ import numpy as np
 from src.config import EXCLUSIVE, Losses
 from src.losses import labels, regression, segmentation
 from src.losses.balance import weights_of_labels
-from src.losses.base import LogitLoss, Rows, SampleLoss
+from src.losses.base import LogitLoss, RowLoss, SampleLoss
 from src.losses.classes import ClassLoss
 from src.losses.fbeta import soft_fbeta
-from src.losses.known import over_known
 from src.losses.lovasz import lovasz_hinge, lovasz_softmax
+from src.losses.masked import masked_mean_loss
 
 
 def create_loss(
@@ -41,7 +41,7 @@ def create_loss(
     return LogitLoss(terms)
 
 
-def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
     weights = None
     if settings.class_weights is not None:
         weights = weights_of_labels(settings, targets, outputs).float()
@@ -56,23 +56,23 @@ def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None)
     return rows | _over_known(cells)
 
 
-def _of_masks(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+def _of_masks(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
     weight, focal = settings.dice_weight, partial(labels.sigmoid_focal, **settings.focal.model_dump())
     return {
         "bce_dice": partial(segmentation.bce_dice, dice_weight=weight),
         "ce_dice": partial(segmentation.ce_dice, dice_weight=weight),
         "focal_dice": partial(segmentation.bce_dice, dice_weight=weight, cell=focal),
-        "focal": partial(over_known, focal),
+        "focal": partial(masked_mean_loss, focal),
         "fbeta": partial(soft_fbeta, beta=settings.fbeta),
         "lovasz": lovasz_hinge,
         "lovasz_softmax": lovasz_softmax,
     }
 
 
-def _of_numbers(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, Rows]:
+def _of_numbers(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
     huber = partial(regression.huber, delta=settings.huber_delta)
     return _over_known({"mse": regression.squared_error, "mae": regression.absolute_error, "huber": huber})
 
 
-def _over_known(cells: dict) -> dict[str, Rows]:
-    return {name: partial(over_known, cell) for name, cell in cells.items()}
+def _over_known(cells: dict) -> dict[str, RowLoss]:
+    return {name: partial(masked_mean_loss, cell) for name, cell in cells.items()}

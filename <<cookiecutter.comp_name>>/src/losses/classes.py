@@ -11,14 +11,14 @@ import torch
 from src.config import MARGINS, Losses
 from src.losses import classification
 from src.losses.balance import class_counts, weights_of_classes
-from src.losses.base import Rows, SampleLoss, mean
+from src.losses.base import RowLoss, SampleLoss, mean_of_views
 from src.losses.center import CenterLoss
-from src.losses.known import class_shares
 from src.losses.margins import create_widen, margin_scale, margin_softmax
+from src.losses.masked import class_shares
 from src.losses.triplet import batch_hard_triplet
 from src.models.output import Output
 
-SURE = 0.9  # a row that is less of one class, such as a mixed one, is nobody's positive and has no centre
+_SURE = 0.9  # a row that is less of one class, such as a mixed one, is nobody's positive and has no centre
 
 
 class ClassLoss(SampleLoss):
@@ -48,8 +48,8 @@ class ClassLoss(SampleLoss):
         shares, known = class_shares(targets, self.n_outputs)
         shares = shares.to(views[0].logits.dtype)
         most, labels = shares.max(1)
-        labels = torch.where(known & (most >= SURE), labels, -1)
-        losses = mean([self.of_view(view, shares, labels) for view in views])
+        labels = torch.where(known & (most >= _SURE), labels, -1)
+        losses = mean_of_views([self.of_view(view, shares, labels) for view in views])
         if self.center is not None:  # one embedding a row has one centre
             losses = losses + self.center_weight * self.center(views[0].metric, labels)
         if self.weights is not None:
@@ -64,7 +64,7 @@ class ClassLoss(SampleLoss):
         return losses + self.triplet_weight * batch_hard_triplet(view.metric, labels, self.triplet)
 
 
-def _of_logits(settings: Losses, task: str, n_outputs: int, targets: np.ndarray | None) -> Rows:
+def _of_logits(settings: Losses, task: str, n_outputs: int, targets: np.ndarray | None) -> RowLoss:
     """The loss of logits and shares. Of a margin loss logits are cosines times `margin_scale`."""
     name = settings.name(task)
     if name in MARGINS:

@@ -19,12 +19,12 @@ def consistency(
     (Sohn et al. 2020, FixMatch). A row of classes is sure as a whole, each label on its own, maps by pixel.
     """
     costs = cells(kind, pupil, teacher, 1.0)
-    counts = sure(kind, teacher, threshold) & seen
+    counts = confident_cells(kind, teacher, threshold) & seen
     losses = torch.where(counts, costs, 0).flatten(1).mean(1)
     return losses, counts.float().flatten(1).mean(1)
 
 
-def sure(kind: str, teacher: torch.Tensor, threshold: float) -> torch.Tensor:
+def confident_cells(kind: str, teacher: torch.Tensor, threshold: float) -> torch.Tensor:
     """Bool, of the shape of `cells`: whether the likeliest answer, the background of maps among them, has at
     least this probability; always, of numbers."""
     logits = teacher.float()

@@ -39,12 +39,12 @@ def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: fl
     return F.kl_div(log_pupil, log_teacher, reduction="none", log_target=True).sum(1, keepdim=True)
 
 
-def decided(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def hard_distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """(B,) of `kl`, `exclusive` and `bce`: cross-entropy with what the teacher finds likeliest, row by row,
     label by label or pixel by pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
     pupil = pupil.float()
     if kind == "exclusive":
-        return decided("kl", with_background(pupil), with_background(teacher))
+        return hard_distillation("kl", with_background(pupil), with_background(teacher))
     if kind == "bce":
         losses = F.binary_cross_entropy_with_logits(pupil, (teacher > 0).float(), reduction="none")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from src.losses.known import cells_of_sets, mean_known
+from src.losses.masked import cells_of_sets, masked_mean
 
 
 def soft_fbeta(logits: torch.Tensor, targets: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
@@ -24,4 +24,4 @@ def soft_fbeta(logits: torch.Tensor, targets: torch.Tensor, beta: float = 1.0) -
     both = torch.minimum(said, wanted).sum(2)  # (B, sets)
     missed, too_much = (wanted - said).relu().sum(2), (said - wanted).relu().sum(2)
     apart = beta**2 * missed + too_much
-    return mean_known(apart / ((1 + beta**2) * both + apart + 1), known.any(2))
+    return masked_mean(apart / ((1 + beta**2) * both + apart + 1), known.any(2))

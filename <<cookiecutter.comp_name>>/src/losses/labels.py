@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-Cells = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and targets to the same shape
+CellLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and targets to the same shape
 
 
-def weighted(cell: Cells, weights: torch.Tensor | None) -> Cells:
+def weighted(cell: CellLoss, weights: torch.Tensor | None) -> CellLoss:
     """`cell` times what a no and what a yes of each label counts for, weights (2, C), by how much of either a
     target (B, C) is."""
     if weights is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from src.losses.known import cells_of_sets, mean_known
+from src.losses.masked import cells_of_sets, masked_mean
 from src.models.output import with_background
 
 
@@ -19,7 +19,7 @@ def lovasz_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits, targets = cells_of_sets(logits), cells_of_sets(targets)
     known, wanted = ~targets.isnan(), targets >= 0.5
     wrong = 1 - torch.where(wanted, logits, -logits)
-    return mean_known(extension(wrong, wanted, known), known.any(2))
+    return masked_mean(extension(wrong, wanted, known), known.any(2))
 
 
 def lovasz_softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def lovasz_softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     said = cells_of_sets(with_background(logits).softmax(1))
     known = cells_of_sets(known).expand_as(wanted)
     wrong = torch.where(wanted, 1 - said, said)
-    return mean_known(extension(wrong, wanted, known), (wanted & known).any(2))
+    return masked_mean(extension(wrong, wanted, known), (wanted & known).any(2))
 
 
 def extension(wrong: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

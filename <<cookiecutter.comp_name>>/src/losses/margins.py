@@ -18,7 +18,7 @@ from src.losses.classification import is_top
 
 Widen = Callable[[torch.Tensor], torch.Tensor]  # cosines to what counts of the own class's, both (B, C)
 
-SURE = 0.9999  # how probable a row in the very centre of its class should be able to get
+_SURE = 0.9999  # how probable a row in the very centre of its class should be able to get
 LEAST_SCALE = 10.0  # with few classes the bound asks so little that cosines would hardly spread
 COST = math.log(2)  # of its log-odds, what a margin takes from a row in the very centre
 FLAT = 1e-6  # squared sine below which an angle's gradient is left out; it grows without end towards zero
@@ -39,7 +39,7 @@ def create_widen(name: str, settings: Margin, n_outputs: int, counts: torch.Tens
         size = sizes_by_rows(counts, size, settings.rarest)
     return {
         "normface": lambda cosines: cosines,
-        "cosface": lambda cosines: cosines - on(cosines, size),
+        "cosface": lambda cosines: cosines - _as_tensor(cosines, size),
         "arcface": partial(added_angle, angle=size),
         "sphereface": partial(multiplied_angle, factor=size),
     }[name]
@@ -56,7 +56,7 @@ def margin_scale(settings: Margin, n_outputs: int) -> float:
     if settings.scale is not None:
         return settings.scale
     others = max(n_outputs - 1, 1)
-    return max(LEAST_SCALE, others / (others + 1) * math.log(others * SURE / (1 - SURE)))
+    return max(LEAST_SCALE, others / (others + 1) * math.log(others * _SURE / (1 - _SURE)))
 
 
 def margin_size(name: str, n_outputs: int) -> float:
@@ -94,7 +94,7 @@ def added_angle(cosines: torch.Tensor, angle: float | torch.Tensor) -> torch.Ten
 
     Deng et al. 2019, ArcFace: Additive Angular Margin Loss for Deep Face Recognition.
     """
-    angle = on(cosines, angle)
+    angle = _as_tensor(cosines, angle)
     sine = (1 - cosines**2).clamp(min=FLAT).sqrt()
     wider = cosines * angle.cos() - sine * angle.sin()
     return torch.where(cosines > -angle.cos(), wider, cosines - angle * angle.sin())
@@ -108,7 +108,7 @@ def multiplied_angle(cosines: torch.Tensor, factor: float | torch.Tensor) -> tor
     2022, SphereFace Revived, whose detached gradient trains without annealing.
     """
     with torch.no_grad():
-        turned = on(cosines, factor) * cosines.clamp(-1, 1).acos()
+        turned = _as_tensor(cosines, factor) * cosines.clamp(-1, 1).acos()
         k = (turned / math.pi).floor()
         moved = (1 - 2 * (k % 2)) * turned.cos() - 2 * k - cosines
     return cosines + moved
@@ -123,6 +123,6 @@ def log_sum_of_others(logits: torch.Tensor) -> torch.Tensor:
     return torch.where(at_top, rest, whole + torch.log1p(-share))
 
 
-def on(cosines: torch.Tensor, size: float | torch.Tensor) -> torch.Tensor:
+def _as_tensor(cosines: torch.Tensor, size: float | torch.Tensor) -> torch.Tensor:
     """A margin, one for all or (C,), as a tensor beside the cosines."""
     return torch.as_tensor(size, dtype=cosines.dtype, device=cosines.device)

@@ -17,11 +17,11 @@ def reduce(
     """
     if top_share is None:
         return (losses * weights).sum() / total_weight
-    return (losses * hardest(losses, weights, top_share)).sum() / (top_share * total_weight)
+    return (losses * ohem_weights(losses, weights, top_share)).sum() / (top_share * total_weight)
 
 
 @torch.no_grad()
-def hardest(losses: torch.Tensor, weights: torch.Tensor, share: float) -> torch.Tensor:
+def ohem_weights(losses: torch.Tensor, weights: torch.Tensor, share: float) -> torch.Tensor:
     """(B,) what is left of the weights when the rows of the highest losses are taken until they make up
     `share` of the batch's weight; the last of them in part, so that every batch gives exactly its share.
 

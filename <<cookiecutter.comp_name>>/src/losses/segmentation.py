@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.losses.known import mean_known, over_known
-from src.losses.labels import Cells, binary_cross_entropy
+from src.losses.labels import CellLoss, binary_cross_entropy
+from src.losses.masked import masked_mean, masked_mean_loss
 from src.models.output import with_background
 
 
@@ -17,12 +17,12 @@ def bce_dice(
     logits: torch.Tensor,
     targets: torch.Tensor,
     dice_weight: float,
-    cell: Cells = binary_cross_entropy,
+    cell: CellLoss = binary_cross_entropy,
 ) -> torch.Tensor:
     """(B,) for classes on their own: binary cross-entropy, or another loss of cells, its mean over known
     pixels and classes, and `dice_weight` in [0, 1] of Dice."""
     dice = soft_dice(logits.sigmoid(), targets)
-    return (1 - dice_weight) * over_known(cell, logits, targets) + dice_weight * dice
+    return (1 - dice_weight) * masked_mean_loss(cell, logits, targets) + dice_weight * dice
 
 
 def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
@@ -36,7 +36,7 @@ def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> 
     wanted = targets.masked_fill(unknown, 0)
     wanted = torch.cat([1 - wanted.sum(1, keepdim=True), wanted], dim=1)  # (B, 1 + C, H, W)
     logits = with_background(logits)
-    entropy = mean_known(F.cross_entropy(logits, wanted, reduction="none"), ~unknown.squeeze(1))
+    entropy = masked_mean(F.cross_entropy(logits, wanted, reduction="none"), ~unknown.squeeze(1))
     dice = soft_dice(logits.softmax(1)[:, 1:], targets.masked_fill(unknown, torch.nan))
     return (1 - dice_weight) * entropy + dice_weight * dice
 
@@ -54,4 +54,4 @@ def soft_dice(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     # 1 - (2 st + 1) / (s^2 + t^2 + 1) is this, and keeps its digits where the two agree
     apart = ((said - wanted) ** 2).sum((2, 3))  # (B, C)
     losses = apart / ((said**2).sum((2, 3)) + (wanted**2).sum((2, 3)) + 1)
-    return mean_known(losses, known.flatten(2).any(2))
+    return masked_mean(losses, known.flatten(2).any(2))

@@ -40,7 +40,7 @@ def brier(targets, probabilities):
 def _decided(name: str, function: counts.Counts) -> Metric:
     return Metric(
         name,
-        counts.decided(function, "columns"),
+        counts.thresholded_metric(function, "columns"),
         1,
         _TASK,
         decides="threshold",

@@ -76,7 +76,7 @@ def confusion(targets: Any, decisions: Any, average: str) -> tuple[np.ndarray, .
     return tuple(counted)
 
 
-def decided(counts: Counts, average: str):
+def thresholded_metric(counts: Counts, average: str):
     """The metric of probabilities (N, L), decided at 0.5: the mean of `counts` over columns, rows, or once
     over all cells. A prediction that is not finite makes it NaN."""
 

@@ -6,19 +6,19 @@ from __future__ import annotations
 from src.metrics.base import NUMBERS, Metric
 
 
-def accuracy(targets, probabilities):
+def multiclass_accuracy(targets, probabilities):
     """Share of rows whose most probable class is the right one."""
     return (probabilities.argmax(1) == targets).mean()
 
 
-def balanced_accuracy(targets, probabilities):
+def multiclass_balanced_accuracy(targets, probabilities):
     """Mean over the classes present of the recall of each."""
     from sklearn.metrics import balanced_accuracy_score
 
     return balanced_accuracy_score(targets, probabilities.argmax(1))
 
 
-def log_loss(targets, probabilities):
+def multiclass_log_loss(targets, probabilities):
     """Mean negative log probability of the right class, probabilities clipped at 1e-15 as Kaggle does."""
     import numpy as np
 
@@ -26,7 +26,7 @@ def log_loss(targets, probabilities):
     return -np.log(np.clip(right, 1e-15, 1.0)).mean()
 
 
-def brier(targets, probabilities):
+def multiclass_brier(targets, probabilities):
     """Mean over rows of the squared distance between probabilities and the one-hot label; 0 to 2."""
     import numpy as np
 
@@ -52,7 +52,7 @@ def qwk(targets, probabilities):
     return cohen_kappa_score(targets, probabilities.argmax(1), weights="quadratic", labels=labels)
 
 
-def mcc(targets, probabilities):
+def multiclass_mcc(targets, probabilities):
     """Matthews correlation coefficient of the most probable class."""
     from sklearn.metrics import matthews_corrcoef
 
@@ -100,19 +100,19 @@ def _rank_of_target(targets, probabilities):
 _TASK = ("multiclass",)
 
 METRICS = (
-    Metric("accuracy", accuracy, 1, _TASK),
-    Metric("balanced_accuracy", balanced_accuracy, 1, _TASK),
-    Metric("log_loss", log_loss, -1, _TASK),
+    Metric("accuracy", multiclass_accuracy, 1, _TASK),
+    Metric("balanced_accuracy", multiclass_balanced_accuracy, 1, _TASK),
+    Metric("log_loss", multiclass_log_loss, -1, _TASK),
     Metric("f1_macro", _f_beta(1, "macro"), 1, _TASK),
     Metric("f1_micro", _f_beta(1, "micro"), 1, _TASK),
     Metric("f1_weighted", _f_beta(1, "weighted"), 1, _TASK),
     Metric("f2_macro", _f_beta(2, "macro"), 1, _TASK),
     Metric("f05_macro", _f_beta(0.5, "macro"), 1, _TASK),
     Metric("qwk", qwk, 1, _TASK, domain=NUMBERS),
-    Metric("mcc", mcc, 1, _TASK),
+    Metric("mcc", multiclass_mcc, 1, _TASK),
     Metric("roc_auc", _one_against_rest("roc_auc_score"), 1, _TASK),
     Metric("average_precision", _one_against_rest("average_precision_score"), 1, _TASK),
-    Metric("brier", brier, -1, _TASK),
+    Metric("brier", multiclass_brier, -1, _TASK),
     Metric("top3_accuracy", _top(3), 1, _TASK),
     Metric("top5_accuracy", _top(5), 1, _TASK),
     Metric("map3", _map_at(3), 1, _TASK),

@@ -27,7 +27,7 @@ def lrap(targets, probabilities):
 def _decided(name: str, function: counts.Counts, average: str) -> Metric:
     return Metric(
         name,
-        counts.decided(function, average),
+        counts.thresholded_metric(function, average),
         1,
         _TASK,
         decides="threshold",

@@ -69,7 +69,7 @@ def spearman(targets, predictions):
     return pearson(rankdata(targets), rankdata(predictions))
 
 
-def qwk(targets, predictions):
+def qwk_of_grades(targets, predictions):
     """Quadratic weighted kappa of ordered grades, which must be whole numbers; predictions are rounded to the
     nearest. Raises `UserError` for other targets; undefined (NaN) where all targets and answers are one
     grade."""
@@ -95,7 +95,7 @@ METRICS = (
     Metric("r2", mean_of_columns(r2), 1, _TASK),
     Metric("spearman", mean_of_columns(spearman), 1, _TASK),
     Metric("pearson", mean_of_columns(pearson), 1, _TASK),
-    Metric("qwk", mean_of_columns(qwk), 1, _TASK, decides="cuts", domain=WHOLE),
+    Metric("qwk", mean_of_columns(qwk_of_grades), 1, _TASK, decides="cuts", domain=WHOLE),
     Metric("medae", mean_of_columns(medae), -1, _TASK),
     Metric("mape", mean_of_columns(mape), -1, _TASK, domain=NOT_ZERO),
 )

@@ -30,7 +30,7 @@ def class_masks(target: Any, classes: int) -> np.ndarray:
     return (target != 0).reshape(-1, *target.shape[-2:])
 
 
-def decide(prediction: Any, thresholds: Any = 0.5) -> np.ndarray:
+def threshold_masks(prediction: Any, thresholds: Any = 0.5) -> np.ndarray:
     """A prediction as (C, H, W) bool, at one threshold or one a class; decisions stay as they are. Raises
     ValueError for whole numbers other than uint8."""
     import numpy as np
@@ -45,11 +45,11 @@ def decide(prediction: Any, thresholds: Any = 0.5) -> np.ndarray:
     return stack >= (least * 255 if prediction.dtype == np.uint8 else least)
 
 
-def pairs(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image by image, target and decision as (C, H, W) bool. Raises ValueError naming an image whose shapes
     differ."""
     for number, (target, prediction) in enumerate(zip(targets, predictions, strict=True)):
-        said = decide(prediction)
+        said = threshold_masks(prediction)
         true = class_masks(target, len(said))
         if true.shape != said.shape:
             raise ValueError(
@@ -63,7 +63,7 @@ def pixel_counts(targets: Any, predictions: Any) -> tuple[np.ndarray, ...]:
     import numpy as np
 
     rows = []
-    for true, said in pairs(targets, predictions):
+    for true, said in _pairs(targets, predictions):
         tp, positive, called = (mask.sum((1, 2), dtype=np.float64) for mask in (true & said, true, said))
         size = true[0].size
         rows.append((tp, called - tp, positive - tp, size - called - positive + tp))
@@ -95,7 +95,7 @@ def map_iou(targets, predictions):
     return np.mean(
         [
             _precision(*(_objects(mask) for mask in masks))
-            for both in pairs(targets, predictions)
+            for both in _pairs(targets, predictions)
             for masks in zip(*both, strict=True)
         ]
     )

@@ -60,7 +60,7 @@ def input_statistics(
     return mean[:channels], std[:channels]
 
 
-def fill(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None:
+def load_backbone_weights(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None:
     """Load a checkpoint into the backbone, by the renaming and resizing that timm keeps beside the family; a
     first layer of another number of channels is summed or repeated.
 

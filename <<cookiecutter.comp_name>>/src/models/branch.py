@@ -42,7 +42,7 @@ def create_head(architecture: Architecture, features: int, drop_rate: float) -> 
     return LinearHead(features, outputs, drop_rate, samples, bias)
 
 
-def answer(features: torch.Tensor, neck: nn.Module, bnneck: nn.Module, head: Head) -> Output:
+def branch_output(features: torch.Tensor, neck: nn.Module, bnneck: nn.Module, head: Head) -> Output:
     """What is said of features (B, F): distances are learned before the BNNeck, all else goes by what comes
     after."""
     metric = neck(features)

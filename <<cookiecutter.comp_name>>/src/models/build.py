@@ -13,13 +13,13 @@ from torch import nn
 
 from src.config import UserError
 from src.models.architecture import Architecture
-from src.models.backbone import create_backbone, fill
-from src.models.features import Features
+from src.models.backbone import create_backbone, load_backbone_weights
+from src.models.features import FeatureLayout
 from src.models.ibn import add_ibn, has_ibn
 from src.models.laststage import LastStage
 from src.models.network import ImageNetwork, Network, PixelNetwork
 from src.models.parts import check_rows
-from src.models.segmentation import Levels
+from src.models.segmentation import FeatureLevels
 
 NO_ANSWER = 60.0  # seconds until a server that says nothing counts as gone; torch.hub sets no limit
 
@@ -55,7 +55,7 @@ def create_model(
     _start(backbone, architecture, state)
     if architecture.decoder is None:
         return _image_network(architecture, backbone)
-    levels = Levels.of(backbone)
+    levels = FeatureLevels.of(backbone)
     maps = _probe(backbone, architecture, lambda image: levels.read(backbone, image))
     return PixelNetwork(architecture, backbone, levels, [x.shape[1] for x in maps])
 
@@ -77,7 +77,7 @@ def _start(backbone: nn.Module, architecture: Architecture, state: dict[str, tor
     if architecture.ibn and changed:
         add_ibn(backbone, architecture.ibn, architecture.backbone)
     if state is not None:
-        fill(backbone, architecture.backbone, state)
+        load_backbone_weights(backbone, architecture.backbone, state)
     if architecture.ibn and not changed:
         add_ibn(backbone, architecture.ibn, architecture.backbone)
 
@@ -90,7 +90,7 @@ def _image_network(architecture: Architecture, backbone: nn.Module) -> ImageNetw
     name, size, last_stage = architecture.backbone, architecture.image_size, None
     key = "model.pooling" if architecture.pooling else "model.parts"
     raw = _probe(backbone, architecture, backbone.forward_features)
-    features = _probe(backbone, architecture, lambda _: Features.of(backbone, raw, size, key, name))
+    features = _probe(backbone, architecture, lambda _: FeatureLayout.of(backbone, raw, size, key, name))
     if architecture.parts is not None:
         check_rows(features.rows, architecture)
     if architecture.parts == "mgn":

@@ -12,7 +12,7 @@ from src.config import UserError
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureLayout:
     """How one backbone lays out its features: (B, C, H, W), (B, H, W, C), or tokens (B, N, C), the first
     `prefix` of which (a class token, registers) have no place in the image."""
 
@@ -24,7 +24,7 @@ class Features:
     rows: int  # H of the map of an image as large as the architecture says
 
     @classmethod
-    def of(cls, backbone: nn.Module, raw: Any, size: int, key: str, name: str) -> Features:
+    def of(cls, backbone: nn.Module, raw: Any, size: int, key: str, name: str) -> FeatureLayout:
         """The layout of `raw`, which `backbone.forward_features` gave for one image of `size` x `size`.
         Raises `UserError` with `key` where it is no map and no grid of tokens."""
 

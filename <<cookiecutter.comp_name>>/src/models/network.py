@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from src.models.architecture import Architecture
-from src.models.branch import answer, create_bnneck, create_head, create_neck
-from src.models.features import Features
+from src.models.branch import branch_output, create_bnneck, create_head, create_neck
+from src.models.features import FeatureLayout
 from src.models.laststage import LastStage
 from src.models.output import Output
 from src.models.parts import MGN, PCB
 from src.models.pooling import POOLINGS
 from src.models.scale import TargetScale
-from src.models.segmentation import Levels, create_decoder
+from src.models.segmentation import FeatureLevels, create_decoder
 
 
 class Normalize(nn.Module):
@@ -50,7 +50,7 @@ class ImageNetwork(Network):
         self,
         architecture: Architecture,
         backbone: nn.Module,
-        features: Features | None = None,
+        features: FeatureLayout | None = None,
         last_stage: LastStage | None = None,
     ):
         """`features` are needed for `pooling` and `parts`, `last_stage` for parts by MGN."""
@@ -73,13 +73,13 @@ class ImageNetwork(Network):
     def forward(self, x: torch.Tensor) -> Output:
         x, size = self.normalize(x), x.shape[-2:]
         if self.features is None:
-            return answer(self.backbone(x), self.neck, self.bnneck, self.head)
+            return branch_output(self.backbone(x), self.neck, self.bnneck, self.head)
         if self.last_stage is None:
             raw, before = self.backbone.forward_features(x), None
         else:
             raw, before = self.last_stage.read(self.backbone, x)
         maps = self.features.maps(raw, size)  # (B, C, H / stride, W / stride)
-        output = answer(self.pooled(raw, maps), self.neck, self.bnneck, self.head)
+        output = branch_output(self.pooled(raw, maps), self.neck, self.bnneck, self.head)
         if self.parts is not None:
             output.parts = self.parts(maps if before is None else before)
         return output if self.training else output.fused()
@@ -95,7 +95,9 @@ class PixelNetwork(Network):
     """Logits a pixel, at the image's own size: the backbone's feature maps and a decoder. The embedding is
     the mean of the deepest map."""
 
-    def __init__(self, architecture: Architecture, backbone: nn.Module, levels: Levels, channels: list[int]):
+    def __init__(
+        self, architecture: Architecture, backbone: nn.Module, levels: FeatureLevels, channels: list[int]
+    ):
         super().__init__(architecture, backbone)
         self.levels = levels
         self.decoder = create_decoder(

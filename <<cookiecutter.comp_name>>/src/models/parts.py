@@ -7,7 +7,7 @@ from torch import nn
 
 from src.config import UserError
 from src.models.architecture import Architecture
-from src.models.branch import answer, create_bnneck, create_head
+from src.models.branch import branch_output, create_bnneck, create_head
 from src.models.laststage import LastStage
 from src.models.necks import Reduction
 from src.models.output import Output
@@ -28,7 +28,7 @@ class Part(nn.Module):
         self.head = create_head(architecture, REDUCED, architecture.drop_rate)
 
     def forward(self, features: torch.Tensor) -> Output:
-        return answer(features, self.neck, self.bnneck, self.head)
+        return branch_output(features, self.neck, self.bnneck, self.head)
 
 
 class PCB(nn.Module):
@@ -44,7 +44,7 @@ class PCB(nn.Module):
         self.parts = nn.ModuleList(Part(architecture, channels * self.pooling.times) for _ in range(count))
 
     def forward(self, maps: torch.Tensor) -> list[Output]:
-        stripes = cut(maps, len(self.parts))
+        stripes = horizontal_stripes(maps, len(self.parts))
         return [part(self.pooling(stripe)) for part, stripe in zip(self.parts, stripes, strict=True)]
 
 
@@ -71,12 +71,12 @@ class MGN(nn.Module):
         said = []
         for branch, parts in zip(self.branches, self.parts, strict=True):
             maps = branch(before)
-            places = [maps, *cut(maps, len(parts) - 1)]
+            places = [maps, *horizontal_stripes(maps, len(parts) - 1)]
             said += [part(self.pooling(place)) for part, place in zip(parts, places, strict=True)]
         return said
 
 
-def cut(maps: torch.Tensor, count: int) -> list[torch.Tensor]:
+def horizontal_stripes(maps: torch.Tensor, count: int) -> list[torch.Tensor]:
     """`count` horizontal stripes of (B, C, H, W), from the top; where H is no multiple, neighbours share a
     row."""
     rows = maps.shape[2]

@@ -12,7 +12,7 @@ FPN_STRIDE = 3  # finest stride an FPN reads, 4 in the papers; patches of 14 pix
 
 
 @dataclass(frozen=True)
-class Levels:
+class FeatureLevels:
     """Which feature maps of a backbone a decoder reads, finest first: their indices and strides, and the
     factor that each is enlarged by before."""
 
@@ -21,7 +21,7 @@ class Levels:
     enlarge: list[int]
 
     @classmethod
-    def of(cls, backbone: nn.Module) -> Levels:
+    def of(cls, backbone: nn.Module) -> FeatureLevels:
         """The last map of every stride. A plain transformer has one stride: three of its depths are taken,
         and the shallower ones enlarged (Ranftl, Bochkovskiy, Koltun 2021, Vision Transformers for Dense
         Prediction).

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from src.config import UserError
-from src.maps import Maps, resize
+from src.maps import Maps, resize_maps
 from src.tasks.base import Task, targets_in
 
-LEAST = 20  # rows to calibrate on: fewer say nothing of one in ten
+FEWEST_ROWS = 20  # rows to calibrate on: fewer say nothing of one in ten
 HOTTEST = 20.0  # no temperature lies above this, or below its inverse
 TINY = 1e-7  # the smallest probability; float32 knows none between it and zero that a softmax gives
 
@@ -23,10 +23,11 @@ TINY = 1e-7  # the smallest probability; float32 knows none between it and zero 
 def calibrated(said: Any, known: pd.DataFrame, task: Task, outputs: list[str]) -> Any:
     """Predictions at the temperature that suits `known`, a prediction table with its targets; raises
     `UserError` where that has too few rows."""
-    if len(known) < LEAST:
+    if len(known) < FEWEST_ROWS:
         raise UserError(
             f"04: pseudo.calibrate fits a temperature on the rows that decide when to stop, and there are "
-            f"{len(known)} of them; {LEAST} are needed: lower cv.stop_parts, or set pseudo.calibrate=null"
+            f"{len(known)} of them; {FEWEST_ROWS} are needed: lower cv.stop_parts, or set "
+            f"pseudo.calibrate=null"
         )
     seen = task.read(known, outputs)
     if task.kind == "maps":
@@ -83,7 +84,7 @@ def _levels(seen: Maps, truth: Maps) -> tuple[np.ndarray, np.ndarray]:
     right (256, 2)."""
     counts = np.zeros((256, 2))
     for maps, mask in zip(seen.resized(None), truth, strict=True):
-        inside = resize(mask, maps.shape[1:]) >= 128
+        inside = resize_maps(mask, maps.shape[1:]) >= 128
         for side in (0, 1):
             counts[:, side] += np.bincount(maps[inside == side], minlength=256)
     p = np.clip(np.arange(256) / 255, 1 / 510, 509 / 510)

@@ -6,7 +6,7 @@ import numpy as np
 
 from src.config import UserError
 from src.metrics.retrieval import Ranking
-from src.pseudo.calibrate import LEAST
+from src.pseudo.calibrate import FEWEST_ROWS
 
 
 def first_is_right(seen: Ranking, truth: np.ndarray, asked: Ranking) -> np.ndarray:
@@ -18,10 +18,10 @@ def first_is_right(seen: Ranking, truth: np.ndarray, asked: Ranking) -> np.ndarr
     """
     from sklearn.isotonic import IsotonicRegression
 
-    if len(seen) < LEAST:
+    if len(seen) < FEWEST_ROWS:
         raise UserError(
             f"04: a cosine becomes a probability on the rows that decide when to stop, and there are "
-            f"{len(seen)} of them; {LEAST} are needed: lower cv.stop_parts, and leave "
+            f"{len(seen)} of them; {FEWEST_ROWS} are needed: lower cv.stop_parts, and leave "
             f"train.early_stopping.enabled=true"
         )
     right = [bool(names) and names[0] == label for names, label in zip(seen.labels, truth, strict=True)]

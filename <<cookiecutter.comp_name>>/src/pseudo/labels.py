@@ -11,11 +11,11 @@ import pandas as pd
 
 from src.artifacts import write_parquet
 from src.data.classes import ClassTargets, targets_of
-from src.data.extra import PREFIX
+from src.data.extra import EXTERNAL_PREFIX
 from src.data.loaders import read_folds
 from src.inference.oof import read_outputs
 from src.inference.snapshots import mean_tables
-from src.pseudo.select import agreement, counts, same, select, shares
+from src.pseudo.select import agreement, label_counts, label_shares, same_selection, select
 from src.pseudo.steps import calibrated_on, select_step, unlabelled
 from src.reading import read_parquet
 from src.steps import Run
@@ -32,7 +32,7 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
         step = select_step(run, fold)
         path = run.folder / step.outputs[0]
         if step.begin():
-            said, known = asked(run, fold, task, outputs), calibration_rows(run, fold)
+            said, known = unlabelled_predictions(run, fold, task, outputs), calibration_rows(run, fold)
             labelled = labelled_rows(run, fold, task, outputs) if run.config.pseudo.prior else None
             write_parquet(path, select(said, task, outputs, run.config.pseudo, known, labelled))
             step.done()
@@ -41,19 +41,20 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
         earlier.append(read_parquet(last) if last.exists() else None)
     agree = [agreement(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     agree = [value for value in agree if value is not None]
-    unchanged = [same(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
+    unchanged = [same_selection(now, then, task, outputs) for now, then in zip(tables, earlier, strict=True)]
     return {
         "selected": sum(len(table) for table in tables) / len(folds),
-        "external": sum(int(table["id"].str.startswith(PREFIX).sum()) for table in tables) / len(folds),
+        "external": sum(int(table["id"].str.startswith(EXTERNAL_PREFIX).sum()) for table in tables)
+        / len(folds),
         "asked": sum(len(_ids(paths[0])) for paths in unlabelled(run, folds[0]).values()),
-        "class_share": shares(tables, task, outputs),
-        "class_rows": counts(tables, task, outputs),
+        "class_share": label_shares(tables, task, outputs),
+        "class_rows": label_counts(tables, task, outputs),
         "agreement": float(np.mean(agree)) if agree else None,
         "unchanged": all(unchanged),
     }
 
 
-def asked(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
+def unlabelled_predictions(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
     """What is said of the unlabelled rows for fold `fold`, the mean where several models say it: the test
     rows, then the external images."""
     parts = []

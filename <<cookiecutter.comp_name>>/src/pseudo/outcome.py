@@ -8,7 +8,7 @@ from typing import Any
 from src.artifacts import Step, write_json
 
 
-def row_of(metrics: dict[str, Any]) -> dict[str, Any]:
+def cv_summary(metrics: dict[str, Any]) -> dict[str, Any]:
     """What a report holds of a run's CV."""
     marked = {key: metrics[key] for key in ("optimistic", "why_optimistic") if key in metrics}
     return {key: metrics[key] for key in ("cv", "standard_error")} | marked
@@ -16,7 +16,7 @@ def row_of(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def first_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """The run that the rounds start from."""
-    return {"round": 0, "run": name, **row_of(metrics), "kept": True}
+    return {"round": 0, "run": name, **cv_summary(metrics), "kept": True}
 
 
 def best_run(report: list[dict[str, Any]]) -> str:

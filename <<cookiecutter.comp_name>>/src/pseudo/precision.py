@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from src.config import Pseudo
-from src.maps import UNSURE, resize
+from src.maps import UNSURE, resize_maps
 from src.pseudo.labels import calibration_rows, labelled_rows
-from src.pseudo.select import decided, select
+from src.pseudo.select import hard_labels, select
 from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
@@ -32,12 +32,12 @@ def estimated_precision(
         labelled = labelled_rows(run, fold, task, outputs) if settings.prior else None
         chosen = select(oof, task, outputs, settings, calibration_rows(run, fold), labelled)
         truth = targets_in(oof.set_index("id").loc[chosen["id"]])
-        hits = judged(chosen, truth, task, outputs)
+        hits = correct_cells(chosen, truth, task, outputs)
         right, told = right + int(hits.sum()), told + len(hits)
     return (right / told if told else None), told
 
 
-def judged(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
+def correct_cells(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
     """(cells,) bool: whether each label that was told is the row's own, one a known cell."""
     if task.kind == "rankings":
         told = [row[0] for row in chosen["candidates"]]
@@ -46,10 +46,10 @@ def judged(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs: list[
         hits = [np.empty(0, bool)]
         pairs = zip(task.read(chosen, outputs).resized(None), task.truth(truth, outputs), strict=True)
         for maps, mask in pairs:
-            inside, known = resize(mask, maps.shape[1:]) >= UNSURE, maps != UNSURE
+            inside, known = resize_maps(mask, maps.shape[1:]) >= UNSURE, maps != UNSURE
             hits.append((maps > UNSURE)[known] == inside[known])
         return np.concatenate(hits)
-    told = decided(chosen, task, outputs)
+    told = hard_labels(chosen, task, outputs)
     own = task.truth(truth, outputs)[:, None] if task.stacking == "classes" else task.encode(truth, outputs)
     return (told == own)[~np.isnan(told)]
 

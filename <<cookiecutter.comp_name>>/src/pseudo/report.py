@@ -11,13 +11,13 @@ import pandas as pd
 from src.artifacts import write_csv, write_parquet
 from src.data.classes import ClassTargets, targets_of
 from src.data.loaders import read_folds
-from src.optimism import caution
-from src.pseudo.select import decided
+from src.optimism import optimism_note
+from src.pseudo.select import hard_labels
 from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
 
-SHOWN = 10  # classes a line holds; all are in classes.csv
+_SHOWN = 10  # classes a line holds; all are in classes.csv
 
 
 def labelled_shares(run: Run, task: Task, outputs: list[str]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def round_table(row: dict[str, Any], metric: str) -> str:
     lines.append(f"  CV          {metric} {_plus_minus(row['cv'], row['standard_error'])}")
     if row["gain"] is not None:
         lines[-1] += f"; {_plus_minus(row['gain'], row['gain_error'], '+')} to the best so far"
-    lines[-1] += caution(row)
+    lines[-1] += optimism_note(row)
     return "\n".join([*lines, f"  {'kept' if row['kept'] else 'not kept'}: {row['why']}"])
 
 
@@ -54,8 +54,8 @@ def _classes(row: dict[str, Any]) -> list[str]:
     """The labelled and the selected share of each class, those that moved most where there are many."""
     before, after, rows = row["labelled_share"], row["class_share"], row["class_rows"]
     names = list(after)
-    if len(names) > SHOWN:
-        moved = sorted(names, key=lambda name: -abs(after[name] - before[name]))[:SHOWN]
+    if len(names) > _SHOWN:
+        moved = sorted(names, key=lambda name: -abs(after[name] - before[name]))[:_SHOWN]
         names = [name for name in names if name in moved]
     cells = [[name[:12], f"{before[name]:.3g}", f"{after[name]:.3g}", f"{rows[name]:.0f}"] for name in names]
     titles = ("", "labelled", "selected", "rows a fold")
@@ -88,7 +88,7 @@ def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...
     parts = []
     for fold in folds:
         table = read_parquet(run.pseudo_labels(fold))
-        labels = _as_text(decided(table, task, outputs), task, outputs)
+        labels = _as_text(hard_labels(table, task, outputs), task, outputs)
         part = pd.DataFrame({"fold": fold, "id": table["id"], "label": labels})
         part["confidence"] = table["confidence"].astype("float64")
         whose = "all folds" if run.config.pseudo.source == "ensemble" else f"fold {fold}"

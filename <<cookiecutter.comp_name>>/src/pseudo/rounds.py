@@ -20,13 +20,13 @@ from src.artifacts import Step, write_json
 from src.config import Config, UserError
 from src.inference.oof import predict_run, read_outputs
 from src.locks import alone
-from src.pseudo.ask import ask
 from src.pseudo.labels import label_round
-from src.pseudo.outcome import first_row, row_of, write_outcome
+from src.pseudo.outcome import cv_summary, first_row, write_outcome
 from src.pseudo.precision import estimated_precision
+from src.pseudo.predictions import predict_rows
 from src.pseudo.report import labelled_shares, round_table, write_classes, write_labels
 from src.pseudo.steps import pseudo_step
-from src.pseudo.verdict import judge
+from src.pseudo.verdict import round_verdict
 from src.reading import MAYBE, read_metrics, read_parquet
 from src.steps import Run, round_of, run_of
 from src.tasks import create_task
@@ -55,8 +55,8 @@ def _label_recursively(config: Config, step: Step) -> None:
         if (end := why_end(row, task, run.config.pseudo.threshold)) is not None:
             print(f"{run.name}: {end}; the rounds end here")
             break
-        metrics = learn(run)
-        row |= row_of(metrics) | judge(metrics, best, task.metric.sign)
+        metrics = _train_round(run)
+        row |= cv_summary(metrics) | round_verdict(metrics, best, task.metric.sign)
         report.append(row)
         write_json(run.folder / "round.json", row)
         write_classes(run.folder, row)
@@ -82,17 +82,17 @@ def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
     """Have the run `before` label for a round, and describe what came of it."""
     folds, outputs = tuple(range(run.config.cv.n_folds)), read_outputs(run)
     if run.config.pseudo.calibrate and run.config.pseudo.source == "fold" and task.kind != "rankings":
-        ask(before, folds, "stop")
+        predict_rows(before, folds, "stop")
     if run.config.pseudo.external is not None:
-        ask(before, folds, "extra")
+        predict_rows(before, folds, "extra")
     row = label_round(run, task, folds)
     write_labels(run, task, outputs, folds)
     right, of = estimated_precision(run, task, outputs, folds, row["asked"])
-    row |= {"precision": right, "precision_of": of, "rule": rule(run, task)}
+    row |= {"precision": right, "precision_of": of, "rule": selection_rule(run, task)}
     return row | {"labelled_share": labelled_shares(run, task, outputs)}
 
 
-def learn(run: Run) -> dict[str, Any]:
+def _train_round(run: Run) -> dict[str, Any]:
     """Train and predict a round; gives its metrics."""
     folds = tuple(range(run.config.cv.n_folds))
     train_run(run, folds)
@@ -107,7 +107,7 @@ def why_end(row: dict[str, Any], task: Task, threshold: float) -> str | None:
     return "the same rows with the same labels as the round before" if row["unchanged"] else None
 
 
-def rule(run: Run, task: Task) -> str:
+def selection_rule(run: Run, task: Task) -> str:
     """How a round's rows were chosen, in words."""
     pseudo = run.config.pseudo
     words = [

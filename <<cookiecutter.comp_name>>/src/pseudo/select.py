@@ -7,8 +7,8 @@ import pandas as pd
 
 from src.config import Pseudo
 from src.data.classes import ClassTargets
-from src.pseudo.balance import class_weights, classes_of, kept_cells, shares_of
 from src.pseudo.calibrate import calibrated
+from src.pseudo.class_balance import balanced_cells, class_shares_by_column, class_weights, classes_of_cells
 from src.pseudo.confidence import first_is_right
 from src.tasks.base import Task, targets_in
 
@@ -62,11 +62,11 @@ def balanced(
 ) -> pd.DataFrame:
     """The rows of a selection that `pseudo.cap` and `pseudo.prior` leave, of many labels the cells; `sure`
     (n, L) of each."""
-    classes, prior = classes_of(decided(table, task, outputs), task), None
+    classes, prior = classes_of_cells(hard_labels(table, task, outputs), task), None
     if settings.prior is not None:
         n = 2 if task.stacking == "labels" else len(outputs)
-        prior = shares_of(classes_of(_numbers(labelled, task), task), n)
-    kept = kept_cells(classes, sure, prior, settings, asked)
+        prior = class_shares_by_column(classes_of_cells(_numbers(labelled, task), task), n)
+    kept = balanced_cells(classes, sure, prior, settings, asked)
     rows = kept.any(1)
     if task.name == "multilabel":
         table[outputs] = table[outputs].where(kept)
@@ -79,14 +79,14 @@ def balanced(
 
 
 def _numbers(targets: np.ndarray | ClassTargets, task: Task) -> np.ndarray:
-    """(N, L) encoded targets as `decided` gives them."""
+    """(N, L) encoded targets as `hard_labels` gives them."""
     return targets.argmax(1)[:, None] if task.stacking == "classes" else targets
 
 
-def decided(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
+def hard_labels(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
     """(n, L) what each row was told, without shades: its class or identity, its labels as 0, 1 or NaN, or
     numbers."""
-    values = task.told(table, outputs)
+    values = task.hard_targets(table, outputs)
     if task.stacking == "classes":
         return _numbers(values, task).astype(np.float64)
     if task.stacking == "labels":
@@ -103,24 +103,24 @@ def agreement(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, output
     both = told[0].index.intersection(told[1].index)
     if not len(both):
         return None
-    first, second = (decided(table.loc[both], task, outputs) for table in told)
+    first, second = (hard_labels(table.loc[both], task, outputs) for table in told)
     return float(((first == second) | np.isnan(first) | np.isnan(second)).all(1).mean())
 
 
-def same(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> bool:
+def same_selection(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> bool:
     """Whether two selections hold the same rows, told the same."""
     if before is None or now["id"].tolist() != before["id"].tolist():
         return False
-    return np.array_equal(decided(now, task, outputs), decided(before, task, outputs), equal_nan=True)
+    return np.array_equal(hard_labels(now, task, outputs), hard_labels(before, task, outputs), equal_nan=True)
 
 
-def shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
+def label_shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
     """What was told, output by output: the share of rows of a class, of known cells that are positive, or the
     mean.
 
     A bare threshold tends to collapse the class prior: this is where it shows.
     """
-    told = np.concatenate([decided(table, task, outputs) for table in tables])
+    told = np.concatenate([hard_labels(table, task, outputs) for table in tables])
     if not len(told):
         return dict.fromkeys(outputs, 0.0)
     if task.stacking in ("classes", "pairs"):
@@ -130,10 +130,10 @@ def shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[s
     return dict(zip(outputs, (np.nansum(told, 0) / known).round(4).tolist(), strict=True))
 
 
-def counts(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
+def label_counts(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
     """Rows a fold that were told a class or an identity, or yes to a label; all rows for numbers and
     masks."""
-    told = np.concatenate([decided(table, task, outputs) for table in tables])
+    told = np.concatenate([hard_labels(table, task, outputs) for table in tables])
     if task.stacking in ("values", "pixels"):
         return dict.fromkeys(outputs, len(told) / len(tables))
     if task.stacking in ("classes", "pairs"):

@@ -18,7 +18,7 @@ from src.config import Config, UserError
 from src.steps import Run, digest_of, extra_step, predict_step, run_of, train_step
 
 
-def stop_step(run: Run, fold: int) -> Step:
+def early_stopping_step(run: Run, fold: int) -> Step:
     """What one fold's model says of the rows that decided when it stops, where labels are calibrated on them;
     of rankings stage 03 says so anyway."""
     return Step(
@@ -108,7 +108,7 @@ def pseudo_step(config: Config) -> Step:
         digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
     folds = range(config.cv.n_folds)
     recipe = {
-        "pseudo": settings(config),
+        "pseudo": pseudo_settings(config),
         "extra": external_images(config),
         "task": config.task.model_dump(mode="json"),
         "train": [train_step(base, k).fingerprint for k in folds],
@@ -118,7 +118,7 @@ def pseudo_step(config: Config) -> Step:
     return Step(f"04 pseudo-label {config.name}", base.folder, ("pseudo.json",), recipe, stamp_name="pseudo")
 
 
-def settings(config: Config) -> dict[str, Any]:
+def pseudo_settings(config: Config) -> dict[str, Any]:
     """`pseudo` as values, what is as it was before there was a choice as null."""
     values = config.effective("pseudo")
     before = (("source", "fold"), ("start", "scratch"))

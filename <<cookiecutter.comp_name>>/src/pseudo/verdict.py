@@ -8,7 +8,7 @@ from typing import Any
 from src.scoring import finite, standard_error
 
 
-def judge(metrics: dict[str, Any], best: dict[str, Any], sign: int) -> dict[str, Any]:
+def round_verdict(metrics: dict[str, Any], best: dict[str, Any], sign: int) -> dict[str, Any]:
     """`gain` in CV over the best run so far, positive when better; `gain_error`, the standard error of their
     difference fold by fold; `kept`, where the one is more than the other; and `why`.
 

@@ -14,7 +14,7 @@ def describe_outputs(task: Task, truth: Any, said: Any, outputs: list[str]) -> p
     """Of classes and labels the rows that have one and those said to, the mean, least and highest
     probability; of numbers mean, least and highest of both; of masks the share of pixels; of rankings how
     often a label comes first."""
-    return KINDS[task.stacking](truth, said, outputs)
+    return _KINDS[task.stacking](truth, said, outputs)
 
 
 def classes(truth: np.ndarray, said: np.ndarray, outputs: list[str]) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def pixels(truth: Any, said: Any, outputs: list[str]) -> pd.DataFrame:
     )
 
 
-def pairs(truth: np.ndarray, said: Any, outputs: list[str]) -> pd.DataFrame:
+def describe_rankings(truth: np.ndarray, said: Any, outputs: list[str]) -> pd.DataFrame:
     """Queries of each label, and queries it is the first answer to; of a `Ranking`."""
     rows, first = pd.Series(truth).value_counts(), pd.Series([row[0] for row in said.labels]).value_counts()
     names = list(dict.fromkeys([*outputs, *rows.index]))
@@ -73,4 +73,10 @@ def _range(numbers: np.ndarray, name: str) -> dict[str, np.ndarray]:
     }
 
 
-KINDS = {"classes": classes, "labels": labels, "values": values, "pixels": pixels, "pairs": pairs}
+_KINDS = {
+    "classes": classes,
+    "labels": labels,
+    "values": values,
+    "pixels": pixels,
+    "pairs": describe_rankings,
+}

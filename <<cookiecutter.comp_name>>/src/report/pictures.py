@@ -11,7 +11,7 @@ import pandas as pd
 from src.artifacts import atomic
 
 COLUMNS, ROWS = 10, 12  # images of a class, classes: what fits a screen
-COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
+_COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
 RIGHT, WRONG = (64, 224, 64), (255, 64, 64)
 QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 
@@ -66,7 +66,7 @@ def outlined(image: np.ndarray, masks: np.ndarray, colour: tuple[int, int, int] 
     for channel in range(masks.shape[2]):
         inside = np.ascontiguousarray(masks[:, :, channel]).astype(np.uint8)
         found = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, found[0], -1, colour or COLOURS[channel % len(COLOURS)], 1)
+        cv2.drawContours(drawn, found[0], -1, colour or _COLOURS[channel % len(_COLOURS)], 1)
     return drawn
 
 

@@ -11,21 +11,21 @@ import numpy as np
 from src.artifacts import atomic
 from src.report.pictures import QUALITY, outlined, three_channels
 
-NAMED = 3  # labels in a caption
-WIDTH = 26  # letters in a line of it
-LEAST = 0.005  # a share that is shown
+_NAMED = 3  # labels in a caption
+_WIDTH = 26  # letters in a line of it
+_LEAST = 0.005  # a share that is shown
 
 
 @dataclass(frozen=True)
-class Shown:
+class PreviewImage:
     """One image (S, S, C) uint8, what is said below it, and its masks (S, S, K) uint8 where it has some."""
 
     image: np.ndarray
-    caption: str
+    caption_of_targets: str
     masks: np.ndarray | None = None
 
 
-def draw_preview(path: Path, heads: list[str], rows: list[list[Shown]]) -> None:
+def draw_preview(path: Path, heads: list[str], rows: list[list[PreviewImage]]) -> None:
     """A table of images, a row of `rows` each, with `heads` above its columns."""
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ def draw_preview(path: Path, heads: list[str], rows: list[list[Shown]]) -> None:
     for axis, shown in zip(axes.ravel(), [one for row in rows for one in row], strict=True):
         image = three_channels(shown.image) if shown.masks is None else outlined(shown.image, shown.masks)
         axis.imshow(image, interpolation="nearest")
-        axis.set_xlabel(fill(shown.caption, WIDTH), fontsize=6)
+        axis.set_xlabel(fill(shown.caption, _WIDTH), fontsize=6)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_frame_on(False)
@@ -44,7 +44,7 @@ def draw_preview(path: Path, heads: list[str], rows: list[list[Shown]]) -> None:
         figure.savefig(temporary, format="png", **QUALITY)
 
 
-def caption(task: str, targets: np.ndarray, outputs: list[str]) -> str:
+def caption_of_targets(task: str, targets: np.ndarray, outputs: list[str]) -> str:
     """What targets (C,) say, as `0.7 cat + 0.3 dog`; numbers as they are; of binary targets the other class
     is called not."""
     if task == "retrieval":
@@ -54,7 +54,7 @@ def caption(task: str, targets: np.ndarray, outputs: list[str]) -> str:
     if task == "binary":
         targets, outputs = np.array([targets[0], 1 - targets[0]]), [outputs[0], f"not {outputs[0]}"]
     order = np.argsort(-targets, kind="stable")  # NaN comes last
-    said = [(targets[i], outputs[i]) for i in order if targets[i] > LEAST][:NAMED]
+    said = [(targets[i], outputs[i]) for i in order if targets[i] > _LEAST][:_NAMED]
     unknown = [f"{outputs[i]}?" for i in order if np.isnan(targets[i])]
-    named = [name if share > 1 - LEAST else f"{share:.2f} {name}" for share, name in said]
-    return " + ".join([*named, *unknown[:NAMED]]) or "none"
+    named = [name if share > 1 - _LEAST else f"{share:.2f} {name}" for share, name in said]
+    return " + ".join([*named, *unknown[:_NAMED]]) or "none"

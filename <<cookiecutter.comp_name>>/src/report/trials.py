@@ -11,7 +11,7 @@ import numpy as np
 from src.artifacts import atomic
 from src.report.pictures import QUALITY
 
-COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
+_COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
 
 
 def draw_differences(path: Path, rows: list[Any], title: str) -> None:
@@ -23,7 +23,7 @@ def draw_differences(path: Path, rows: list[Any], title: str) -> None:
     axis = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         margin = row.margin if np.isfinite(row.margin) else 0.0
-        axis.errorbar(row.difference, place, xerr=margin, fmt="o", capsize=3, color=COLOURS[row.verdict])
+        axis.errorbar(row.difference, place, xerr=margin, fmt="o", capsize=3, color=_COLOURS[row.verdict])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row.change.name for row in reversed(rows)], fontsize=8)
     axis.set_ylim(-0.6, max(1, len(rows)) - 0.4)

@@ -1,5 +1,5 @@
-"""Predictions into the cells of a submission, whatever form the sample has; see `src/data/sample.py` for the
-forms."""
+"""Predictions into the cells of a submission, whatever form the sample has; the forms are those of
+`src/data/submission_form.py`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from src.config import UserError
-from src.data.runs import decode_runs, encode_runs
-from src.data.sample import SampleForm
+from src.data.rle import decode_runs, encode_runs
+from src.data.submission_form import SampleForm
 from src.data.targets import labels_of
-from src.decisions import Rule, take
+from src.decisions import Rule, take_rows
 from src.tasks.base import Task, check_probabilities
 
 
-def fill(
+def fill_form(
     form: SampleForm,
     sample: pd.DataFrame,
     task: Task,
@@ -27,8 +27,8 @@ def fill(
 ) -> pd.DataFrame:
     """The submission, rows and columns as the sample has them. `predictions` have the sample's rows; where a
     row is a pair, each row's image. `rule` decides where the metric asks for decisions."""
-    if form.kind in CELLS:
-        cells = CELLS[form.kind](form, task, predictions, rule, dataset["outputs"])
+    if form.kind in _CELLS:
+        cells = _CELLS[form.kind](form, task, predictions, rule, dataset["outputs"])
         return sample.assign(**{form.value_columns[0]: cells})
     return task.submission(rule.apply(predictions), sample, form.id_column, dataset)
 
@@ -70,13 +70,13 @@ def rle(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: lis
     place = {name: i for i, name in enumerate(outputs)}
     cells = []
     for row in range(len(form.images)):
-        masks = rule.apply(take(predictions, np.array([row])))[0]  # one image in memory at a time
+        masks = rule.apply(take_rows(predictions, np.array([row])))[0]  # one image in memory at a time
         mask = masks[place[form.classes[row]]] if form.classes is not None else masks.any(0)
         cells.append(encode_runs(mask))
     return cells
 
 
-CELLS: dict[str, Callable] = {"separated": separated, "long": long, "rle": rle}
+_CELLS: dict[str, Callable] = {"separated": separated, "long": long, "rle": rle}
 
 
 def check_cells(form: SampleForm, task: Task, table: pd.DataFrame, dataset: dict[str, Any]) -> None:

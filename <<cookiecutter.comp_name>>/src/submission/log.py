@@ -79,7 +79,7 @@ def read_log(root: Path) -> list[dict[str, str]]:
     return rows
 
 
-def note(root: Path, row: LogRow) -> None:
+def log_submission(root: Path, row: LogRow) -> None:
     """Write the row to the log; one of the same submission is replaced (the same `ref`, or by hand the same
     name), all others stay as they are."""
     ref = "" if row.ref is None else str(row.ref)

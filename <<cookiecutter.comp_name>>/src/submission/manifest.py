@@ -14,15 +14,15 @@ from typing import Any
 from src.artifacts import read_json, sha256, write_json
 from src.config import UserError
 
-NAME = "manifest.json"
-NOT_CARRIED = {NAME, "dataset-metadata.json"}  # the client keeps the latter to itself
+_NAME = "manifest.json"
+NOT_CARRIED = {_NAME, "dataset-metadata.json"}  # the client keeps the latter to itself
 
 
 def write_manifest(folder: Path, **more: Any) -> dict[str, Any]:
     """Hash every file of the folder, write manifest.json into it and give it; `more` is kept beside."""
-    hashes = {name: sha256(folder / name) for name in sorted(files_of(folder))}
+    hashes = {name: sha256(folder / name) for name in sorted(files_in_bundle(folder))}
     manifest = {**more, "sha256": hashes, "bundle_hash": bundle_hash(hashes)}
-    write_json(folder / NAME, manifest)
+    write_json(folder / _NAME, manifest)
     return manifest
 
 
@@ -32,11 +32,11 @@ def read_manifest(folder: Path, made_by: str) -> dict[str, Any]:
     Raises `UserError` naming the first file that is missing, added or changed.
     """
     try:
-        manifest = read_json(folder / NAME, sha256=dict, bundle_hash=str)
+        manifest = read_json(folder / _NAME, sha256=dict, bundle_hash=str)
         hashes, whole = manifest["sha256"], manifest["bundle_hash"]
     except UserError:
-        raise UserError(f"{folder}: there is no {NAME} of ours; run `{made_by}` first") from None
-    there = files_of(folder)
+        raise UserError(f"{folder}: there is no {_NAME} of ours; run `{made_by}` first") from None
+    there = files_in_bundle(folder)
     differs = sorted(there ^ hashes.keys()) or [
         name for name in sorted(hashes) if sha256(folder / name) != hashes[name]
     ]
@@ -46,7 +46,7 @@ def read_manifest(folder: Path, made_by: str) -> dict[str, Any]:
             f"run `{made_by}` again"
         )
     if whole != bundle_hash(hashes):
-        raise UserError(f"{folder / NAME}: its bundle_hash is not that of its files; run `{made_by}` again")
+        raise UserError(f"{folder / _NAME}: its bundle_hash is not that of its files; run `{made_by}` again")
     return manifest
 
 
@@ -55,7 +55,7 @@ def bundle_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-def files_of(folder: Path) -> set[str]:
+def files_in_bundle(folder: Path) -> set[str]:
     """Every file below the folder that is carried, by its path with forward slashes."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return set(paths) - NOT_CARRIED

@@ -12,14 +12,14 @@ import pandas as pd
 
 from src.artifacts import Step, atomic, digest, source_digest, write_json
 from src.config import Config, UserError
-from src.data.sample import SampleForm, describe_sample
+from src.data.submission_form import SampleForm, describe_sample
 from src.data.tables import read_table
 from src.decisions import Rule
 from src.locks import alone
-from src.optimism import caution
+from src.optimism import optimism_note
 from src.rawfiles import raw_tables
 from src.reading import read_dataset, read_metrics, read_parquet
-from src.submission.forms import check_cells, check_runs, fill
+from src.submission.forms import check_cells, check_runs, fill_form
 from src.tasks import create_task
 from src.tasks.base import Task
 
@@ -55,7 +55,7 @@ def _write_submission(step: Step, config: Config, source: Path) -> None:
     write_json(step.folder / step.outputs[1], provenance(step, config, source, metrics, len(table)))
     step.done()
     cv = "-" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
-    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {cv}{caution(metrics)}")
+    print(f"{path}: {len(table):,} rows, checked; CV {metrics['metric']} {cv}{optimism_note(metrics)}")
 
 
 def build(
@@ -92,7 +92,7 @@ def build(
                 f"the prediction for id {form.images[row]!r} is not a number; train again with a lower "
                 f"train.lr"
             )
-    return fill(form, sample, task, values, rule, dataset)
+    return fill_form(form, sample, task, values, rule, dataset)
 
 
 def check(

@@ -36,7 +36,7 @@ OUR_COLUMNS = (
     "similarity",
     "pseudo.weight",
 )  # an output is a column beside them
-PREFIX = "target."  # before the name of each target where there are several
+TARGET_PREFIX = "target."  # before the name of each target where there are several
 RENAME = (
     "as a column of the prediction tables is; rename it in a copy of the file, "
     "and name the copy in data.train_csv"
@@ -153,22 +153,22 @@ class Task(ABC):
 
         return np.mean(several, axis=0, dtype=np.float64).astype(np.float32)
 
-    def told(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+    def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """(n, L) what rows of a selection were told, without shades: numbers to compare and to count."""
         return self.read(table, outputs).astype("float64")
 
 
 def targets_in(table: pd.DataFrame) -> pd.DataFrame:
     """The target columns of folds.csv or of an OOF table, under their own names."""
-    names = [c for c in table.columns if c == "target" or c.startswith(PREFIX)]
-    return table[names].rename(columns=lambda name: name.removeprefix(PREFIX))
+    names = [c for c in table.columns if c == "target" or c.startswith(TARGET_PREFIX)]
+    return table[names].rename(columns=lambda name: name.removeprefix(TARGET_PREFIX))
 
 
-def as_targets(table: pd.DataFrame) -> pd.DataFrame:
+def as_target_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The same the other way: one target is called `target`, several keep their names behind a prefix."""
     if table.shape[1] == 1:
         return table.set_axis(["target"], axis=1)
-    return table.rename(columns=lambda name: PREFIX + name)
+    return table.rename(columns=lambda name: TARGET_PREFIX + name)
 
 
 def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
@@ -202,7 +202,7 @@ def _number(label: str) -> float | None:
 
 def is_ours(name: str) -> bool:
     """Whether a column of the prediction tables is called so, beside which no output can be."""
-    return name in OUR_COLUMNS or name.startswith(PREFIX)
+    return name in OUR_COLUMNS or name.startswith(TARGET_PREFIX)
 
 
 def check_classes(labels: pd.Series, path: Path) -> None:
@@ -227,7 +227,7 @@ def check_classes(labels: pd.Series, path: Path) -> None:
         raise UserError(f"{path}, row {line}: a class is called {labels.iloc[row]!r}, {RENAME}")
 
 
-def check_names(targets: pd.DataFrame, path: Path) -> None:
+def check_target_names(targets: pd.DataFrame, path: Path) -> None:
     """Raise `UserError` for a target that is called as one of our own columns is."""
     taken = [name for name in targets.columns if is_ours(name)]
     if taken:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import Pseudo, UserError
 from src.rawfiles import line_of
-from src.tasks.base import Selection, Task, check_filled, check_names, check_probabilities, say_unknown
+from src.tasks.base import Selection, Task, check_filled, check_probabilities, check_target_names, say_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Multilabel(Task):
                 f"{path}: multilabel needs a column a label, data.target names {targets.shape[1]}; "
                 f"list them all, such as data.target=[cat,dog]"
             )
-        check_names(targets, path)
+        check_target_names(targets, path)
         check_filled(targets, path, "1")
         for column in targets.columns:
             wrong = ~targets[column].isin(["0", "1", "0.0", "1.0"]).to_numpy()

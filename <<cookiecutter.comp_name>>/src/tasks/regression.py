@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import Pseudo, UserError
 from src.rawfiles import line_of
-from src.tasks.base import Selection, Task, check_filled, check_names, is_ours
+from src.tasks.base import Selection, Task, check_filled, check_target_names, is_ours
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-BINS = 10  # deciles of the target that stratified folds balance
-ALONE = "prediction"  # the output of a single target that is called as a column of ours, `target` say
+_BINS = 10  # deciles of the target that stratified folds balance
+_ALONE = "prediction"  # the output of a single target that is called as a column of ours, `target` say
 
 
 class Regression(Task):
@@ -31,7 +31,7 @@ class Regression(Task):
         edges = values.quantile([0, 0.25, 0.5, 0.75, 1]).tolist()
         names = ("least", "quarter", "median", "three quarters", "most")
         return {
-            "outputs": [ALONE] if list(map(is_ours, targets.columns)) == [True] else list(targets.columns),
+            "outputs": [_ALONE] if list(map(is_ours, targets.columns)) == [True] else list(targets.columns),
             "quantiles": dict(zip(names, edges, strict=True)),
         }
 
@@ -41,7 +41,7 @@ class Regression(Task):
         import pandas as pd
 
         if targets.shape[1] > 1:
-            check_names(targets, path)
+            check_target_names(targets, path)
         check_filled(targets, path, "12.5")
         for column in targets.columns:
             values = pd.to_numeric(targets[column], errors="coerce").to_numpy(np.float64)
@@ -61,10 +61,10 @@ class Regression(Task):
         import numpy as np
 
         numbers = targets.astype(float)
-        if numbers.shape[1] == 1 and numbers.iloc[:, 0].nunique() <= BINS:
+        if numbers.shape[1] == 1 and numbers.iloc[:, 0].nunique() <= _BINS:
             return numbers.iloc[:, 0].rank(method="dense").to_numpy().astype("int64") - 1
         rank = numbers.rank(method="average", pct=True).mean(axis=1).to_numpy()
-        edges = np.quantile(rank, np.linspace(0, 1, BINS + 1)[1:-1])
+        edges = np.quantile(rank, np.linspace(0, 1, _BINS + 1)[1:-1])
         return np.searchsorted(edges, rank, side="left")
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:

@@ -127,7 +127,7 @@ class Retrieval(Task):
         chosen = spread >= settings.threshold
         return Selection(chosen, first_answers(predictions.take(np.flatnonzero(chosen))), spread[chosen])
 
-    def told(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+    def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """(n, 1) the number of the identity."""
         import pandas as pd
 

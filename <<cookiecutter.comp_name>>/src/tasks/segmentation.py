@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from src.maps import Maps
 
-BINS = 10  # parts of the images by the share of pixels covered, which stratified folds balance
+_BINS = 10  # parts of the images by the share of pixels covered, which stratified folds balance
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Segmentation(Task):
         shares = targets.astype(float).to_numpy()
         if shares.shape[1] == 1:
             there = shares[shares[:, 0] > 0, 0]
-            edges = np.quantile(there, np.linspace(0, 1, BINS + 1)[1:-1]) if len(there) else []
+            edges = np.quantile(there, np.linspace(0, 1, _BINS + 1)[1:-1]) if len(there) else []
             return np.where(shares[:, 0] > 0, 1 + np.searchsorted(edges, shares[:, 0], side="left"), 0)
         present = shares > 0
         middle = np.array([np.median(s[s > 0]) if (s > 0).any() else 0.0 for s in shares.T])
@@ -137,12 +137,12 @@ class Segmentation(Task):
         seen = predictions.resized(None)
         share = np.array([_sure(maps, settings.threshold).mean() for maps in seen])
         chosen = share >= settings.pixels
-        told = Maps.of(self._told(seen, np.flatnonzero(chosen), settings))
+        told = Maps.of(self._hard_masks(seen, np.flatnonzero(chosen), settings))
         sizes = None if predictions.sizes is None else [predictions.sizes[i] for i in np.flatnonzero(chosen)]
         return Selection(chosen, told.resized(sizes), share[chosen])
 
     @staticmethod
-    def _told(seen: Maps, rows: np.ndarray, settings: Pseudo) -> Iterator[np.ndarray]:
+    def _hard_masks(seen: Maps, rows: np.ndarray, settings: Pseudo) -> Iterator[np.ndarray]:
         import numpy as np
 
         from src.maps import UNSURE
@@ -152,7 +152,7 @@ class Segmentation(Task):
             values = np.where(maps >= 128, 255, 0) if settings.labels == "hard" else maps
             yield np.where(_sure(maps, settings.threshold), values, UNSURE).astype(np.uint8)
 
-    def told(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
+    def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
         """(n, C) the share of its sure pixels that a class was told to cover."""
         import numpy as np
 

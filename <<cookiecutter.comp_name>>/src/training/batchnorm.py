@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
-def measure_batch_norms(model: nn.Module, images: Iterable[torch.Tensor], frozen: set[str]) -> None:
+def update_batch_norms(model: nn.Module, images: Iterable[torch.Tensor], frozen: set[str]) -> None:
     """Replace the running statistics of the model's batch norms by the mean over these batches, all other
     layers in evaluation mode; the layers in `frozen` keep theirs.
 

@@ -12,7 +12,7 @@ import torch
 from src.artifacts import atomic
 from src.reading import damaged, decoding
 
-FORMAT = 4  # a checkpoint of an earlier version is not gone on from
+_FORMAT = 4  # a checkpoint of an earlier version is not gone on from
 
 
 class Stateful(Protocol):
@@ -23,7 +23,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-class Clock:
+class SaveTimer:
     """Whether the minutes between two checkpoints within an epoch are over; None: they never are."""
 
     def __init__(self, minutes: float | None):
@@ -43,7 +43,7 @@ def save(
 ) -> None:
     """Write the states of all parts, plain values, and the random state, atomically."""
     state = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "fingerprint": fingerprint,
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "values": values,
@@ -68,7 +68,7 @@ def resume(
     with decoding(path):
         _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if (state["format"], state["fingerprint"]) != (FORMAT, fingerprint):
+        if (state["format"], state["fingerprint"]) != (_FORMAT, fingerprint):
             raise damaged(path, "is a checkpoint of other settings or of another version")
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])

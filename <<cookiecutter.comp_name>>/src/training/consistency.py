@@ -27,7 +27,7 @@ from src.training.averaging import Average
 from src.training.devices import Precision, loader_workers
 
 
-class Consistency:
+class ConsistencyTraining:
     """The unlabelled side of a training: `begin()` before an epoch, `learn()` after each labelled batch, and
     `means()` at the end. All draws come from (seed, epoch, batch); its state is what an epoch has
     summed."""

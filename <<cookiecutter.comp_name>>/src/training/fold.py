@@ -19,23 +19,23 @@ from src.artifacts import Step, write_csv, write_json, write_parquet
 from src.config import Train, UserError
 from src.data.loaders import FoldData, load_fold, read_folds, training_rows
 from src.models.weights import save_model
-from src.optimism import caution, mark
+from src.optimism import optimism_flag, optimism_note
 from src.reading import ASIDE, Unreadable, read_parquet, set_aside
-from src.scoring import finite, shown, why_undefined
+from src.scoring import finite, score_text, why_undefined
 from src.steps import Run
 from src.tasks import create_task
 from src.tracking import NoTracker, create_tracker
 from src.training import checkpoint
-from src.training.fit import Report, Trainer
+from src.training.distributed import SINGLE_PROCESS, World
+from src.training.loss_monitor import hardly_falls
 from src.training.snapshots import Snapshots
-from src.training.watch import hardly_falls
-from src.training.world import ALONE, World
+from src.training.trainer import Report, Trainer
 
 LEARNED = "learned.parquet"  # for `make leakcheck`; no output of the step, so that older folds stay good
 
 
 def train_fold(
-    run: Run, fold: int, step: Step, device: torch.device, report: Report, world: World = ALONE
+    run: Run, fold: int, step: Step, device: torch.device, report: Report, world: World = SINGLE_PROCESS
 ) -> None:
     """Train fold `fold` of a run and write the outputs of its train step; of several ranks the first writes,
     and all read what it wrote."""
@@ -64,7 +64,7 @@ def train_fold(
     if trainer.steps == 0 and world.first:
         snapshots.clear()
     report(skipped=trainer.steps)
-    clock = checkpoint.Clock(config.runtime.save_minutes if world.size == 1 else None)
+    clock = checkpoint.SaveTimer(config.runtime.save_minutes if world.size == 1 else None)
 
     def save_in_time() -> None:
         if clock.rings():
@@ -73,7 +73,7 @@ def train_fold(
     began = time.monotonic()
     tracker = create_tracker(config, run.name, fold) if world.first else NoTracker()
     for epoch in range(trainer.epoch, config.train.epochs):
-        if trainer.exhausted():
+        if trainer.should_stop():
             break
         row = trainer.train_epoch(epoch, report, save_in_time)
         tracker.log(row)
@@ -87,11 +87,11 @@ def train_fold(
     world.gather(None)  # the last snapshot is there
     state, kept = trainer.final_state(snapshots)
     trainer.average.model.load_state_dict(state)
-    valid, loss = trainer.look_at(data.valid)
+    valid, loss = trainer.evaluate(data.valid)
     if not world.first:
         return
     if len(data.valid):
-        check_finite(title, valid, loss, config.train)
+        check_trained(title, valid, loss, config.train)
     score = task.score(data.valid_truth, valid)
     for rows, scores in (
         (f"the {len(data.stop):,} stopping rows in every epoch, so the loss chose", trainer.stop_scores),
@@ -117,14 +117,14 @@ def train_fold(
     snapshots.clear(finished=True)
     tracker.finish({task.metric.name: score})
     report(
-        line=f"{title}: {task.metric.name} {shown(score)} on {len(data.valid):,} held-out rows"
-        + caution(mark(step.recipe["optimistic"])),
+        line=f"{title}: {task.metric.name} {score_text(score)} on {len(data.valid):,} held-out rows"
+        + optimism_note(optimism_flag(step.recipe["optimistic"])),
         last=True,
         skipped=(config.train.epochs - trainer.epoch) * trainer.steps_per_epoch,
     )
 
 
-def check_finite(title: str, predictions: Any, loss: float, settings: Train) -> None:
+def check_trained(title: str, predictions: Any, loss: float, settings: Train) -> None:
     """Raise `UserError` where a trained network's loss or predictions of the held-out rows are no numbers: it
     is not kept, for no stage could use it."""
     numbers = isinstance(predictions, np.ndarray)

@@ -9,17 +9,17 @@ from contextlib import nullcontext
 import torch
 
 from src.artifacts import Step, write_yaml
-from src.data.loaders import create_epochs, load_fold, training_rows
+from src.data.loaders import create_sampler, load_fold, training_rows
 from src.locks import alone
 from src.models.names import unknown_on_kaggle
 from src.progress import Progress
 from src.reading import read_csv
 from src.steps import Run, train_step
 from src.tasks import create_task
-from src.tracking import prepare
+from src.tracking import import_wandb_early
+from src.training.distributed import World, is_one_of_several, join
 from src.training.fold import train_fold
-from src.training.pool import limit_torch, side_by_side
-from src.training.world import World, is_one_of_several, join
+from src.training.worker_pool import limit_torch, run_in_parallel
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
@@ -50,9 +50,9 @@ def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
         return
     warn_of_image(run)
     write_yaml(run.folder / "config.yaml", {**run.config.settings(), "name": run.name})
-    prepare(run.config)
+    import_wandb_early(run.config)
     jobs = [(run, fold, steps[fold]) for fold in todo]
-    side_by_side(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
+    run_in_parallel(train_fold, jobs, run.config, f"02 train {run.name}", total_steps(run, todo))
     draw_run(run)
 
 
@@ -113,5 +113,5 @@ def total_steps(run: Run, folds: list[int]) -> int:
     config, task, total = run.config, create_task(run.config), 0
     for fold in folds:
         rows = training_rows(run, task, fold, load_fold(config, task, fold))
-        total += -(-len(create_epochs(rows, config, 0)) // config.train.accumulate) * config.train.epochs
+        total += -(-len(create_sampler(rows, config, 0)) // config.train.accumulate) * config.train.epochs
     return total

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from src.config import Config
-from src.training.fit import Trainer
-from src.training.windows import take_step, windows
+from src.training.single_steps import take_step, windows
+from src.training.trainer import Trainer
 
 STEPS, LOW, HIGH = 100, 1e-7, 10.0  # as many steps as rates, from where nothing moves to where all breaks
 SMOOTHING = 0.95  # of the loss from step to step: batches differ by more than a step changes

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from src.config import Train
-from src.training.groups import parameter_groups
+from src.training.parameter_groups import parameter_groups
 
 FUSED = ("adam", "adamw", "sgd")  # one kernel a step, far faster than a loop over parameters, on CPU too
 MOMENTUM = 0.9  # of SGD; timm's sgd has Nesterov's look ahead

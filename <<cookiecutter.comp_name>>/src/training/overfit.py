@@ -13,19 +13,28 @@ import pandas as pd
 import torch
 
 from src.config import Augment, Config, EarlyStopping, Ema, Losses, Mixing, Train
-from src.data.levels import Levels, as_targets
 from src.data.loaders import TrainingBatches, read_folds
+from src.data.mask_targets import MaskTargets, to_loss_targets
 from src.tasks.base import targets_in
-from src.training.fit import Trainer
+from src.training.trainer import Trainer
 
 STEPS = 200
 NEAR_ZERO = 0.05  # of the first loss, or of what the first score lacks
 STEADY = 3  # steps in a row
-KEPT = ("optimizer", "lr", "momentum", "batch_size", "images_per_class", "target_log", "amp", "channels_last")
+_KEPT = (
+    "optimizer",
+    "lr",
+    "momentum",
+    "batch_size",
+    "images_per_class",
+    "target_log",
+    "amp",
+    "channels_last",
+)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OverfitResult:
     """The loss before each step, the metric after the last, and whether either is as good as can be."""
 
     losses: list[float]
@@ -55,9 +64,9 @@ class Outcome:
         )
 
 
-def plain(config: Config) -> Config:
+def without_regularisation(config: Config) -> Config:
     """The same network and loss, with nothing that keeps it from learning by heart."""
-    train = {name: getattr(config.train, name) for name in (*Losses.model_fields, *KEPT)}
+    train = {name: getattr(config.train, name) for name in (*Losses.model_fields, *_KEPT)}
     train |= {
         "label_smoothing": 0.0,
         "epochs": 1,
@@ -83,10 +92,10 @@ def plain(config: Config) -> Config:
 
 def learn_by_heart(
     trainer: Trainer, steps: int = STEPS, report: Callable[[int], None] = lambda steps: None
-) -> Outcome:
+) -> OverfitResult:
     """Train on the first batch alone until its loss stays near zero, `steps` times at most. Some losses keep
     a little, such as Dice of a class that is not there: a metric that is all but perfect is as good."""
-    batch = Batch(trainer)
+    batch = FixedBatch(trainer)
     first, losses = batch.score(), []
     trainer.freeze.apply(0)
     for _ in range(steps):
@@ -95,7 +104,7 @@ def learn_by_heart(
             break
         report(1)
     last = batch.score()
-    return Outcome(losses, last, near_zero(losses) or closed(first, last, batch.perfect()))
+    return OverfitResult(losses, last, near_zero(losses) or gap_closed(first, last, batch.perfect()))
 
 
 def near_zero(losses: list[float]) -> bool:
@@ -103,12 +112,12 @@ def near_zero(losses: list[float]) -> bool:
     return len(losses) > STEADY and all(loss <= NEAR_ZERO * abs(losses[0]) for loss in losses[-STEADY:])
 
 
-def closed(first: float, last: float, perfect: float) -> bool:
+def gap_closed(first: float, last: float, perfect: float) -> bool:
     """Whether all but a little of the way from the first score to the perfect one was gone."""
     return abs(perfect - last) <= NEAR_ZERO * abs(perfect - first)  # never of NaN
 
 
-class Batch:
+class FixedBatch:
     """The first batch of a training, trained on and scored as the network in training mode sees it."""
 
     def __init__(self, trainer: Trainer):
@@ -117,7 +126,7 @@ class Batch:
         self.batches = TrainingBatches(trainer.rows, trainer.data.store, trainer.config)
         parts = (part.to(trainer.device) for part in self.batches[seed, self.rows])
         self.images, targets, self.weights = parts
-        self.targets = as_targets(targets)
+        self.targets = to_loss_targets(targets)
 
     def step(self) -> float:
         """One optimiser step; gives the mean loss before it."""
@@ -153,7 +162,7 @@ class Batch:
         data = self.trainer.data
         if self.trainer.task.kind == "maps":
             masks = data.train.targets
-            whole = Levels(masks.sources, masks.source[self.rows], masks.row[self.rows]).masks()
+            whole = MaskTargets(masks.sources, masks.source[self.rows], masks.row[self.rows]).masks()
             side = self.images.shape[-1]  # the centre of a larger cache
             first = (whole[0].shape[-1] - side) // 2
             return [mask[:, first : first + side, first : first + side] for mask in whole]

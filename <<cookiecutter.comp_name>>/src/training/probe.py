@@ -11,11 +11,11 @@ from itertools import islice
 import torch
 
 from src.data.mixing import Batch
-from src.training.fit import Trainer
-from src.training.windows import take_step, windows
+from src.training.single_steps import take_step, windows
+from src.training.trainer import Trainer
 
 WARM, MOST, SECONDS = 3, 30, 10.0  # steps that are not counted, steps and seconds at most that are
-LARGEST = 4096  # images a batch: beyond, what limits is no memory
+_LARGEST = 4096  # images a batch: beyond, what limits is no memory
 
 
 def images_per_second(trainer: Trainer) -> float:
@@ -24,18 +24,18 @@ def images_per_second(trainer: Trainer) -> float:
     endless = windows(trainer)
     for window in islice(endless, WARM):
         take_step(trainer, window)
-    wait(trainer.device)
+    synchronize(trainer.device)
     began, images = time.perf_counter(), 0
     for window in islice(endless, MOST):
         take_step(trainer, window)
         images += sum(len(weights) for _, _, weights in window)
         if time.perf_counter() - began > SECONDS:
             break
-    wait(trainer.device)
+    synchronize(trainer.device)
     return images / (time.perf_counter() - began)
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -43,7 +43,7 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes taken at most so far: of a CUDA device, elsewhere of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
@@ -51,14 +51,14 @@ def memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def doublings(first: int, last: int = LARGEST) -> Iterator[int]:
+def doublings(first: int, last: int = _LARGEST) -> Iterator[int]:
     """`first`, twice that, and so on up to `last`."""
     while first <= last:
         yield first
         first *= 2
 
 
-def largest_batch(fits: Callable[[int], bool], first: int, last: int = LARGEST) -> int | None:
+def largest_batch(fits: Callable[[int], bool], first: int, last: int = _LARGEST) -> int | None:
     """The largest of `first` and its doublings that fits, tried upwards until one does not; smaller ones
     where `first` itself does not; None where not even two images fit."""
     found = None
@@ -82,7 +82,7 @@ def fits_on(trainer: Trainer, batch: Batch) -> Callable[[int], bool]:
         copies = torch.arange(size, device=trainer.device) % len(batch[0])
         try:
             take_step(trainer, [tuple(part[copies] for part in batch)])
-            wait(trainer.device)
+            synchronize(trainer.device)
         except torch.cuda.OutOfMemoryError:
             return False
         finally:

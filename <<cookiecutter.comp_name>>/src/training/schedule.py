@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.config import Train
 
-Shape = Callable[[int], float]  # an optimiser step, 0 first -> share of the peak rate
+_Shape = Callable[[int], float]  # an optimiser step, 0 first -> share of the peak rate
 
 DROP = 0.1  # of step and plateau, where train.lr_decay is null
 INVERSE_RATE = 0.5  # an epoch: 15 epochs end at a ninth
@@ -84,14 +84,14 @@ class Schedule:
         self._set()
 
 
-def create_curve(settings: Train, steps_per_epoch: int) -> Shape:
+def create_curve(settings: Train, steps_per_epoch: int) -> _Shape:
     """The share of the peak at every step: 1 while the backbone is frozen, in a line up to where the schedule
     starts (Goyal et al. 2017, Accurate, Large Minibatch SGD), a hold there, the schedule; past the last step
     it stays. Then SWA's own rate, where it has one."""
     total = settings.epochs * steps_per_epoch
     frozen, warmup, hold = front_of(settings, steps_per_epoch)
     front = frozen + warmup + hold
-    shape = SHAPES[settings.schedule](settings, steps_per_epoch, front, total)
+    shape = _SHAPES[settings.schedule](settings, steps_per_epoch, front, total)
 
     def share(step: int) -> float:
         if step < frozen:
@@ -124,12 +124,12 @@ def cycle_ends(settings: Train) -> list[int]:
 # --- shapes: (settings, steps an epoch, first step, end) -> the share at each of these steps ----------------
 
 
-def constant(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def constant(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """The peak."""
     return lambda step: 1.0
 
 
-def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """Down along a cosine to the floor, again from each restart on (Loshchilov, Hutter 2017, SGDR)."""
     floor, decay = settings.min_lr / settings.lr, settings.cycle_decay or 1.0
     ends = [epoch * steps_per_epoch for epoch in cycle_ends(settings)]
@@ -144,7 +144,7 @@ def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape
     return share
 
 
-def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """From each of `train.steps` on the rate of `train.step_lrs`, or a factor of the one before."""
     edges = [round(epoch * steps_per_epoch) for epoch in settings.steps]
     if settings.step_lrs is not None:
@@ -155,14 +155,14 @@ def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
     return lambda step: shares[bisect_right(edges, step)]
 
 
-def piecewise(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def piecewise(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """In lines from the peak through `train.step_lrs` at `train.steps`, and on at the last of them."""
     edges = [front, *(epoch * steps_per_epoch for epoch in settings.steps)]
     shares = [1.0, *(rate / settings.lr for rate in settings.step_lrs)]
     return lambda step: float(np.interp(step, edges, shares))
 
 
-def exponential(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def exponential(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """A factor an epoch, by default that which ends at the floor."""
     floor = settings.min_lr / settings.lr
     if settings.lr_decay is None:
@@ -172,13 +172,13 @@ def exponential(settings: Train, steps_per_epoch: int, front: int, end: int) -> 
     return lambda step: max(floor, factor ** (step - front))
 
 
-def inverse_time(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def inverse_time(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """1 / (1 + k * epochs) (Robbins, Monro 1951, A Stochastic Approximation Method)."""
     floor, k = settings.min_lr / settings.lr, settings.lr_decay or INVERSE_RATE
     return lambda step: max(floor, 1 / (1 + k * (step - front) / steps_per_epoch))
 
 
-def one_cycle(settings: Train, steps_per_epoch: int, front: int, end: int) -> Shape:
+def one_cycle(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
     """Up along a cosine from a 25th of the peak, for 30 % of the steps, and down to the floor (Smith 2018, A
     Disciplined Approach to Neural Network Hyper-Parameters)."""
     floor, height, top = settings.min_lr / settings.lr, one_cycle_height(front, end), peak_of(front, end)
@@ -190,7 +190,7 @@ def one_cycle(settings: Train, steps_per_epoch: int, front: int, end: int) -> Sh
     return share
 
 
-SHAPES: dict[str, Callable[[Train, int, int, int], Shape]] = {
+_SHAPES: dict[str, Callable[[Train, int, int, int], _Shape]] = {
     "constant": constant,
     "cosine": cosine,
     "step": steps,
@@ -209,7 +209,7 @@ def peak_of(front: int, end: int) -> float:
     return front + max(0.0, RISE * (end - front) - 1)
 
 
-def one_cycle_height(front: int, end: int) -> Shape:
+def one_cycle_height(front: int, end: int) -> _Shape:
     """0 at the start, 1 at the peak, 0 at the end, by cosines."""
     top = peak_of(front, end)
 
@@ -220,7 +220,7 @@ def one_cycle_height(front: int, end: int) -> Shape:
     return height
 
 
-def one_cycle_momentum(settings: Train, steps_per_epoch: int) -> Shape | None:
+def one_cycle_momentum(settings: Train, steps_per_epoch: int) -> _Shape | None:
     """Smith's other half of one cycle: less momentum where the rate is high; None for other schedules."""
     if settings.schedule != "onecycle":
         return None
@@ -260,7 +260,7 @@ def swa_start(settings: Train) -> int:
     return math.floor(settings.swa.start * settings.epochs)
 
 
-def swa_rate(share: Shape, settings: Train, steps_per_epoch: int) -> Shape:
+def swa_rate(share: _Shape, settings: Train, steps_per_epoch: int) -> _Shape:
     """From SWA's start on its own constant rate, reached in a line (Izmailov et al. 2018)."""
     start, rate = swa_start(settings) * steps_per_epoch, settings.swa.lr / settings.lr
     anneal = (settings.swa.anneal_epochs or 0) * steps_per_epoch

@@ -14,7 +14,7 @@ from src.models.weights import save_model
 from src.reading import read_tensors
 from src.training.schedule import cycle_ends
 
-State = dict[str, torch.Tensor]
+_State = dict[str, torch.Tensor]
 
 
 class Snapshots:
@@ -37,7 +37,7 @@ class Snapshots:
             return self.ingredients / f"epoch{epoch + 1:04d}.safetensors"
         return self.folder / self.names[self.ends.index(epoch + 1)]
 
-    def take(self, epoch: int, architecture: Architecture, live: State, averaged: State) -> None:
+    def take(self, epoch: int, architecture: Architecture, live: _State, averaged: _State) -> None:
         """Write the weights after this epoch where they are wanted: of a cycle as it left them, of any other
         epoch those that are scored, EMA's. To be called before the epoch's checkpoint, which relies on
         them."""
@@ -49,7 +49,7 @@ class Snapshots:
             for old in sorted(self.ingredients.glob("epoch*.safetensors"))[: -self.soup - 1]:
                 old.unlink()
 
-    def read(self, epochs: int) -> tuple[list[int], list[State]]:
+    def read(self, epochs: int) -> tuple[list[int], list[_State]]:
         """The ingredients of a training that ended after so many epochs: which epochs', the earliest first,
         and the weights."""
         paths = sorted(self.ingredients.glob("epoch*.safetensors"))

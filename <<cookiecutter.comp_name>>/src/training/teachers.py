@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from src.artifacts import digest
 from src.config import Config, Distill, UserError
-from src.losses.distillation import averaged, decided, distillation
+from src.losses.distillation import averaged, distillation, hard_distillation
 from src.losses.relations import relations
 from src.models.build import Architecture
 from src.models.output import Output
@@ -78,7 +78,7 @@ class Teacher:
         return Output(logits=logits, embedding=said.embedding)
 
 
-def taught(
+def distilled_losses(
     settings: Distill, kind: str, scale: TargetScale, losses: torch.Tensor, pupil: Output, said: Output
 ) -> torch.Tensor:
     """(B,) losses of a pupil's one answer: those of its labels (B,) and of what its teachers said of the same
@@ -95,7 +95,7 @@ def _answer(settings: Distill, kind: str, scale: TargetScale, pupil: Output, sai
         _check_lengths(settings, said.embedding, pupil.embedding)
         return distillation(kind, pupil.embedding, said.embedding, settings.temperature)
     if settings.hard:
-        return decided(kind, pupil.logits, said.logits)
+        return hard_distillation(kind, pupil.logits, said.logits)
     return distillation(kind, pupil.logits, scale.encode_tensor(said.logits), settings.temperature)
 
 

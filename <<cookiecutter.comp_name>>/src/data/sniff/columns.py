@@ -6,8 +6,8 @@ import re
 
 import pandas as pd
 
-from src.data.sniff.files import Files
-from src.data.sniff.findings import Findings, some
+from src.data.sniff.files import RawImages
+from src.data.sniff.findings import Findings, first_few
 
 GROUP_WORDS = re.compile(
     r"patient|subject|board|group|study|series|case|user|camera|photographer|location|scene|slide|specimen|"
@@ -18,7 +18,7 @@ GROUP_WORDS = re.compile(
 TARGET_WORDS = re.compile(r"target|label|class|category|species|diagnosis|score|count|^y$", re.IGNORECASE)
 
 
-def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: Files) -> str:
+def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: RawImages) -> str:
     """The column that names a row: in every table, and unique where a row is an image."""
     train, sample, test = tables["train"], tables["sample"], tables.get("test")
     every = [c for c in train.columns if c in sample.columns and (test is None or c in test.columns)]
@@ -34,7 +34,7 @@ def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: Files) -
     shares = {c: round(files.share(train[c].head(500)), 2) for c in pool}
     guess = max(pool, key=lambda c: (shares[c], -pool.index(c)))
     others = [c for c in pool if c != guess and shares[c] >= shares[guess] and shares[guess] > 0]
-    doubt = f"{some(others)} would do as well" if others else None
+    doubt = f"{first_few(others)} would do as well" if others else None
     if why.startswith("its values") and shares[guess] < 0.95:
         doubt = f"no column is in every table, and only {shares[guess]:.0%} of its values name an image"
     if guess in unique:
@@ -46,7 +46,7 @@ def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: Files) -
     )
 
 
-def find_image(findings: Findings, train: pd.DataFrame, files: Files, key: str) -> str | None:
+def find_image(findings: Findings, train: pd.DataFrame, files: RawImages, key: str) -> str | None:
     """The column that names the image, where the id does not."""
     shares = {c: files.share(train[c].head(500)) for c in train.columns}
     others = [c for c in train.columns if c != key and shares[c] > max(shares[key], 0.5)]
@@ -110,7 +110,7 @@ def find_group(findings: Findings, tables: dict[str, pd.DataFrame], taken: list[
         return own in train.columns or (own is None and not fits)
 
     if not fits:
-        doubt = f"{some(maybe)} repeat(s): name it if its rows belong together" if maybe else None
+        doubt = f"{first_few(maybe)} repeat(s): name it if its rows belong together" if maybe else None
         return findings.settle("data.group", None, "no column looks like one", doubt, works)
     best, values = fits[0], train[fits[0]].nunique()
     sure = marks[best][0] >= 3 and len(fits) == 1
@@ -118,7 +118,7 @@ def find_group(findings: Findings, tables: dict[str, pd.DataFrame], taken: list[
         None if sure else f"it only {' and '.join(marks[best][1])}; null if its rows do not belong together"
     )
     if len(fits) > 1:
-        doubt = f"{some(fits[1:])} could be meant too"
+        doubt = f"{first_few(fits[1:])} could be meant too"
     why = f"{values} values in {len(train):,} rows; {', '.join(marks[best][1])}"
     return findings.settle("data.group", best, why, doubt, works)
 
@@ -142,7 +142,7 @@ def note_the_rest(findings: Findings, tables: dict[str, pd.DataFrame], used: lis
     extra = [c for c in train.columns if c not in used]
     both = [c for c in extra if test is not None and c in test.columns]
     if both:
-        findings.note("extra columns", some(both, 8), "in train and test; no model looks at them")
+        findings.note("extra columns", first_few(both, 8), "in train and test; no model looks at them")
     lost = [c for c in extra if c not in both]
     if lost:
-        findings.note("train only", some(lost, 8), "not in test, not asked for: of no use to a model")
+        findings.note("train only", first_few(lost, 8), "not in test, not asked for: of no use to a model")

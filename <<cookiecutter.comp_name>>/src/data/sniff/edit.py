@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 DOUBT = "# unsure: "
-WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # YAML takes them for something else
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # YAML takes them for something else
 
 
 def as_yaml(value: Any) -> str:
@@ -18,11 +18,11 @@ def as_yaml(value: Any) -> str:
         return "null"
     if not isinstance(value, str):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) and value.lower() not in WORDS
+    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) and value.lower() not in _WORDS
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def edit(text: str, section: str, values: dict[str, Any], doubts: dict[str, str], head: str = "") -> str:
+def edit_yaml(text: str, section: str, values: dict[str, Any], doubts: dict[str, str], head: str = "") -> str:
     """The YAML text with these keys of a top-level section set; what is missing is added at the end.
 
     A doubt goes into a comment line above its key, in place of an earlier one; `head` is a comment line below

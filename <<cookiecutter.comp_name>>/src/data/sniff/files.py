@@ -14,7 +14,7 @@ import pandas as pd
 from src.config import UserError
 from src.data.decode import pillow
 from src.data.masks import stored_values
-from src.data.sniff.findings import Findings, some
+from src.data.sniff.findings import Findings, first_few
 from src.data.tables import IMAGE_SUFFIXES, read_table
 
 MASK_WORDS = re.compile(r"mask|annotation|segment|ground_?truth", re.IGNORECASE)
@@ -26,7 +26,7 @@ SIDES = (32, 384)  # suggested sizes: a network's stride at least, and what a fi
 
 
 @dataclass
-class Files:
+class RawImages:
     """Every image below the raw folder, by the names that a table may call it."""
 
     raw: Path
@@ -34,7 +34,7 @@ class Files:
     by_name: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def below(cls, raw: Path) -> Files:
+    def below(cls, raw: Path) -> RawImages:
         files = cls(raw)
         seen: set[str] = set()  # a link may lead back to a folder above it
         for base, folders, names in os.walk(raw, followlinks=True):
@@ -94,9 +94,9 @@ class Files:
             others += [f for f in same if against not in f.lower()]
             chosen.append(best[0])
             hits = [paths for paths, one in zip(hits, inside, strict=True) if best[0] not in one]
-        doubt = f"{some(others)} hold(s) images of the same names" if others else ""
+        doubt = f"{first_few(others)} hold(s) images of the same names" if others else ""
         if len(chosen) > MOST_FOLDERS:
-            return ["."], f"{some(sorted(chosen))} hold them"
+            return ["."], f"{first_few(sorted(chosen))} hold them"
         return sorted(chosen), doubt
 
 
@@ -122,11 +122,11 @@ def find_raw(findings: Findings, root: Path, setting: str) -> Path:
         )
         if not below:
             archives = sorted(p.name for p in raw.glob("*.zip"))
-            what = f"only archives ({some(archives)}): unpack them first" if archives else "no CSV file"
+            what = f"only archives ({first_few(archives)}): unpack them first" if archives else "no CSV file"
             raise UserError(
                 f"{raw}: there is {what}; Kaggle's files belong there, such as {raw / 'train.csv'}"
             )
-        doubt = f"{some(p.name for p in below[1:])} hold(s) tables too" if len(below) > 1 else None
+        doubt = f"{first_few(p.name for p in below[1:])} hold(s) tables too" if len(below) > 1 else None
         findings.settle(
             "data.raw", f"{setting.rstrip('/')}/{below[0].name}", "the tables lie one folder down", doubt
         )
@@ -153,16 +153,16 @@ def find_tables(findings: Findings, raw: Path, hidden: bool = False) -> dict[str
         fits.sort(key=lambda name: (name != DEFAULTS[role], len(name), name))
         if not fits and role == "train" and free:
             fits = sorted(free, key=lambda name: (-(raw / name).stat().st_size, name))
-            doubt = f"no table is called train; {some(free)} is what is left"
+            doubt = f"no table is called train; {first_few(free)} is what is left"
         else:
             sure = not fits or fits[0] == DEFAULTS[role] or len(fits) == 1
-            doubt = None if sure else f"{some(fits[1:])} could be meant too"
+            doubt = None if sure else f"{first_few(fits[1:])} could be meant too"
         found[role] = fits[0] if fits else None
         if role != "test" and not fits:
             what = "train table" if role == "train" else "sample submission"
-            raise UserError(f"{raw}: none of {some(names, 8)} is the {what}; set data.{role}_csv")
+            raise UserError(f"{raw}: none of {first_few(names, 8)} is the {what}; set data.{role}_csv")
         why = (
-            f"by its name, of {some(names, 6)}"
+            f"by its name, of {first_few(names, 6)}"
             if fits
             else "no table is called test: the sample lists the test rows"
         )
@@ -172,14 +172,14 @@ def find_tables(findings: Findings, raw: Path, hidden: bool = False) -> dict[str
     there = {role: raw / name for role, name in found.items() if name is not None}
     tables = {role: read_table(path, hidden and role != "train") for role, path in there.items()}
     for role, table in tables.items():
-        findings.note(f"{role} rows", f"{len(table):,}", f"columns {some(table.columns, 8)}")
+        findings.note(f"{role} rows", f"{len(table):,}", f"columns {first_few(table.columns, 8)}")
     return tables
 
 
 DEFAULTS = {"train": "train.csv", "test": "test.csv", "sample": "sample_submission.csv"}
 
 
-def find_folders(findings: Findings, files: Files, role: str, names: list[str]) -> None:
+def find_folders(findings: Findings, files: RawImages, role: str, names: list[str]) -> None:
     """The folder, or folders, of one role's images."""
     key, against = f"data.{role}_images", "test" if role == "train" else "train"
     held = files.share(names)
@@ -205,7 +205,7 @@ def find_folders(findings: Findings, files: Files, role: str, names: list[str]) 
 
 
 def find_masks(
-    findings: Findings, files: Files, train: pd.DataFrame, names: list[str], id_column: str
+    findings: Findings, files: RawImages, train: pd.DataFrame, names: list[str], id_column: str
 ) -> str | None:
     """The folder of mask images for the training rows, and the column that names them, if there is one."""
     if not any(files.is_mask(path) for path in files.images):
@@ -230,7 +230,7 @@ def find_masks(
     return folders[0]
 
 
-def _note_masks(findings: Findings, files: Files, folder: str) -> None:
+def _note_masks(findings: Findings, files: RawImages, folder: str) -> None:
     """How much the masks cover, and which values they hold: two are one class and the rest."""
     import numpy as np
 
@@ -247,7 +247,7 @@ def _note_masks(findings: Findings, files: Files, folder: str) -> None:
         findings.settle(
             "data.mask_classes",
             tuple(str(value) for value in range(1, int(top) + 1)),
-            f"the masks hold the values {some([f'{v:g}' for v in sorted(counts)], 6)}",
+            f"the masks hold the values {first_few([f'{v:g}' for v in sorted(counts)], 6)}",
             "give the classes their names",
             works=lambda own: own is not None and len(own) >= top,
         )
@@ -255,11 +255,11 @@ def _note_masks(findings: Findings, files: Files, folder: str) -> None:
     shares = [f"{value:g}: {counts[value] / total:.1%}" for value in sorted(counts)]
     doubt = f"{len(counts)} values: soft edges, or an image and no mask" if len(counts) > 64 else None
     findings.note(
-        "mask values", some(shares, 6), f"shares of the pixels of {MASKS_READ} masks at most", doubt
+        "mask values", first_few(shares, 6), f"shares of the pixels of {MASKS_READ} masks at most", doubt
     )
 
 
-def find_sizes(findings: Findings, files: Files, folders: str | tuple[str, ...]) -> None:
+def find_sizes(findings: Findings, files: RawImages, folders: str | tuple[str, ...]) -> None:
     """Sizes, channels and depth from the headers of some training images, and a size to train at."""
     folders = [folders] if isinstance(folders, str) else folders
     inside = [p for p in files.images if set(_above(p)) & set(folders) and not files.is_mask(p)]
@@ -268,7 +268,7 @@ def find_sizes(findings: Findings, files: Files, folders: str | tuple[str, ...])
         try:
             with pillow().open(files.raw / path) as image:
                 sizes.append(image.size)
-                modes[f"{image.format} {KINDS.get(image.mode, image.mode)}"] += 1
+                modes[f"{image.format} {_KINDS.get(image.mode, image.mode)}"] += 1
         except Exception:  # what is broken is named, row and all, by stage 01
             broken += 1
     if not sizes:
@@ -288,7 +288,7 @@ def find_sizes(findings: Findings, files: Files, folders: str | tuple[str, ...])
     findings.settle("data.image_size", guess, why)
 
 
-KINDS = {
+_KINDS = {
     "1": "black and white, 1 bit",
     "L": "grey, 8 bits",
     "P": "palette, 8 bits",

@@ -43,7 +43,7 @@ class Findings:
             self.lines.append(Finding(key, own, "as you set it", None, guess))
             return own
         if own != guess:
-            why = f"{why}; {show(own)} stood there, which the files do not bear out"
+            why = f"{why}; {as_shown(own)} stood there, which the files do not bear out"
         self.lines.append(Finding(key, guess, why, unsure))
         return guess
 
@@ -66,16 +66,16 @@ class Findings:
         return {line.key: line.value for line in self.lines if line.is_setting}
 
 
-def show(value: Any) -> str:
+def as_shown(value: Any) -> str:
     """A value as the print-out and the config write it."""
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(show(item) for item in value) + "]"
+        return "[" + ", ".join(as_shown(item) for item in value) + "]"
     if isinstance(value, str) and value != value.strip():
         return repr(value)  # a blank between labels would not be seen
     return "null" if value is None else str(value)
 
 
-def some(values: Any, most: int = 4) -> str:
+def first_few(values: Any, most: int = 4) -> str:
     """The first few of many, and how many there are."""
     values = [str(value) for value in values]
     more = f", … ({len(values)} in all)" if len(values) > most else ""

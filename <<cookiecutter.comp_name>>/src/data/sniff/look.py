@@ -8,16 +8,16 @@ import pandas as pd
 
 from src.config import Config, UserError
 from src.data.masks import mask_classes
-from src.data.sample import describe_sample
 from src.data.sniff.columns import find_group, find_id, find_image, note_the_rest, sample_ids
-from src.data.sniff.files import Files, find_folders, find_masks, find_raw, find_sizes, find_tables
-from src.data.sniff.findings import Findings, some
+from src.data.sniff.files import RawImages, find_folders, find_masks, find_raw, find_sizes, find_tables
+from src.data.sniff.findings import Findings, first_few
 from src.data.sniff.task import Answer, find_answer
+from src.data.submission_form import describe_sample
 from src.data.targets import read_targets
 from src.metrics import names
 
 # What competitions of a kind are mostly scored by; the first is not always the task's usual one.
-METRICS = {
+_METRICS = {
     "binary": {"columns": ("roc_auc", "log_loss", "average_precision"), "label": ("accuracy", "f1", "mcc")},
     "multiclass": {
         "columns": ("log_loss", "roc_auc"),
@@ -35,11 +35,11 @@ METRICS = {
 }
 
 
-def look(config: Config, chosen: dict[str, Any]) -> Findings:
+def find_settings(config: Config, chosen: dict[str, Any]) -> Findings:
     """Work out the data and task sections; `chosen` are the competitor's own values, kept where they work."""
     findings = Findings(chosen)
     raw = find_raw(findings, config.root, config.data.raw)
-    files = Files.below(raw)
+    files = RawImages.below(raw)
     tables = find_tables(findings, raw, config.kaggle.code_competition)
     train = tables["train"]
     key = find_id(findings, tables, files)
@@ -62,7 +62,7 @@ def look(config: Config, chosen: dict[str, Any]) -> Findings:
     return findings
 
 
-def _images_of(ids: pd.Series, files: Files) -> list[str]:
+def _images_of(ids: pd.Series, files: RawImages) -> list[str]:
     """The image names among ids that may be pairs, such as <image>_<class>."""
     values = list(dict.fromkeys(ids))
     if files.share(values[:200]) > 0:
@@ -130,13 +130,13 @@ def _note_labels_and_form(findings: Findings, config: Config, tables: dict, key:
         text += (
             f", the class in `{form.class_column}`" if form.class_column else ", the class at the id's end"
         )
-    findings.note("submission", kind, f"{form.id_column}, {some(form.value_columns, 6)}: {text}")
+    findings.note("submission", kind, f"{form.id_column}, {first_few(form.value_columns, 6)}: {text}")
     if task == "binary":
         decisions = set(tables["sample"][form.value_columns[0]]) <= {"0", "1"}
         kind = "label" if decisions else "columns"
     if task == "regression":
         kind = "ordinal" if answer.ordinal else "columns"
-    usual = METRICS[task].get(kind) or next(iter(METRICS[task].values()))
+    usual = _METRICS[task].get(kind) or next(iter(_METRICS[task].values()))
     words = task == "multiclass" and not _numbers(outputs)
     usual = [name for name in usual if name in names(task) and not (words and name == "qwk")]
     own = findings.chosen.get("task.metric")
@@ -165,7 +165,7 @@ def _note_balance(findings: Findings, task: str, targets: pd.DataFrame) -> list[
         shown = (
             f"{len(counts)} identities"
             if task == "retrieval"
-            else some([f"{k} {v}" for k, v in each.items()], 8)
+            else first_few([f"{k} {v}" for k, v in each.items()], 8)
         )
         why = f"{counts.min()} to {counts.max()} images each" if task == "retrieval" else why
         rare = int((counts < 5).sum())
@@ -175,7 +175,7 @@ def _note_balance(findings: Findings, task: str, targets: pd.DataFrame) -> list[
     if task == "multilabel":
         shares = targets.apply(pd.to_numeric).mean()
         findings.note(
-            "balance", some([f"{k} {v:.1%}" for k, v in shares.items()], 8), "rows that have each label"
+            "balance", first_few([f"{k} {v:.1%}" for k, v in shares.items()], 8), "rows that have each label"
         )
     if task == "regression":
         values = targets.apply(pd.to_numeric)
@@ -190,7 +190,7 @@ def _note_balance(findings: Findings, task: str, targets: pd.DataFrame) -> list[
     if task == "segmentation" and targets.shape[1]:
         empty = (targets == "").mean()
         findings.note(
-            "balance", some([f"{k} {1 - v:.1%}" for k, v in empty.items()], 8), "rows that have a mask"
+            "balance", first_few([f"{k} {1 - v:.1%}" for k, v in empty.items()], 8), "rows that have a mask"
         )
     return list(targets.columns)
 

@@ -9,11 +9,11 @@ from typing import Any
 from src.artifacts import write_text
 from src.config import UserError
 from src.configfile import known_keys, layers_of, load_config
-from src.data.sniff.edit import edit, is_doubted
-from src.data.sniff.findings import Findings, show
-from src.data.sniff.look import look
+from src.data.sniff.edit import edit_yaml, is_doubted
+from src.data.sniff.findings import Findings, as_shown
+from src.data.sniff.look import find_settings
 
-HEAD = "# Filled in by `make sniff`. Change what is wrong: a value that works is never replaced."
+CONFIG_HEAD = "# Filled in by `make sniff`. Change what is wrong: a value that works is never replaced."
 WIDE = 44  # characters of a value in the print-out
 
 
@@ -27,10 +27,10 @@ def sniff(path: Path, overrides: list[str] = (), force: bool = False, dry: bool 
     layers = layers_of(path, list(overrides))
     ground = Path(layers[0][0])
     text = ground.read_text(encoding="utf-8")
-    chosen = {} if force else _chosen(layers, before=HEAD in text)
-    findings = look(config, chosen | _flat(layers[-1][1]))
+    chosen = {} if force else _chosen(layers, before=CONFIG_HEAD in text)
+    findings = find_settings(config, chosen | _flat(layers[-1][1]))
     _print(findings, config.data.raw)
-    new = _edited(text, findings, layers, seen=HEAD in text)
+    new = _edited(text, findings, layers, seen=CONFIG_HEAD in text)
     _print_change(ground, text, new, dry)
     if new != text and not dry:
         write_text(ground, new)
@@ -79,15 +79,15 @@ def _edited(text: str, findings: Findings, layers: list[tuple[str, dict]], seen:
                 values[key.partition(".")[2]] = line.value
                 if line.unsure:
                     doubts[key.partition(".")[2]] = line.unsure.replace("\n", " ")
-        head = HEAD if section == "data" and not seen else ""
+        head = CONFIG_HEAD if section == "data" and not seen else ""
         if values or head:
-            text = edit(text, section, values, doubts, head)
+            text = edit_yaml(text, section, values, doubts, head)
     return text
 
 
 def _print(findings: Findings, raw: str) -> None:
     print(f"What is in {raw}")
-    rows = [(line.key, show(line.value), line.why, line.unsure) for line in findings.lines]
+    rows = [(line.key, as_shown(line.value), line.why, line.unsure) for line in findings.lines]
     rows = [row for row in rows if not (row[1] == "null" and row[0] in QUIET and not row[3])]
     wide = max(len(key) for key, *_ in rows)
     most = min(WIDE, max(len(value) for _, value, *_ in rows))
@@ -121,16 +121,16 @@ def _print_doubts(findings: Findings, layers: list[tuple[str, dict]], ground: Pa
     if kept:
         print("\nKept as you set it:")
         for line in kept:
-            print(f"  {line.key}: {show(line.value)}, where the files say {show(line.instead)}")
+            print(f"  {line.key}: {as_shown(line.value)}, where the files say {as_shown(line.instead)}")
     above = []
     for source, layer in layers[1:]:
         for key, value in _flat(layer).items():
             if key in findings and _plain(findings[key]) != value:
-                above.append(f"  {source} sets {key}={show(value)} over what {ground.name} says")
+                above.append(f"  {source} sets {key}={as_shown(value)} over what {ground.name} says")
     print("\n".join(["", "Mind:", *above]) if above else "", end="\n" if above else "")
     unsure = [line for line in findings.lines if line.unsure]
     if unsure:
         print(f"\nUnsure of {len(unsure)}, look yourself:")
         for line in unsure:
-            print(f"  {line.key}: {show(line.value)[:WIDE]}; {line.unsure}")
+            print(f"  {line.key}: {as_shown(line.value)[:WIDE]}; {line.unsure}")
     print("\nNext: `make folds`")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from src.data.sniff.columns import TARGET_WORDS, candidates_for_target, sample_ids
-from src.data.sniff.findings import some
+from src.data.sniff.findings import first_few
 from src.data.targets import labels_of
 
 RLE_WORDS = re.compile(r"rle|encoded|pixels|mask|segment|annotation|run.?length", re.IGNORECASE)
@@ -83,7 +83,7 @@ def _segmentation(train, key, runs, masks, asked, wants_runs) -> Answer:
     where = f"masks in {masks}" if masks else f"`{runs[0]}` holds run lengths"
     answer.why = f"{where}, and the sample asks for run lengths" if wants_runs else where
     if not wants_runs:
-        answer.unsure = f"the sample's {some(asked) or 'columns'} do not look like run-length masks"
+        answer.unsure = f"the sample's {first_few(asked) or 'columns'} do not look like run-length masks"
     if not masks and train[key].duplicated().any():
         others = [c for c in train.columns if c not in (key, runs[0]) and 1 < train[c].nunique() <= 100]
         answer.long = next((c for c in others if not train.duplicated([key, c]).any()), None)
@@ -134,10 +134,10 @@ def _pick(train: pd.DataFrame, columns: list[str]) -> tuple[list[str], str | Non
     flags = [c for c in columns if _zero_one(train[c])]
     if len(flags) > 1:
         rest = [c for c in columns if c not in flags]
-        return flags, f"{some(rest)} is not in test either" if rest else None
+        return flags, f"{first_few(rest)} is not in test either" if rest else None
     repeats = [c for c in columns if train[c].nunique() < len(train)] or columns
     best = next((c for c in repeats if TARGET_WORDS.search(c)), repeats[0])
-    return [best], f"{some([c for c in columns if c != best])} is not in test either"
+    return [best], f"{first_few([c for c in columns if c != best])} is not in test either"
 
 
 def _several(train: pd.DataFrame, columns: list[str], sample: pd.DataFrame, asked: list[str]) -> Answer:
@@ -161,7 +161,9 @@ def _several(train: pd.DataFrame, columns: list[str], sample: pd.DataFrame, aske
         shares = bool(((values >= 0) & (values <= 1)).all().all())
         doubt = "all lie from 0 to 1: shares of votes, perhaps" if shares else None
         return Answer("regression", f"{len(columns)} columns of numbers", columns, unsure=doubt)
-    doubt = f"the sample asks for several columns of classes ({some(columns)}); one model learns one of them"
+    doubt = (
+        f"the sample asks for several columns of classes ({first_few(columns)}); one model learns one of them"
+    )
     best = max(columns, key=lambda c: train[c].nunique())
     answer = _one(train, [best], sample, asked)
     answer.unsure = "; ".join(filter(None, [answer.unsure, doubt]))

@@ -1,0 +1,115 @@
+"""What an epoch's losses and gradients say: their means, and where they first went wrong.
+
+Losses stay on the device, which works ahead of the loop; it is waited for once every `LOOK_EVERY` batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.config import Train, UserError
+from src.training.distributed import SINGLE_PROCESS, World
+
+LOOK_EVERY = 50  # batches; a look costs a wait, and so much work is lost at most when the loss breaks down
+NAMED, NORMS = 8, 5  # rows and gradient norms in a message
+FIRST_EPOCHS = 3  # after warm-up, within which a loss should have fallen ...
+LEAST_FALL = 0.01  # ... by this share
+
+
+class LossMonitor:
+    """One epoch's losses: `batch()` after every batch, `step()` after every optimiser step, and at the end
+    `means()`. Raises `UserError`, soon after, for a loss that is no number."""
+
+    def __init__(
+        self,
+        epoch: int,
+        batches: list[np.ndarray],
+        ids: Callable[[np.ndarray], list[str]],
+        settings: Train,
+        device: torch.device,
+        world: World = SINGLE_PROCESS,
+    ):
+        """`batches` are the row numbers of each batch, in their order; `ids(rows)` are what people call
+        them."""
+        self.epoch, self.batches, self.ids, self.settings = epoch, batches, ids, settings
+        self.world = world
+        self.sums = torch.zeros(2, device=device)  # of the weighted losses, of the weights
+        self.losses: list[torch.Tensor] = []  # (B,) of each batch since the last look
+        self.norms: list[torch.Tensor] = []
+        self.fine = 0  # batches known to be
+
+    def batch(self, losses: torch.Tensor, weights: torch.Tensor) -> None:
+        """Take in the losses (B,) and weights (B,) of a batch."""
+        losses = losses.detach()
+        self.sums += torch.stack([(losses * weights).sum(), weights.sum()])
+        self.losses.append(losses)
+
+    def step(self, norm: torch.Tensor) -> None:
+        """Take in the norm of a step's gradients, before they were clipped."""
+        self.norms.append(norm.detach())
+        if len(self.losses) >= LOOK_EVERY:
+            self.look()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of an epoch that was begun, all of whose losses have been looked at."""
+        self.look()
+        return {"sums": self.sums, "norms": self.norms, "fine": self.fine}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.fine = state["sums"].to(self.sums.device), state["fine"]
+        self.norms = [norm.to(self.sums.device) for norm in state["norms"]]
+
+    def look(self) -> None:
+        """Wait for the device, and raise for the first batch with a loss that is no number."""
+        if self.losses:
+            fine = torch.stack([losses.isfinite().all() for losses in self.losses]).tolist()
+            if not all(fine):
+                raise self.error(fine.index(False))
+        self.fine += len(self.losses)
+        self.losses.clear()
+
+    def means(self) -> dict[str, float]:
+        """For history.csv: the weighted mean of the losses, the median of the gradient norms."""
+        self.look()
+        total, weight = self.world.sum(self.sums).tolist()
+        return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).cpu().nanmedian())}
+
+    def error(self, place: int) -> UserError:
+        """What is known of the batch that is at `place` of those since the last look, and what to do."""
+        number, settings = self.fine + place, self.settings
+        bad = (~self.losses[place].isfinite()).cpu().numpy()
+        ids = self.ids(self.batches[number])
+        named = [name for name, wrong in zip(ids, bad, strict=True) if wrong]
+        share = f"all {len(ids)} rows" if bad.all() else f"{len(named)} of {len(ids)} rows"
+        step = number // settings.accumulate
+        norms = torch.stack(self.norms[: step + 1])[-NORMS:].tolist()
+        lower = (
+            f"lower train.lr={settings.lr:g} to {settings.lr / 10:g}, or set train.clip_grad=1.0, "
+            f"and run the same command again"
+        )
+        first = "" if bad.all() else "look at the targets of these rows; if they are right, "
+        return UserError(
+            f"epoch {self.epoch + 1}, step {step + 1}: the loss is no longer a number in {share} of batch "
+            f"{number + 1} ({', '.join(named[:NAMED])}{', ...' if len(named) > NAMED else ''}); gradient "
+            f"norms of the last steps: {', '.join(f'{norm:.3g}' for norm in norms)}; {first}{lower}"
+        )
+
+
+def hardly_falls(history: list[dict[str, Any]], settings: Train) -> str | None:
+    """Advice, once, a few epochs after warm-up, where the training loss is still about that of the first
+    epoch."""
+    front = (settings.freeze_epochs or 0) + settings.warmup_epochs + (settings.hold_epochs or 0)
+    if len(history) != int(front) + FIRST_EPOCHS:
+        return None
+    first, last = history[0]["train_loss"], min(row["train_loss"] for row in history[1:])
+    if first - last >= LEAST_FALL * abs(first):
+        return None
+    return (
+        f"the loss hardly falls ({first:.3g} in epoch 1, {last:.3g} at best since): raise "
+        f"train.lr={settings.lr:g} to {settings.lr * 10:g} (`make lr-find` looks for a good one), and check "
+        f"that the target is the right one (`make overfit` tells the two apart)"
+    )

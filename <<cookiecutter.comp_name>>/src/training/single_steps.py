@@ -1,0 +1,41 @@
+"""Optimiser steps one at a time, for what looks at a training from outside: the rate finder, the probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from src.data.mixing import Batch
+from src.losses.reduction import reduce
+from src.training.trainer import Trainer
+
+
+def windows(trainer: Trainer) -> Iterator[list[Batch]]:
+    """The batches of each optimiser step, as they are learned from, epoch after epoch without end."""
+    epoch, accumulate = 0, trainer.config.train.accumulate
+    while True:
+        trainer.sampler.epoch, window = epoch, []
+        if trainer.consistency is not None:
+            trainer.consistency.begin(epoch)
+        for number, batch in enumerate(trainer.loader):
+            window.append(trainer.prepare_batch(batch, epoch, number))
+            if len(window) == accumulate:
+                yield window
+                window = []
+        if window:
+            yield window
+        epoch += 1
+
+
+def take_step(trainer: Trainer, window: list[Batch]) -> float:
+    """One optimiser step, at whatever rate the optimiser has; gives the weighted mean loss before it."""
+    total, loss = sum(float(weights.sum()) for _, _, weights in window), 0.0
+    for images, targets, weights in window:
+        with trainer.precision.autocast():
+            losses = trainer.sample_losses(images, targets)
+        reduced = reduce(losses, weights, total, trainer.config.train.top_share)
+        trainer.precision.backward(reduced)
+        loss += float(reduced.detach())
+        if trainer.consistency is not None:
+            trainer.consistency.learn(len(window))
+    trainer.precision.step(trainer.optimizer, trainer.model, trainer.config.train.clip_grad)
+    return loss
