@@ -37,11 +37,11 @@ GeM. One and two weaker: that recipe, and two students of less training. An OOF 
 run, a test row the mean of four, so that CV promises of the unequal ones what is not there.
 
 One error: a blender beats the mean, or the best run where that is better by CV, by more than the standard
-error of the difference. Luck of the best: by more than the best of all blenders reaches by luck as rarely as one
-alone reaches one error (Šidák 1967, Student's t). Folds averaged: by one error, and its correlation with the
-truth is not lower by more than an error once the noise is taken off that averaging the folds takes off
-(Spearman 1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric, positive
-where better.
+error of the difference. Luck of the best: by more than the best of all blenders reaches by luck as rarely
+as one alone reaches one error (Šidák 1967, Student's t). Folds averaged: by one error, and its correlation
+with the truth is not lower by more than an error once the noise is taken off that averaging the folds takes
+off (Spearman 1904; `ensemble/attenuation.py`): what stage 05 does. Differences in the pack's metric,
+positive where better.
 
 """
 

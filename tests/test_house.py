@@ -117,14 +117,14 @@ SHARED_NAMES = {
 
 
 def test_a_public_name_means_one_thing():
-    modules: dict[str, list[str]] = {}
+    modules: dict[str, set[str]] = {}
     for path in (PROJECT / "src").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             names += [target.id for target in targets if isinstance(target, ast.Name)]
             for name in names:
-                modules.setdefault(name, []).append(path.relative_to(PROJECT).as_posix())
+                modules.setdefault(name, set()).add(path.relative_to(PROJECT).as_posix())
     twice = {name: where for name, where in modules.items() if len(where) > 1 and not name.startswith("_")}
     assert {name: where for name, where in twice.items() if name not in SHARED_NAMES} == {}
     assert twice.keys() == SHARED_NAMES.keys()
