@@ -39,6 +39,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 .PHONY: help setup demo test lint lock clean
 
 help:
+	@sed -n 's/^__version__ = "\(.*\)"/nntricks-comp \1/p' '$(PROJECT)/src/__init__.py'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.ready ## make .venv and install the pinned requirements into it

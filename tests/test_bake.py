@@ -43,7 +43,10 @@ HOSTILE_TITLES = [
 ]
 
 FILES = {
+    ".editorconfig",
+    ".github/workflows/test.yml",
     ".gitignore",
+    ".pre-commit-config.yaml",
     "LICENSE",
     "Makefile",
     "README.md",

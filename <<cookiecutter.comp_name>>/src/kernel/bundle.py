@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from src import __version__
 from src.artifacts import write_json
 from src.config import Config, UserError
 from src.configfile import load_config
@@ -83,7 +84,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     write_json(folder / "competition.json", about)
     manifest = write_manifest(
         folder,
-        made_by="nntricks-comp",
+        made_by=f"nntricks-comp {__version__}",
         competition=config.competition.slug,
         source=about["source"],
         metric=metrics["metric"],
