@@ -16,14 +16,24 @@ class Consistency(Section):
     """A mean teacher, see src/training/consistency.py: what the average of the weights (train.ema) says of a
     plain view of a test image, the network learns to say of a strongly augmented one."""
 
-    weight: Positive = (
-        1.0  # of the unlabelled rows' mean loss, once ramped up, beside the labels'; FixMatch's
-    )
-    ramp_epochs: Annotated[float, Field(ge=0)] | None = None  # until then; null: a third of train.epochs
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the teacher's probability; less is left out
-    ratio: Annotated[float, Field(gt=0, le=16)] = 1.0  # unlabelled rows a labelled one; at 7 it takes ages
-    policy: _Policy = "auto"  # of the strong view; auto: augment.policy, else randaugment where it can be
-    cutout: Share = 1.0  # probability of an erased square in the strong view, a quarter of the side
+    weight: Positive = 1.0
+    """Weight of the unlabelled loss once ramped up; FixMatch's value."""
+
+    ramp_epochs: Annotated[float, Field(ge=0)] | None = None
+    """Epochs until the full weight. `null`: a third of `train.epochs`."""
+
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Confidence of the teacher below which an unlabelled row does not count."""
+
+    ratio: Annotated[float, Field(gt=0, le=16)] = 1.0
+    """Unlabelled rows per labelled row (mu in FixMatch, which uses 7)."""
+
+    policy: _Policy = "auto"
+    """Strong augmentation of the student's view. `auto`: `augment.policy`, else RandAugment where it can be
+    applied."""
+
+    cutout: Share = 1.0
+    """Probability of cutout in the strong view."""
 
     def ramp(self, epochs: int) -> float:
         """Epochs until the full weight, in a training of so many."""

@@ -47,19 +47,47 @@ Session = Annotated[float, Field(gt=0, le=12)]  # hours; Kaggle ends any GPU ses
 
 
 class Kaggle(Section):
-    code_competition: bool = False  # true: Kaggle runs our kernel on the hidden test; false: it takes a CSV
-    dataset: Slug | None = None  # the private dataset of the bundle; null: <competition>-bundle
-    kernel: Slug | None = None  # the inference kernel; null: <competition>-infer
-    half: bool = True  # weights of the bundle in half precision: half the upload, 1e-3 off; false: as trained
-    hidden_images: Annotated[int, Field(ge=1)] | None = None  # as the competition says; null: as many as here
-    licence: Literal["other", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "apache-2.0"] = "other"  # it is private
-    machine_shape: Machine = "NvidiaTeslaT4"  # T4 x2, which every account has
-    internet: bool = False  # a code competition takes no kernel that had any
-    hours: Session = 9.0  # a submission's run may take this long: see the competition's code requirements
-    network_speedup: Annotated[float, Field(gt=0)] = (
-        1.0  # times as fast there as here: for a rehearsal without a GPU
-    )
-    train_kernel: Slug | None = None  # null: <competition>-train-<experiment>; sessions after add -2, -3, ...
-    train_internet: bool = True  # pretrained weights come from the hub; needs a phone-verified account
-    train_hours: Session = 11.5  # of a session's twelve; the rest saves what there is
-    train_sessions: Annotated[int, Field(ge=1, le=10)] = 1  # how many one `make train-kernel` may use
+    code_competition: bool = False
+    """`true`: Kaggle runs our kernel on the hidden test set; `false`: it takes a CSV file."""
+
+    dataset: Slug | None = None
+    """Slug of the private dataset that holds the bundle. `null`: <competition>-bundle."""
+
+    kernel: Slug | None = None
+    """Slug of the inference kernel. `null`: <competition>-infer."""
+
+    half: bool = True
+    """Store the bundle's weights in half precision: half the upload, predictions change by about 1e-3."""
+
+    hidden_images: Annotated[int, Field(ge=1)] | None = None
+    """Number of images in the hidden test set, as the competition's page says; time and memory are projected
+    for it. `null`: as many as here."""
+
+    licence: Literal["other", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "apache-2.0"] = "other"
+    """Licence of the private dataset."""
+
+    machine_shape: Machine = "NvidiaTeslaT4"
+    """Kaggle's name of the machine; NvidiaTeslaT4 is T4 x2, which every account has."""
+
+    internet: bool = False
+    """Internet in the inference kernel; code competitions forbid it."""
+
+    hours: Session = 9.0
+    """Hours that a submission's run may take, from the competition's code requirements."""
+
+    network_speedup: Annotated[float, Field(gt=0)] = 1.0
+    """How many times as fast as here the networks run on Kaggle's machine; the rehearsal's projection divides
+    by it. 1: as fast as here."""
+
+    train_kernel: Slug | None = None
+    """Slug of the training kernel. `null`: <competition>-train-<experiment>; later sessions add -2, -3,
+    ..."""
+
+    train_internet: bool = True
+    """Internet in the training kernel, for pretrained weights; needs a phone-verified account."""
+
+    train_hours: Session = 11.5
+    """Hours of training per session, of Kaggle's twelve; the rest saves the results."""
+
+    train_sessions: Annotated[int, Field(ge=1, le=10)] = 1
+    """Sessions that one `make train-kernel` may use."""

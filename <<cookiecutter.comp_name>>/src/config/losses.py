@@ -67,55 +67,115 @@ Focusing = Annotated[float, Field(ge=0), AfterValidator(_zero_or_from_one)]
 
 
 class Focal(Section):
-    gamma: Focusing = 2.0  # how fast easy rows stop counting; the paper's best
-    alpha: Share | None = None  # what a yes counts for, against 1 - alpha for a no; null: both 1
+    gamma: Focusing = 2.0
+    """Focusing parameter of focal loss: how fast easy rows stop counting. 2 is the paper's best."""
+
+    alpha: Share | None = None
+    """Weight of positives against 1 - alpha for negatives. `null`: both weigh 1."""
 
 
 class Asymmetric(Section):
     """Focal with the two sides apart."""
 
-    gamma_positive: Focusing = 0.0  # the few positives of a row all count
+    gamma_positive: Focusing = 0.0
+    """Focusing parameter of positives; 0, so that the few positives of a row all count."""
+
     gamma_negative: Focusing = 4.0
-    shift: Annotated[float, Field(ge=0, lt=1)] = 0.05  # a no that is surer than this costs nothing
+    """Focusing parameter of negatives."""
+
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Probability margin: a negative predicted below it costs nothing."""
 
 
 class Symmetric(Section):
     """Cross-entropy and its reverse."""
 
-    alpha: Weight = 0.1  # of cross-entropy, which learns the labels, wrong ones too; 6 for a hundred classes
-    beta: Weight = 1.0  # of the reverse, which bears wrong ones; 0.1 for a hundred classes
+    alpha: Weight = 0.1
+    """Weight of the cross-entropy part; the paper uses 6 for a hundred classes."""
+
+    beta: Weight = 1.0
+    """Weight of the reverse cross-entropy part, which tolerates wrong labels; the paper uses 0.1 for a
+    hundred classes."""
 
 
 class Margin(Section):
     """Softmax over cosines with a margin, and the batch-hard triplet beside any loss of classes."""
 
-    scale: Positive | None = None  # of the cosines; null: a rule on the number of classes
-    size: Weight | None = None  # in the loss's own unit, m in its paper; null: a rule, 0.3 radians or so
-    rarest: Weight | None = None  # size for the rarest class, falling to `size`; null: all alike
-    triplet_weight: Weight | None = None  # null: 1 for retrieval, 0 elsewhere
-    triplet: Literal["soft"] | Positive = "soft"  # a distance, or soft: no margin to choose
+    scale: Positive | None = None
+    """Scale s of the cosines. `null`: a rule on the number of classes."""
+
+    size: Weight | None = None
+    """Margin m, in the loss's own unit: radians for ArcFace, cosine for CosFace, a factor for SphereFace.
+    `null`: a rule, about 0.3 radians."""
+
+    rarest: Weight | None = None
+    """Margin of the rarest class, falling to `size` for the most frequent (dynamic margin). `null`: the same
+    for all classes."""
+
+    triplet_weight: Weight | None = None
+    """Weight of a batch-hard triplet loss beside the loss. `null`: 1 for retrieval, 0 elsewhere."""
+
+    triplet: Literal["soft"] | Positive = "soft"
+    """Margin of the triplet loss as a distance, or `soft` (softplus), which has none to choose."""
 
 
 class Losses(Section):
     """The part of `train` that is about losses."""
 
-    loss: str | None = None  # one of LOSSES for the task; null: its first
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of cross_entropy and bce
-    huber_delta: Positive = 1.0  # in standard deviations of the target
-    dice_weight: Share = 0.5  # segmentation: of the Dice part; the rest is BCE, CE or focal
-    lovasz_weight: Weight | None = None  # segmentation, multilabel: Lovász beside the loss; null: none
-    center_weight: Weight | None = None  # multiclass, retrieval: centre loss beside it; 0.003 in the paper
+    loss: str | None = None
+    """Loss function by name; which ones suit a task is in `LOSSES` of `src/config/losses.py`. `null`: the
+    task's usual one."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Label smoothing of cross-entropy and BCE."""
+
+    huber_delta: Positive = 1.0
+    """Huber loss (smooth L1): where it turns from squared to absolute, in standard deviations of the
+    target."""
+
+    dice_weight: Share = 0.5
+    """Segmentation: weight of the Dice part of a combined loss; the rest is BCE, cross-entropy or focal
+    loss."""
+
+    lovasz_weight: Weight | None = None
+    """Weight of a Lovász loss beside the loss, for segmentation and multilabel. `null`: off."""
+
+    center_weight: Weight | None = None
+    """Weight of a center loss beside the loss, for multiclass and retrieval; the paper uses 0.003. `null`:
+    off."""
+
     focal: Focal = Focal()
+    """Focal loss (Lin et al. 2017)."""
+
     asymmetric: Asymmetric = Asymmetric()
+    """Asymmetric loss, ASL (Ridnik et al. 2021): focal loss with different focusing for positives and
+    negatives."""
+
     symmetric: Symmetric = Symmetric()
-    generalized_q: Annotated[float, Field(gt=0, le=1)] = 0.7  # 0: cross-entropy, 1: bears most wrong labels
-    fbeta: Positive = 1.0  # beta: recall counts this many times as much as precision
+    """Symmetric cross-entropy, SCE (Wang et al. 2019), for noisy labels."""
+
+    generalized_q: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """q of generalised cross-entropy, GCE: 0 is cross-entropy, 1 is MAE, which tolerates most wrong
+    labels."""
+
+    fbeta: Positive = 1.0
+    """Beta of the soft F-beta loss: recall counts this many times as much as precision."""
+
     margin: Margin = Margin()
+    """Margin softmax (ArcFace, CosFace, SphereFace, NormFace) and the batch-hard triplet loss."""
+
     class_weights: Annotated[
         Literal["inverse", "effective"] | dict[str, float] | None, BeforeValidator(_by_class)
-    ] = None  # by the rows of each class, or {class: weight}; their mean over the rows is 1
-    effective_beta: Annotated[float, Field(gt=0, lt=1)] = 0.999  # beyond 1 / (1 - beta) rows a class is full
-    top_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of a batch: its hardest; null: all of it
+    ] = None
+    """Class weights of the loss: `inverse` frequency, `effective` number of samples (class-balanced loss), or
+    {class: weight}; scaled to a mean of 1 over the rows. `null`: off."""
+
+    effective_beta: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Beta of the effective number of samples: beyond 1 / (1 - beta) rows a class counts as full."""
+
+    top_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Online hard example mining (OHEM, top-k loss): share of each batch, its hardest rows, that is learned
+    from. `null`: all rows."""
 
     def name(self, task: str) -> str:
         """The loss, or the task's usual one."""

@@ -22,36 +22,76 @@ USES = {  # the schedules that a key means something to
 
 
 class Optim(Section):
-    """The part of `train` that is about optimisation. Null switches off, or takes the number in the
-    comment."""
+    """The part of `train` that is about optimisation."""
 
     optimizer: Literal["adam", "adamw", "sgd", "lion", "nadam", "radam"] = "adam"
+    """Optimiser, by its timm or torch name."""
+
     lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
-    momentum: Factor | None = None  # sgd, with Nesterov's look ahead; null: 0.9
+    """Peak learning rate. `make lr-find` looks for a good one."""
+
+    momentum: Factor | None = None
+    """Momentum of SGD, with Nesterov's correction. `null`: 0.9."""
+
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_grad: Positive | None = None  # largest gradient norm; history.csv shows the usual one
+    """Weight decay; biases, norms and position embeddings are left out."""
+
+    clip_grad: Positive | None = None
+    """Gradient clipping: largest norm of a step's gradient. history.csv shows the usual norm. `null`: off."""
 
     # The rate over time: epochs of a frozen backbone at the peak, a line up, a hold, then the schedule.
     schedule: Literal[
         "cosine", "constant", "step", "plateau", "onecycle", "exponential", "inverse_time", "piecewise"
     ] = "cosine"
-    warmup_epochs: _EpochCount = 1.0  # a fresh head's first gradients are large
-    hold_epochs: _EpochCount | None = None  # at the peak, between warm-up and schedule
-    min_lr: _EpochCount = 1e-6  # below it no schedule falls
-    cycles: Count | None = None  # cosine: warm restarts; each cycle ends with an epoch. null: 1
-    cycle_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # peak of a cycle to the last; null: 1
-    steps: tuple[Positive, ...] | None = None  # step, piecewise: epochs of a change, counted from the start
-    step_lrs: tuple[Positive, ...] | None = None  # the rates from (step) or at (piecewise) these epochs on
-    lr_decay: Factor | None = None  # step, plateau: a drop's factor, null: 0.1. exponential: an epoch's,
-    # null: ends at min_lr. inverse_time: the k of lr / (1 + k * epochs), null: 0.5
-    plateau_patience: Count | None = None  # looks at the stopping rows without a better score; null: 4
+    """Learning-rate schedule after warm-up and hold: cosine annealing, constant, step, reduce on plateau,
+    one-cycle, exponential, inverse time, or piecewise linear."""
+
+    warmup_epochs: _EpochCount = 1.0
+    """Linear warm-up in epochs: the first gradients of a new head are large."""
+
+    hold_epochs: _EpochCount | None = None
+    """Epochs at the peak between warm-up and schedule. `null`: none."""
+
+    min_lr: _EpochCount = 1e-6
+    """Learning rate below which no schedule falls."""
+
+    cycles: Count | None = None
+    """Warm restarts (SGDR): number of cosine cycles, each ending with an epoch. `null`: one."""
+
+    cycle_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak of a cycle relative to the one before. `null`: 1."""
+
+    steps: tuple[Positive, ...] | None = None
+    """Step and piecewise schedules: epochs of a change, counted from the start. `null`: none."""
+
+    step_lrs: tuple[Positive, ...] | None = None
+    """Learning rates from (step) or at (piecewise) these epochs on. `null`: `lr_decay` per step."""
+
+    lr_decay: Factor | None = None
+    """Decay factor: per drop for step and plateau (`null`: 0.1), per epoch for exponential (`null`: ends at
+    `min_lr`), k of lr / (1 + k * epochs) for inverse time (`null`: 0.5)."""
+
+    plateau_patience: Count | None = None
+    """Reduce on plateau: epochs without a better early-stopping score before a drop. `null`: 4."""
 
     # What is trained. The head is all that is not the backbone; new, it needs other rates than old layers.
-    backbone_lr: Annotated[float, Field(gt=0, le=1)] | None = None  # times lr, such as 0.1; null: 1
-    layer_decay: Factor | None = None  # times lr a layer down from the head, such as 0.75 for a ViT
-    freeze_epochs: Count | None = None  # the head alone at first, at the peak rate; then all, warmed up
-    freeze_stages: Count | None = None  # so many of the backbone's shallow stages never move; 1 is the stem
-    freeze_bn: Switch = None  # the backbone's batch norms stay as pretrained: for batches of a few images
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Discriminative learning rates: the backbone's rate as a factor of `lr`, such as 0.1. `null`: 1."""
+
+    layer_decay: Factor | None = None
+    """Layer-wise learning-rate decay (LLRD): factor per layer down from the head, such as 0.75 for a ViT.
+    `null`: off."""
+
+    freeze_epochs: Count | None = None
+    """Epochs in which only the head is trained, at the peak rate (linear probing before fine-tuning). `null`:
+    none."""
+
+    freeze_stages: Count | None = None
+    """Number of shallow backbone stages that never move; 1 is the stem. `null`: none."""
+
+    freeze_bn: Switch = None
+    """`true`: the backbone's batch norms keep their pretrained weights and statistics, for small batches.
+    `null`: trained."""
 
 
 def check_optim(train: Optim, pretrained: bool) -> None:

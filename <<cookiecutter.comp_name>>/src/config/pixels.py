@@ -13,36 +13,87 @@ from src.config.train import Train
 
 class Augment(Section):
     hflip: Share = 0.5
-    vflip: Share = 0.0  # off: most photographs have an up and a down
+    """Probability of a horizontal flip. Set 0 where left and right differ, such as digits or text."""
+
+    vflip: Share = 0.0
+    """Probability of a vertical flip. Off: most photographs have an up and a down."""
+
     crop_scale: tuple[Share, Share] = (
         0.7,
         1.0,
-    )  # share of the area kept; 0.08 is too hard here
+    )
+    """Random resized crop: share of the area kept, from and to. ImageNet's 0.08 is too hard for small data;
+    [1, 1] switches cropping off."""
+
     crop_ratio: tuple[float, float] = (0.8, 1.25)
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
-    shift: Share = 0.0  # share of the side, either way
-    zoom: Share = 0.0  # share, in or out
+    """Random resized crop: aspect ratio, from and to."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Rotation in degrees, up to this much either way."""
+
+    shift: Share = 0.0
+    """Shift (translation) as a share of the side, up to this much either way."""
+
+    zoom: Share = 0.0
+    """Zoom (scale) as a share, up to this much in or out."""
+
     brightness: Share = 0.0
+    """Brightness jitter, as a share either way."""
+
     contrast: Share = 0.0
-    cutout: Share = 0.0  # probability of one erased square, a quarter of the side
+    """Contrast jitter, as a share either way."""
+
+    cutout: Share = 0.0
+    """Cutout: probability that one square, a quarter of the side, is erased."""
 
     # Below, null is off: a run made before such a key was there is still up to date.
-    crop: Literal["resized", "random", "centre"] | None = None  # null: resized; random with data.cache_size
-    d4: Share | None = None  # probability of a quarter turn or mirror: cells and tiles have no up
-    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None  # share of the colour circle, either way
-    saturation: Share | None = None  # share, more or less
-    gamma: Share | None = None  # 0.2: exponents from 1 / 1.2 to 1.2
-    blur: Share | None = None  # probability; sigma from 0.3 to 1 pixel, or a 112th of the side if more
-    noise: Share | None = None  # probability; Gaussian, std from 1 to 5 % of white
-    compression: Share | None = None  # probability of JPEG at quality 40 to 90: the test set's may be worse
-    erasing: Share | None = None  # probability of one rectangle of noise, 2 to 33 % of the area
-    policy: Literal["autoaugment", "randaugment", "trivialaugment"] | None = None  # for photographs
-    operations: Count | None = None  # of randaugment; null: 2, as in the paper
-    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None  # of randaugment; null: 9 of 30
-    scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] | None = None  # of image_size, one a batch
-    on_device: Switch = (
-        None  # true: by the GPU, a batch at once; moves, light and cutout, where cores are few
-    )
+    crop: Literal["resized", "random", "centre"] | None = None
+    """Kind of crop: `resized` (random resized crop), `random` or `centre` of a larger cached image. `null`:
+    resized, or random with `data.cache_size`."""
+
+    d4: Share | None = None
+    """Probability of a random symmetry of the square (D4: quarter turns and mirrors), for cells and tiles,
+    which have no up. `null`: off."""
+
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Hue jitter as a share of the colour circle, either way. `null`: off."""
+
+    saturation: Share | None = None
+    """Saturation jitter as a share, either way. `null`: off."""
+
+    gamma: Share | None = None
+    """Gamma jitter: 0.2 draws exponents from 1 / 1.2 to 1.2. `null`: off."""
+
+    blur: Share | None = None
+    """Probability of a Gaussian blur, sigma from 0.3 to 1 pixel or to a 112th of the side if that is more.
+    `null`: off."""
+
+    noise: Share | None = None
+    """Probability of Gaussian noise with a standard deviation of 1 to 5 % of white. `null`: off."""
+
+    compression: Share | None = None
+    """Probability of JPEG compression at quality 40 to 90, for test sets that are compressed harder. `null`:
+    off."""
+
+    erasing: Share | None = None
+    """Random erasing: probability that one rectangle of 2 to 33 % of the area becomes noise. `null`: off."""
+
+    policy: Literal["autoaugment", "randaugment", "trivialaugment"] | None = None
+    """Published augmentation policy for photographs: AutoAugment, RandAugment or TrivialAugment. `null`:
+    off."""
+
+    operations: Count | None = None
+    """RandAugment: number of operations per image (N). `null`: the paper's 2."""
+
+    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    """RandAugment: magnitude of 30 (M). `null`: the paper's 9."""
+
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] | None = None
+    """Multi-scale training: factors of `data.image_size`, one drawn per batch. `null`: one size."""
+
+    on_device: Switch = None
+    """`true`: geometry, light and cutout run on the GPU, a batch at a time, where few CPU cores feed it.
+    `null`: on the CPU."""
 
 
 ONE_BY_ONE = ("hue", "saturation", "gamma", "blur", "noise", "compression", "erasing", "policy")
@@ -51,10 +102,18 @@ ONE_BY_ONE = ("hue", "saturation", "gamma", "blur", "noise", "compression", "era
 class Mixing(Section):
     """Two images in one, their targets in the same shares. With both kinds set, a coin is tossed a batch."""
 
-    mixup: Positive | None = None  # alpha of Beta(alpha, alpha); 0.2 is mild, at 1 every share is as likely
-    cutmix: Positive | None = None  # alpha; 1 in the paper: boxes of every size
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the batches; the papers mix all
-    off_epochs: Index = 0  # last epochs without, so that training ends on images as they are
+    mixup: Positive | None = None
+    """Mixup: alpha of Beta(alpha, alpha). 0.2 is mild; at 1 every share is equally likely. `null`: off."""
+
+    cutmix: Positive | None = None
+    """CutMix: alpha of Beta(alpha, alpha); the paper uses 1. `null`: off. With mixup as well, one of the two
+    is drawn per batch."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the batches that are mixed; the papers mix all."""
+
+    off_epochs: Index = 0
+    """Number of last epochs without mixing, so that training ends on natural images."""
 
     @property
     def on(self) -> bool:

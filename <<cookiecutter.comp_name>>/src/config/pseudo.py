@@ -12,19 +12,48 @@ Chance = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Pseudo(Section):
-    rounds: Annotated[int, Field(ge=0, le=10)] = 2  # at most; they end when one does not help
-    threshold: Chance | tuple[float, ...] = 0.9  # how sure a model must be; a list: a round each
-    source: Literal["fold", "ensemble"] = "fold"  # ensemble: better labels, a CV that flatters
-    external: Text | tuple[Text, ...] | None = None  # folders below data.raw with more unlabelled images
-    labels: Literal["soft", "hard"] = "soft"  # hard ones harden the majority class
-    calibrate: Switch = None  # true: a temperature, fitted on the stopping rows, before the threshold
-    cap: int | float | tuple[int | float, ...] | None = None  # a class: rows, or a share of all asked
-    prior: Literal["keep", "quota", "weight"] | None = None  # of classes; null: as the threshold leaves it
-    pixels: Share = 0.8  # segmentation: an image needs this share of pixels that reach the threshold
-    quantile: Share = 0.5  # of the test rows, those whose views agree best; a regression has no probability
-    weight: Positive = 1.0  # of a pseudo-labelled row's loss against a labelled one's
-    epochs: Count | None = None  # of a round; null: train.epochs
-    start: Literal["scratch", "continue"] = "scratch"  # continue: from the fold's weights of the round before
+    rounds: Annotated[int, Field(ge=0, le=10)] = 2
+    """Pseudo-label rounds (self-training) at most; they end as soon as a round does not help. 0: stage 04
+    does nothing."""
+
+    threshold: Chance | tuple[float, ...] = 0.9
+    """Confidence threshold for a pseudo-label; a list gives each round its own."""
+
+    source: Literal["fold", "ensemble"] = "fold"
+    """Which models label: `fold` uses only fold k's own model for fold k (honest CV); `ensemble` uses all
+    folds (better labels, optimistic CV)."""
+
+    external: Text | tuple[Text, ...] | None = None
+    """Folders below `data.raw` with more unlabelled images. `null`: the test images only."""
+
+    labels: Literal["soft", "hard"] = "soft"
+    """Soft labels (probabilities) or hard ones; hard labels strengthen the majority class."""
+
+    calibrate: Switch = None
+    """`true`: temperature scaling per fold before the threshold, fitted on the early-stopping rows. `null`:
+    off."""
+
+    cap: int | float | tuple[int | float, ...] | None = None
+    """Cap per class: rows, or a share of all candidates; a list gives each round its own. `null`: none."""
+
+    prior: Literal["keep", "quota", "weight"] | None = None
+    """Class prior: `keep` the training proportions, fill per-class quotas (`quota`), or re-weight (`weight`).
+    `null`: whatever the threshold selects."""
+
+    pixels: Share = 0.8
+    """Segmentation: an image is used if this share of its pixels reaches the threshold."""
+
+    quantile: Share = 0.5
+    """Regression, which has no probability: share of the test rows used, those whose TTA views agree best."""
+
+    weight: Positive = 1.0
+    """Weight of a pseudo-labelled row's loss relative to a labelled row's."""
+
+    epochs: Count | None = None
+    """Epochs of a round. `null`: `train.epochs`."""
+
+    start: Literal["scratch", "continue"] = "scratch"
+    """Start of a round: from `scratch`, or `continue` from the fold's weights of the round before."""
 
     @field_validator("threshold", "cap")
     @classmethod

@@ -19,7 +19,9 @@ class NoEffect(UserError):
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, values cannot be changed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod

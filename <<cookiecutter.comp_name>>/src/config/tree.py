@@ -1,4 +1,4 @@
-"""The whole tree, and which of its knobs exclude each other."""
+"""The whole config tree, and which of its keys exclude each other."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from src.config.after import (
-    Distill,
-    Inference,
-    Runtime,
-    Stack,
-    Submit,
-    Tracking,
-    check_distill,
-    check_inference,
-    check_stack,
-)
 from src.config.consistency import Consistency, check_consistency
 from src.config.data import Competition, CrossValidation, Data, Task
+from src.config.distill import Distill, check_distill
 from src.config.effects import effective, effective_settings
+from src.config.inference import Inference, check_inference
 from src.config.kaggle import Kaggle
 from src.config.model import Model
 from src.config.pixels import Augment, Mixing, check_pixels
 from src.config.pseudo import Pseudo, check_pseudo
+from src.config.runtime import Runtime, Submit, Tracking
 from src.config.section import Index, Name, Section
+from src.config.stack import Stack, check_stack
 from src.config.train import Train, check_train, with_epochs
 
 
@@ -34,27 +27,70 @@ class Config(Section):
     works on."""
 
     name: Name = "baseline"
+    """Name of the experiment: its folder below `runs/`. The file's name unless it is set."""
+
     seed: int = 42
+    """Seed of training: initial weights, order of the rows, augmentation."""
+
     competition: Competition = Competition()
+    """The competition."""
+
     task: Task = Task()
+    """What is predicted, and the metric."""
+
     data: Data = Data()
+    """Tables, images and masks."""
+
     cv: CrossValidation = CrossValidation()
+    """Cross-validation: the folds, decided once."""
+
     model: Model = Model()
+    """Backbone, pooling, neck, head and decoder."""
+
     augment: Augment = Augment()
+    """Augmentation of single images."""
+
     mixing: Mixing = Mixing()
+    """Mixup and CutMix: pairs of images, their targets mixed in the same shares."""
+
     train: Train = Train()
+    """Training: loss, optimiser, schedule, and which weights are kept."""
+
     distill: Distill = Distill()
-    consistency: Consistency | None = None  # learn from test images beside the labelled ones; null: off
+    """Knowledge distillation (KD) from finished runs."""
+
+    consistency: Consistency | None = None
+    """Consistency training (mean teacher, FixMatch) on unlabelled test images. `null`: off."""
+
     pseudo: Pseudo = Pseudo()
+    """Pseudo-labels (self-training)."""
+
     inference: Inference = Inference()
+    """Prediction: TTA, averaging, retrieval."""
+
     stack: Stack = Stack()
+    """Stacking (second level) over OOF predictions."""
+
     submit: Submit = Submit()
+    """The submission."""
+
     tracking: Tracking = Tracking()
+    """Experiment tracking."""
+
     runtime: Runtime = Runtime()
+    """How it runs; nothing here changes a result."""
+
     kaggle: Kaggle = Kaggle()
+    """Kernels, bundle and submission on Kaggle."""
+
     fold: Index | None = None
+    """Work on one fold in this call, such as `fold=0`."""
+
     folds: tuple[Index, ...] | None = None
+    """Work on some folds in this call, such as `folds=[0,3]`."""
+
     root: Path = Field(default=Path("."), exclude=True)
+    """The project's folder."""
 
     @property
     def selected_folds(self) -> tuple[int, ...]:
