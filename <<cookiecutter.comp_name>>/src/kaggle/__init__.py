@@ -1,1 +1,1 @@
-"""What speaks to Kaggle: the competition's files, the bundle, the kernels, the submissions."""
+"""The Kaggle API layer: competition data, the inference bundle, kernels and submissions."""

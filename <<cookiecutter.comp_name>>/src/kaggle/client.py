@@ -1,8 +1,9 @@
-"""Kaggle's own client, the `kaggle` executable: called and never imported, since importing it logs in.
+"""A wrapper of the official Kaggle client, the `kaggle` executable.
 
-`call` gives what it printed, or raises: `Refused` where Kaggle said no, `Busy` where the same call may go
-well later. A call that comes back has not succeeded yet: the client exits with 0 on several failures, so
-`replies.py` reads success from its words.
+It runs as a subprocess and is never imported, because importing it logs in. `call` returns the client's
+output or raises: `Refused` if Kaggle rejects the request, `Busy` if the same call may succeed later. A call
+that returns has not necessarily succeeded: the client exits with status 0 after several kinds of failure, so
+`replies.py` parses the output to detect success.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from typing import IO
 from src.artifacts import why_not_written
 from src.config import UserError
 
-_LIMIT = 300.0  # seconds for an answer: on a connection that died the client would wait for ever
+_LIMIT = 300.0  # seconds until a call is aborted: the client itself never times out on a dead connection
 
-# The client takes every KAGGLE_X for its setting x (a default competition, a download folder, a token), and
-# with VERBOSE it prints the key among its replies.
+# The client reads every KAGGLE_X as its setting x (a default competition, a download folder, a token). With
+# VERBOSE it prints the API key in its output.
 UNWANTED = ("KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_TOKEN", "KAGGLE_PROXY", "VERBOSE", "VERBOSE_OUTPUT")
 
-# A status where the client gives it as a number: "404 Client Error: ...", "404 - Forbidden", "404 Not Found",
-# "HTTP 429", '"code": 503', "<Response [502]>", "too many 503 error responses".
+# An HTTP status that the client prints as a number: "404 Client Error: ...", "404 - Forbidden", "404 Not
+# Found", "HTTP 429", '"code": 503', "<Response [502]>", "too many 503 error responses".
 _NUMBER = re.compile(
     r"\b([45]\d\d) (?:Client|Server) Error"
     r"|(?:^|>)\W{0,2}([45]\d\d)(?= ?[-:]| [A-Z]|\W*$)"
@@ -40,11 +41,12 @@ _NUMBER = re.compile(
     r"|too many ([45]\d\d) error responses",
     re.MULTILINE,
 )
-# What Kaggle says without a number (of a JSON reply the client prints the message alone), and its status.
+# Error messages without a number (from a JSON reply the client prints only the message), and the HTTP status
+# that each stands for.
 _WORDS = {
     r"Authentication required|unauthenticated|unauthorized|invalid credentials": 401,
     r"must accept this competition|permission '[\w.]+' was denied|permission[_ ]denied|forbidden": 403,
-    # A file that is not found is one of this machine.
+    # "File not found" is a problem of this machine, not an answer of Kaggle.
     r"(?<!file)(?<!file )(?<!module)not[ _-]?found\b|no such (?:competition|dataset|kernel|notebook)"
     r"|(?:competition|dataset|kernel|notebook)\b.* does(?: not|n't) exist": 404,
     r"too many requests|rate limit|resource[_ ]exhausted": 429,
@@ -61,12 +63,12 @@ _LOST = re.compile(
     r"|does not match expected size",
     re.IGNORECASE,
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of this machine's disk, not of the network
-_LOOK_EVERY = 0.5  # seconds
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of the local disk, not of the network
+_LOOK_EVERY = 0.5  # seconds between two calls of the `look` callback
 
 
 class Refused(UserError):
-    """Kaggle said no. `status` is the HTTP status, or None where the client gave none."""
+    """Kaggle rejected the request. `status` is the HTTP status, or None if the client printed none."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -74,9 +76,11 @@ class Refused(UserError):
 
 
 class Busy(UserError):
-    """Kaggle could not be reached, has trouble, or asks to slow down: the same call may go well later.
-    `status` is the HTTP status, `after` the seconds that Kaggle asks to wait, None where the client gave
-    none."""
+    """Kaggle is unreachable, has a server error or limits the request rate; the same call may succeed later.
+
+    `status` is the HTTP status and `after` the number of seconds that Kaggle asks to wait. Each is None if
+    the client printed none.
+    """
 
     def __init__(self, message: str, status: int | None = None, after: float | None = None):
         super().__init__(message)
@@ -85,15 +89,14 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class About:
-    """What a call is about, for the sentence where it fails: `what` is named, `forbidden` says what a 403
-    means."""
+    """The subject of a call, for its error message: `what` names it, `forbidden` explains a 403."""
 
     what: str
     forbidden: str = "this account may not see it, or it does not exist"
 
 
 def about_competition(slug: str) -> About:
-    """A competition; nothing of it can be had before its rules are accepted."""
+    """The subject of a competition call. Before its rules are accepted, every such call returns 403."""
     return About(
         f"competition {slug}",
         f"accept its rules (join it) on kaggle.com/competitions/{slug}, "
@@ -102,7 +105,7 @@ def about_competition(slug: str) -> About:
 
 
 def find_client() -> Path | None:
-    """The `kaggle` executable: the one beside this Python, else the first on PATH, else None."""
+    """Path of the `kaggle` executable: beside this Python, else the first on PATH, else None."""
     beside = Path(sys.executable).parent / ("kaggle.exe" if os.name == "nt" else "kaggle")
     if beside.is_file():
         return beside
@@ -113,12 +116,12 @@ def find_client() -> Path | None:
 def call(
     *arguments: str, about: About, watch: bool = False, look: Callable[[str], None] | None = None
 ) -> str:
-    """Run `kaggle ARGUMENTS` to its end and give what it printed, both streams together.
+    """Run `kaggle ARGUMENTS` to completion and return its output, stdout followed by stderr.
 
-    With `watch`, for transfers, it may take any time, and its progress bar is shown where there is a
-    terminal. `look` is called again and again with what stands on stdout so far; what it raises ends the
-    client. Raises `Refused` or `Busy` with one sentence where it failed, `UserError` where there is no
-    client or no room on the disk.
+    With `watch`, meant for transfers, there is no time limit, and the client's progress bar is shown on a
+    terminal. `look` is called repeatedly with the stdout so far; an exception that it raises terminates the
+    client. Raises `Refused` or `Busy` with a one-sentence message if the call fails, and `UserError` if the
+    client is not installed or the disk is full.
     """
     client = find_client()
     if client is None:
@@ -164,7 +167,7 @@ def call(
 
 
 def _read(stream: IO[bytes], look: Callable[[str], None] | None) -> bytes:
-    """A stream to its end, with a `look` at what has come by now."""
+    """Read a stream to its end and call `look` with the text so far at regular intervals."""
     printed = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
@@ -179,7 +182,7 @@ def _read(stream: IO[bytes], look: Callable[[str], None] | None) -> bytes:
 
 
 def _hear(stream: IO[bytes], heard: list[bytes], show: bool) -> None:
-    """Keep what the client says on stderr, and pass it on as it comes where it is to be seen."""
+    """Collect the client's stderr, and forward it as it arrives if `show` is set."""
     with stream:
         while chunk := os.read(stream.fileno(), 65536):
             heard.append(chunk)
@@ -189,7 +192,7 @@ def _hear(stream: IO[bytes], heard: list[bytes], show: bool) -> None:
 
 
 def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
-    """The one sentence for what a failed call printed."""
+    """Convert the output of a failed call into an exception with a one-sentence message."""
     if "ModuleNotFoundError" in text:
         missing = re.search(r"No module named '([\w.]+)'", text)
         return UserError(
@@ -234,8 +237,8 @@ def failure(text: str, arguments: tuple[str, ...], about: About) -> UserError:
 
 
 def status_of(text: str) -> int | None:
-    """The HTTP status that a printed failure stands for, or None: the last number that the client gave, else
-    what the words mean."""
+    """The HTTP status that a printed failure stands for, or None: the last number in the text, else the
+    status that its message implies."""
     numbers = [next(filter(None, found.groups())) for found in _NUMBER.finditer(text)]
     if numbers:
         return int(numbers[-1])
@@ -244,19 +247,20 @@ def status_of(text: str) -> int | None:
 
 
 def wait_of(text: str) -> float | None:
-    """The seconds of a `Retry-After` that the client printed, or None."""
+    """The `Retry-After` delay in seconds that the client printed, or None."""
     found = [float(one[1] or one[2]) for one in AFTER.finditer(text)]
     return found[-1] if found else None
 
 
 def last_words(text: str) -> str:
-    """The last line that the client printed, shortened to what fits a sentence."""
+    """The last non-empty line of the client's output, truncated to 300 characters."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
 
 
 def key_advice() -> str:
-    """Which key was tried, for a variable shadows a good file, and where a new one comes from."""
+    """Advice for an invalid API key: which key was used, since an environment variable overrides a valid
+    file, and where to create a new one."""
     shadow = next((name for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY") if os.environ.get(name)), None)
     tried = f"it tried {shadow} of this shell, which comes before any file; " if shadow else ""
     return f"{tried}make one at kaggle.com/settings/api and save it as ~/.kaggle/access_token"

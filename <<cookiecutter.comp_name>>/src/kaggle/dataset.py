@@ -1,7 +1,7 @@
-"""A private dataset of a folder: created or versioned, and waited for until Kaggle serves that very version.
+"""Private Kaggle datasets: upload a folder as a new dataset or version, then wait until it is ready.
 
-A kernel attached a minute too early runs on the version before, without a word. So a push waits until the
-dataset is ready *and* its version number has moved.
+A kernel that is pushed too early attaches the previous version without a warning. So the upload waits until
+the dataset is ready *and* its version number has increased.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from src.kaggle.replies import DatasetStatus, Uploaded
 from src.kaggle.scan import check_folder
 from src.kaggle.waiting import wait_for
 
-HOURS = 2.0  # for Kaggle to unpack and store what was sent
+HOURS = 2.0  # maximum waiting time until Kaggle has unpacked and stored an upload
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class DatasetVersion:
 
 
 def upload(config: Config, folder: Path, ref: str, content: str, receipt: str) -> DatasetVersion:
-    """Have the dataset `ref` hold `folder`, whose content hash is `content`, and wait until it does.
+    """Upload `folder`, whose content hash is `content`, as the dataset `ref`, and wait until it is ready.
 
-    What the receipt says is there already is not sent again; a call that was stopped while it waited goes on
-    waiting. Raises `UserError` for a folder that Kaggle would not take as it is, and wherever the client's
-    words are not those of a success.
+    A version that is already uploaded according to the receipt is not uploaded again; an interrupted call
+    resumes waiting. Raises `UserError` if Kaggle would not accept the folder, or if the client's output does
+    not confirm success.
     """
     expected = check_folder(folder)
     sent = read_receipt(config, receipt)
     now = look_up(ref)
     same = sent.get("ref") == ref and sent.get("content") == content
-    # Ours is the number we waited for, and nobody has added one since.
+    # The version that the receipt records is the newest one, so nobody has added a version since.
     if same and now is not None and now.version in (sent["version"], sent["version"] - 1):
         version = sent["version"]
     else:
@@ -51,7 +51,7 @@ def upload(config: Config, folder: Path, ref: str, content: str, receipt: str) -
     if not ready:
         try:
             wait_for(f"dataset {ref} version {version}", lambda: _state(ref, version), HOURS, LATER)
-        except Refused:  # what was sent will never be ready: the next call sends it anew
+        except Refused:  # this version will never be ready: the next call uploads again
             write_receipt(config, receipt, ref=ref, version=version, content=None, ready=False)
             raise
         write_receipt(config, receipt, ref=ref, version=version, content=content, ready=True)
@@ -63,7 +63,8 @@ LATER = "run the same command again: it goes on waiting, and sends nothing twice
 
 
 def _send(folder: Path, ref: str, expected: tuple[str, ...], is_new: bool, notes: str) -> Uploaded:
-    """Create the private dataset or add a version; folders travel as archives, which Kaggle unpacks."""
+    """Create the private dataset or add a version. Folders are uploaded as zip archives, which Kaggle
+    unpacks."""
     about = About(f"dataset {ref}", "is competition.kaggle_username the owner of the key that is used here?")
     print(f"dataset {ref}: sending {len(expected)} file(s)")
     verb = ["create"] if is_new else ["version", "-m", notes]
@@ -72,14 +73,14 @@ def _send(folder: Path, ref: str, expected: tuple[str, ...], is_new: bool, notes
 
 
 def look_up(ref: str) -> DatasetStatus | None:
-    """What Kaggle has of a dataset now; None where there is none that this account may see."""
+    """The dataset's current status on Kaggle. None if this account can see no such dataset."""
     try:
         text = call(
             "datasets", "status", ref, "--format", "json(status,current_version_number)",
             about=About(f"dataset {ref}"),
         )  # fmt: skip
     except Refused as refused:
-        if refused.status in (403, 404):  # Kaggle tells a stranger's from none by neither
+        if refused.status in (403, 404):  # missing, or private to someone else: same status
             return None
         raise
     return DatasetStatus.read(text)

@@ -1,7 +1,8 @@
-"""`make data`: the competition's files from Kaggle into the raw folder, resumable, safely unpacked, checked.
+"""`make data`: download the competition's files into the raw folder (resumable, safely extracted, verified).
 
-The archive lies in `data/download/` while it comes in and is removed once all it holds is in place; a list of
-what came stays there, so that the next call does nothing, and a file that was changed by hand is known.
+The archive lies in `data/download/` during the download and is removed once all its files are in place. A
+list of its files stays there, so that the next call does nothing and files that were changed by hand are
+detected.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from src.kaggle.transfer import fetch, marker_of
 from src.kaggle.unpack import Unpacked, is_file, unpack
 from src.reading import Unreadable
 
-_SHOWN = 3  # names of a list of files
+_SHOWN = 3  # number of file names that a message lists
 
 
 def download(config: Config, force: bool = False) -> None:
-    """Bring the competition's files into `data.raw`, those that are not there yet. Only `force` replaces a
-    file that was changed by hand."""
+    """Download the competition's files that are missing in `data.raw`. Only `force` replaces a file that was
+    changed by hand."""
     slug, raw = competition(config), config.root / config.data.raw
     folder = config.root / "data" / "download"
     record, archive = folder / f"{slug}.json", folder / f"{slug}.zip"
@@ -32,7 +33,7 @@ def download(config: Config, force: bool = False) -> None:
         print(f"{raw}: up to date ({slug}); `make data ARGS=--force` looks for newer files on Kaggle")
         say_kept(raw, changed)
         return
-    if force and not marker_of(archive).exists():  # a whole one that is not the newest, or damaged
+    if force and not marker_of(archive).exists():  # a complete archive that is outdated or damaged
         archive.unlink(missing_ok=True)
     fetch(slug, folder, raw)
     unpacked = unpack(archive, raw, replace=force, came=before)
@@ -48,8 +49,8 @@ def download(config: Config, force: bool = False) -> None:
 
 
 def files_that_came(record: Path) -> dict[str, tuple[int, int]]:
-    """Size and CRC of every file of the last download, by its path below the raw folder; none where there is
-    no such list."""
+    """Size and CRC of every file of the last download by its path below the raw folder; empty if there is no
+    list."""
     try:
         files = read_json(record, files=dict)["files"].items() if record.exists() else ()
         return {name: (int(size), int(crc)) for name, (size, crc) in files}
@@ -63,8 +64,10 @@ def files_that_came(record: Path) -> dict[str, tuple[int, int]]:
 def withdraw(
     raw: Path, aside: Path, before: dict[str, tuple[int, int]], unpacked: Unpacked, force: bool
 ) -> None:
-    """Move the files that came before and are not in the newest archive out of the raw folder: Kaggle has
-    withdrawn them. Without `force` one that was changed by hand stays."""
+    """Move withdrawn files out of the raw folder: those of an earlier archive that the new one lacks.
+
+    Without `force` a file that was changed by hand stays.
+    """
     gone = [name for name in before if name not in unpacked.files and (raw / name).is_file()]
     moved = [name for name in gone if force or is_file(raw / name, *before[name])]
     for name in moved:
@@ -80,7 +83,7 @@ def withdraw(
 
 
 def say_kept(raw: Path, names: list[str]) -> None:
-    """Name the files that are not Kaggle's."""
+    """Print the names of the files that differ from Kaggle's and were kept."""
     if names:
         print(
             f"{raw}: {_in_short(names)}: not as Kaggle has it, and kept (changed by hand?); "
@@ -89,6 +92,6 @@ def say_kept(raw: Path, names: list[str]) -> None:
 
 
 def _in_short(names: list[str]) -> str:
-    """The first few of some names."""
+    """The first few names of a list, with the number of the others."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

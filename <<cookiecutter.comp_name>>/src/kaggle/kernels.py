@@ -1,7 +1,7 @@
-"""Kernels: push one, read it back and compare, wait for its run, fetch what it wrote.
+"""Kaggle kernels: push a version, verify it by reading it back, wait for its run and download its output.
 
-A pushed kernel is not yet the kernel that was meant: an unknown machine, a source that was left out or the
-internet switched on are all accepted in silence. So every push is read back.
+Kaggle silently accepts an unknown machine, a missing source or enabled internet access. So every pushed
+kernel is read back and compared with what was sent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from src.kaggle.replies import KernelStatus, Pushed
 from src.kaggle.scan import refuse_secret
 from src.kaggle.waiting import wait_for
 
-QUEUE_HOURS = 6.0  # a run may wait this long for a machine, beside its own time
-LOG_LINES = 15  # of a failed run's log that are shown
+QUEUE_HOURS = 6.0  # maximum queueing time until a machine is free, in addition to the run time
+LOG_LINES = 15  # number of log lines that are printed for a failed run
 
 
 class Mismatch(UserError):
-    """Kaggle's copy of a kernel is not what was sent."""
+    """Kaggle's copy of a kernel differs from what was sent."""
 
 
 class RunFailed(UserError):
-    """The kernel ran, and failed or was cancelled."""
+    """The run of the kernel failed or was cancelled."""
 
 
 @dataclass(frozen=True)
 class KernelVersion:
-    """A version of a kernel that was pushed and read back."""
+    """A pushed version of a kernel."""
 
     ref: str  # owner/slug
     version: int
@@ -42,7 +42,8 @@ class KernelVersion:
 
 
 def about_kernel(ref: str) -> About:
-    """A kernel; Kaggle tells a stranger's from none by nothing."""
+    """The subject of a kernel call. Kaggle returns the same error for a missing kernel and a foreign private
+    one."""
     return About(
         f"kernel {ref}",
         "it does not exist, or the key is not its owner's: is competition.kaggle_username the key's owner?",
@@ -52,8 +53,8 @@ def about_kernel(ref: str) -> About:
 def push(metadata: KernelMetadata, code: str, folder: Path, hours: float) -> KernelVersion:
     """Push `code` as a new version, which starts a run of at most `hours`; `folder` keeps what was sent.
 
-    Raises `UserError` where it holds a secret, was refused, or a source was left out. What Kaggle made of it,
-    `read_back` tells.
+    Raises `UserError` if the code holds a secret, Kaggle rejects the push or a source was left out.
+    `read_back` verifies what Kaggle stored.
     """
     refuse_secret(f"the script of kernel {metadata.id}", code)
     shutil.rmtree(folder, ignore_errors=True)
@@ -67,8 +68,8 @@ def push(metadata: KernelMetadata, code: str, folder: Path, hours: float) -> Ker
 
 
 def read_back(kernel: KernelVersion, metadata: KernelMetadata, code: str, folder: Path) -> None:
-    """Compare Kaggle's own copy, which is kept in `folder`, with what was sent; raises `Mismatch` where it
-    differs in any way."""
+    """Download Kaggle's copy of the kernel into `folder` and compare it with what was sent. Raises `Mismatch`
+    if they differ."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _check_same(metadata, code, pull(kernel.ref, folder), folder)
@@ -76,7 +77,7 @@ def read_back(kernel: KernelVersion, metadata: KernelMetadata, code: str, folder
 
 
 def pull(ref: str, folder: Path) -> dict[str, Any]:
-    """Kaggle's own copy of the newest version: its metadata, and its code beside it in `folder`."""
+    """Download the newest version into `folder`: returns its metadata, its code lies in the folder."""
     call("kernels", "pull", ref, "-p", str(folder), "-m", about=about_kernel(ref))
     try:
         return read_json(folder / "kernel-metadata.json", id=str)
@@ -87,9 +88,9 @@ def pull(ref: str, folder: Path) -> dict[str, Any]:
 
 
 def _check_same(metadata: KernelMetadata, code: str, held: dict[str, Any], folder: Path) -> None:
-    """Raise `Mismatch` naming what differs between what was sent and what Kaggle has."""
+    """Raise `Mismatch` naming the first difference between what was sent and what Kaggle stores."""
     wanted = metadata.model_dump(mode="json", exclude={"code_file", "docker_image_pinning_type", "keywords"})
-    wanted.pop("enable_gpu")  # the machine says it; Kaggle sets this one as it likes
+    wanted.pop("enable_gpu")  # implied by the machine; Kaggle sets this key itself
     for key, value in wanted.items():
         there = held.get(key)
         if _plain(there) != _plain(value):
@@ -113,7 +114,7 @@ ADVICE = {
 
 
 def wait_until_done(kernel: KernelVersion, hours: float, folder: Path) -> None:
-    """Wait for the run's end; where it failed or was cancelled, print the end of its log and raise
+    """Wait for the end of the run. If it failed or was cancelled, print the end of its log and raise
     `RunFailed`."""
 
     def look() -> tuple[str, KernelStatus | None]:
@@ -138,8 +139,11 @@ def wait_until_done(kernel: KernelVersion, hours: float, folder: Path) -> None:
 
 
 def fetch_output(kernel: KernelVersion, folder: Path, only: str | None = None) -> Path:
-    """The newest run's log, and its files whose whole path matches `only`, in an emptied `folder`, so that
-    nothing older passes for them. No name leads out of the folder."""
+    """Download the newest run's log and its files whose whole path matches the pattern `only` into `folder`.
+
+    The folder is emptied first, so that no older file is mistaken for a new one. No path can leave the
+    folder.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder):
         folder.mkdir(parents=True)
@@ -149,27 +153,30 @@ def fetch_output(kernel: KernelVersion, folder: Path, only: str | None = None) -
 
 
 def inside(only: str | None) -> str:
-    """The client's pattern for paths below the folder that match `only` from end to end; it searches, and
-    joins whatever name it finds to the folder. None matches nothing: the log comes always."""
+    """The client's file pattern for paths below the folder that match `only` from end to end.
+
+    The client searches for the pattern and joins any name that it finds to the folder, so absolute paths and
+    `..` are excluded here. None matches no file; the log is always downloaded.
+    """
     if only is None:
         return r"(?!)"
     return rf"(?s)\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))(?:{only})\Z"
 
 
 def log_of(folder: Path, kernel: KernelVersion) -> str:
-    """What the run printed, as plain text; empty where no log came."""
+    """The log of the run as plain text; empty if no log was downloaded."""
     path = folder / f"{kernel.ref.partition('/')[2]}.log"
     if not path.is_file():
         return ""
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         return "".join(str(entry.get("data", "")) for entry in json.loads(text))
-    except (ValueError, TypeError, AttributeError):  # older runs: plain text
+    except (ValueError, TypeError, AttributeError):  # older runs have a plain-text log
         return text
 
 
 def _plain(value: Any) -> Any:
-    """A value as both sides may write it: no prefix before a source, none and nothing the same."""
+    """Normalise a value for comparison: no prefix before a source, lower case, and "none" equals null."""
     if isinstance(value, list | tuple):
         return sorted(
             str(item).removeprefix("datasets/").removeprefix("competitions/").lower() for item in value

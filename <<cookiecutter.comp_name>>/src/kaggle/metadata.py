@@ -1,7 +1,7 @@
-"""`dataset-metadata.json` and `kernel-metadata.json`: every key written out, every limit of Kaggle's checked.
+"""Pydantic models of `dataset-metadata.json` and `kernel-metadata.json`: all keys explicit, limits checked.
 
-An unknown key or an absent one is no error there: a kernel without `enable_internet` gets the internet, one
-with a misspelt `machine_shape` gets another machine. So the models here refuse both.
+Kaggle accepts unknown and missing keys silently: a kernel without `enable_internet` gets internet access, and
+one with a misspelt `machine_shape` gets a different machine. So the models here reject both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Title = Annotated[str, Field(min_length=6, max_length=50)]
 
 
 def _check_ref(value: str) -> str:
-    """`owner/slug` without a prefix or a version."""
+    """Validate `owner/slug` without a prefix or a version."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{2,}/[a-z0-9]+(-[a-z0-9]+)*", value):
         raise ValueError(f"{value!r} is not owner/slug, such as quickfox/leaf-disease-bundle")
     if not 6 <= len(value.partition("/")[2]) <= 50:
@@ -30,21 +30,25 @@ def _check_ref(value: str) -> str:
 
 
 Ref = Annotated[str, AfterValidator(_check_ref)]
-Bare = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]  # a competition: its slug alone, no c/ before it
+Bare = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]  # a competition's slug alone, without the prefix c/
 _Model = Annotated[str, Field(pattern=r"^[^/]+/[^/]+/[^/]+/[^/]+/\d+$")]  # owner/model/framework/variation/4
 
 
 class Metadata(BaseModel):
-    """A metadata file: unknown keys are errors."""
+    """Base class of the metadata files. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Licence(Metadata):
+    """A licence by its name on Kaggle."""
+
     name: str
 
 
 class DatasetMetadata(Metadata):
+    """The schema of `dataset-metadata.json`."""
+
     id: Ref
     title: Title
     licenses: tuple[Licence]  # exactly one
@@ -53,15 +57,17 @@ class DatasetMetadata(Metadata):
 
 
 class KernelMetadata(Metadata):
+    """The schema of `kernel-metadata.json`."""
+
     id: Ref
     title: Title
     code_file: str
     language: Literal["python"]
-    kernel_type: Literal["script", "notebook"]  # can never be changed once the kernel exists
+    kernel_type: Literal["script", "notebook"]  # cannot be changed once the kernel exists
     is_private: bool
     enable_gpu: bool
     enable_tpu: Literal[False]
-    enable_internet: bool  # absent means true
+    enable_internet: bool  # Kaggle's default is true
     machine_shape: str
     docker_image_pinning_type: Literal["original", "latest"]
     dataset_sources: tuple[Ref, ...]
@@ -78,7 +84,7 @@ class KernelMetadata(Metadata):
 
 
 def dataset_metadata(ref: str, licence: str) -> DatasetMetadata:
-    """The metadata of a private dataset of ours."""
+    """The metadata of a private dataset of this project."""
     return _checked(
         DatasetMetadata,
         id=ref,
@@ -97,7 +103,7 @@ def kernel_metadata(
     datasets: tuple[str, ...],
     kernels: tuple[str, ...] = (),
 ) -> KernelMetadata:
-    """The metadata of a private kernel of ours on the machine of `kaggle.machine_shape`."""
+    """The metadata of a private kernel of this project on the machine `kaggle.machine_shape`."""
     shape = config.kaggle.machine_shape
     return _checked(
         KernelMetadata,
@@ -111,7 +117,7 @@ def kernel_metadata(
         enable_tpu=False,
         enable_internet=internet,
         machine_shape="None" if shape == "cpu" else shape,
-        docker_image_pinning_type="latest",  # `original` keeps a CPU image after the shape became a GPU
+        docker_image_pinning_type="latest",  # `original` keeps a CPU image even after a change to a GPU
         dataset_sources=datasets,
         competition_sources=(competition(config),),
         kernel_sources=kernels,
@@ -121,7 +127,7 @@ def kernel_metadata(
 
 
 def write_metadata(folder: Path, metadata: Metadata) -> None:
-    """Write it into the folder under the name that the client looks for."""
+    """Write the metadata into the folder under the file name that the client expects."""
     name = "dataset" if isinstance(metadata, DatasetMetadata) else "kernel"
     write_json(folder / f"{name}-metadata.json", metadata.model_dump(mode="json"))
 

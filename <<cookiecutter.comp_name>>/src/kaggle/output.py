@@ -1,7 +1,8 @@
-"""A submission.csv against the sample submission, read as text line by line: a last look before it is sent.
+"""Final check of a submission.csv against the sample submission, compared as text, row by row.
 
-Stage 06 and the kernel check values and ranges when they write; this one asks whether the file that is here
-is the one that was meant: no web page in its place, the sample's columns, its ids in its order.
+Stage 06 and the kernel check values and ranges when they write the file. This check verifies that the file on
+disk is the intended one: it is no HTML page, and it has the sample's columns and the sample's ids in the same
+order.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Any
 from src.artifacts import read_json
 from src.config import UserError
 
-SUMMARY = "summary.json"  # of a kernel's run, beside its submission.csv
-_MANY = 0.5  # of the rows on the prior: beyond it a submission says next to nothing of its images
+SUMMARY = "summary.json"  # the summary of a kernel's run, beside its submission.csv
+_MANY = 0.5  # the share of rows with the prior above which the score says little about the models
 
 NO_NUMBERS = ("", "nan", "inf", "-inf", "infinity", "-infinity")  # as csv, numpy and pandas write them
 
 
 def check_table(path: Path, sample: Path, numbers: bool = False) -> int:
-    """The number of rows of a CSV with the columns and the first column's values of the sample, in its order.
+    """Check that a CSV has the sample's columns and its first column's values in order; return the row count.
 
-    `numbers`: where the sample holds a number, an empty cell, NaN or infinity is wrong. Raises `UserError`
-    naming the first row that differs, or that what lies there is a web page.
+    With `numbers`, an empty cell, NaN or infinity is an error in every cell where the sample holds a number.
+    Raises `UserError` naming the first row that differs, or if the file is an HTML page.
     """
     if not path.is_file():
         raise UserError(f"{path}: is not there")
@@ -71,14 +72,15 @@ def _finite(cell: str) -> bool:
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a web page: where Kaggle refuses one, the client saves the refusal under its name."""
+    """Whether a file is an HTML or XML page. If Kaggle refuses a download, the client saves the error page
+    under the file's name."""
     with open(path, "rb") as handle:
         start = handle.read(512).lstrip().lower()
     return start.startswith((b"<!doctype", b"<html", b"<?xml", b"<error"))
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(2**30)  # a run-length mask is one long cell
+    csv.field_size_limit(2**30)  # a run-length encoded mask is one long cell
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
             yield from (row for row in csv.reader(handle) if row)
@@ -87,8 +89,11 @@ def _rows(path: Path) -> Iterator[list[str]]:
 
 
 def rows_on_prior(output: Path, log: str) -> dict[str, Any] | None:
-    """How many `rows` `of` a kernel's submission hold the prior instead of a prediction, and `why`; None
-    where there are none. From the run's summary.json, else from what it printed."""
+    """Count the rows of a kernel's submission that hold the prior instead of a prediction.
+
+    Returns `rows` (with the prior), `of` (all rows) and `why` (the reasons), or None if no row holds the
+    prior. The numbers come from the run's summary.json, else from its log.
+    """
     try:
         summary = read_json(output / SUMMARY)
         rows, of = sum(summary["prior"].values()), int(summary["rows"])
@@ -102,7 +107,7 @@ def rows_on_prior(output: Path, log: str) -> dict[str, Any] | None:
 
 
 def said_of_prior(found: dict[str, Any] | None) -> str | None:
-    """The sentence for a submission most of whose rows hold the prior; None for any other."""
+    """The warning for a submission in which most rows hold the prior; None for any other."""
     if not found or found["rows"] <= _MANY * found["of"]:
         return None
     return f"{found['rows']:,} of {found['of']:,} rows of its run hold the prior ({found['why']})"

@@ -1,4 +1,7 @@
-"""What `make send` sends: a pushed kernel's version, or a CSV of stage 06; each checked first."""
+"""The content of a submission that `make send` sends: a version of a pushed kernel, or a CSV of stage 06.
+
+Each is checked before it is sent.
+"""
 
 from __future__ import annotations
 
@@ -20,34 +23,36 @@ from src.submission.manifest import read_manifest
 
 @dataclass(frozen=True)
 class Parcel:
-    """What will be sent: `content` is a hash of it, so that nothing is sent twice."""
+    """A submission that is ready to be sent. `content` is its hash, which prevents sending it twice."""
 
     kind: str  # code or csv
     name: str
     cv: float | None
     content: str
-    arguments: tuple[str, ...]  # the client's, for this kind
-    on_prior: dict[str, Any] | None = None  # of the kernel's run on the public test set, where any row is
+    arguments: tuple[str, ...]  # of the client, for this kind
+    on_prior: dict[str, Any] | None = None  # rows with the prior in the kernel's run, if any
 
     @property
     def mark(self) -> str:
-        """What a description on Kaggle ends in where the same was sent before."""
+        """The end of the description on Kaggle, by which an earlier submission of the same content is
+        recognised."""
         return f"[{self.content[:10]}]"
 
     @property
     def message(self) -> str:
-        """The description that Kaggle shows, which also tells this submission from all others."""
+        """The description that Kaggle shows; it is unique to the content."""
         cv = "-" if self.cv is None else f"{self.cv:.5f}"
         return f"{self.name} cv {cv} {self.mark}"
 
 
 def parcel_of(config: Config) -> Parcel:
-    """What is ready to be sent; raises `UserError` with the command to run where nothing is."""
+    """The submission that is ready to be sent. If none is, raises `UserError` naming the command to run."""
     return (code_parcel if config.kaggle.code_competition else csv_parcel)(config)
 
 
 def code_parcel(config: Config) -> Parcel:
-    """The pushed kernel's version. Raises `UserError` unless its run was checked and is of today's bundle."""
+    """The pushed version of the kernel. Raises `UserError` unless its run was checked and used the current
+    bundle."""
     kernel = read_receipt(config, "kernel")
     manifest = read_manifest(bundle_folder(config), made_by="make bundle")
     if kernel.get("state") != "checked":
@@ -66,8 +71,8 @@ def code_parcel(config: Config) -> Parcel:
 
 
 def csv_parcel(config: Config) -> Parcel:
-    """submissions/<name>.csv of stage 06. Raises `UserError` where it is not there, changed since it was
-    checked, or not of the sample's rows."""
+    """The submissions/<name>.csv of stage 06. Raises `UserError` if it does not exist, has changed since it
+    was checked, or does not have the sample's rows."""
     _, name = submission_source(config)
     path = config.root / "submissions" / f"{name}.csv"
     try:

@@ -1,7 +1,7 @@
-"""`make push`: the rehearsed bundle and its kernel to Kaggle, run there once, and what it wrote, checked.
+"""`make push`: upload the rehearsed bundle, run its kernel once on Kaggle and check the output.
 
-Each part is remembered in a receipt, so the same command goes on where it was stopped: an upload that is
-there is not repeated, a kernel whose run is under way is only waited for.
+Each step is recorded in a receipt, so that the same command resumes after an interruption: a completed upload
+is not repeated, and a kernel that is still running is only waited for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FETCHED_OUTPUT = "submission.csv"
 
 
 def push_bundle(config: Config, force: bool = False) -> None:
-    """Upload the bundle, push the kernel, wait for its run, fetch and check its submission.csv.
+    """Upload the bundle, push the kernel, wait for its run, download and check its submission.csv.
 
     Raises `UserError` unless `make rehearse` passed for exactly this bundle and this kernel.
     """
@@ -44,7 +44,7 @@ def push_bundle(config: Config, force: bool = False) -> None:
 
 
 def push_once(config: Config, force: bool) -> None:
-    """`push_bundle`, by the one command that pushes now."""
+    """The body of `push_bundle`, called while its lock is held."""
     manifest = read_manifest(bundle_folder(config), made_by="make bundle")
     code, kernel_hash = read_kernel(config)
     check_rehearsed(config, manifest["bundle_hash"], kernel_hash)
@@ -70,7 +70,7 @@ def push_once(config: Config, force: bool) -> None:
             f"kernel {before['ref']}: version {before['version']} is up to date; next: `make send SUBMIT=1`"
         )
         return
-    if same and before["state"] == "pushed":  # its run is under way, or over and not fetched yet
+    if same and before["state"] == "pushed":  # its run is in progress, or finished and not downloaded yet
         kernel = KernelVersion(before["ref"], before["version"], before["url"])
     else:
         kernel = push(metadata, code, work / "sent", config.kaggle.hours)
@@ -100,7 +100,7 @@ def push_once(config: Config, force: bool) -> None:
 
 
 def read_kernel(config: Config) -> tuple[str, str]:
-    """The inference kernel's text and its hash."""
+    """The inference kernel's source and its SHA-256."""
     path = config.root / KERNEL
     if not path.is_file():
         raise UserError(f"{path}: the kernel is not there; bring it back from git")
@@ -123,8 +123,11 @@ def check_rehearsed(config: Config, bundle_hash: str, kernel_hash: str) -> None:
 
 
 def check_kernel_run(config: Config, kernel: KernelVersion, output: Path, bundle_hash: str) -> int:
-    """The rows of the run's submission.csv; raises `UserError` where it is not there, not a table of the
-    sample's ids, or of a run on another bundle."""
+    """Check the submission.csv of a kernel's run and return its row count.
+
+    Raises `UserError` if the file is missing, if its columns or ids differ from the sample's, or if the run
+    used another bundle.
+    """
     if not (output / FETCHED_OUTPUT).is_file():
         raise UserError(
             f"kernel {kernel.ref} version {kernel.version}: its run wrote no {FETCHED_OUTPUT}; "

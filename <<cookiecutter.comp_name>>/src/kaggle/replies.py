@@ -1,8 +1,8 @@
-"""What the client printed, read strictly: one dataclass a verb.
+"""Strict parsers for the output of the Kaggle client, one dataclass per command.
 
-The client's exit status is no witness: a push with an invalid source, a refused push, a dataset without the
-file that failed to upload all end with 0. A reply counts only where its words say that all went well; words
-that are not known here are a failure, told as they stand.
+The client's exit status is unreliable: a push with an invalid source, a rejected push and a dataset without
+the file that failed to upload all exit with 0. So a command counts as successful only if its output says so.
+Any output that is not recognised counts as a failure and is quoted in the error message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from src.kaggle.client import Refused, last_words
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """`datasets status --format json(status,current_version_number)`."""
+    """The output of `datasets status --format json(status,current_version_number)`."""
 
     status: str  # ready, failed, deleted, reprocessing, or a stage before ready
     version: int
@@ -31,13 +31,14 @@ class DatasetStatus:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """`datasets create` and `datasets version`: that every file named arrived."""
+    """The output of `datasets create` and `datasets version`: the names of the files that arrived."""
 
     files: tuple[str, ...]
 
     @classmethod
     def read(cls, text: str, ref: str, expected: tuple[str, ...]) -> Uploaded:
-        """`expected` are the names at the top of the folder; a folder arrives as `<name>.zip`."""
+        """Parse the output. `expected` holds the names at the top level of the folder; a subfolder arrives as
+        `<name>.zip`. Raises `Refused` if a file is missing or the dataset is public."""
         error = re.search(r"^Dataset (?:version )?creation error: (.*)", text, re.MULTILINE)
         if error:
             raise Refused(f"{ref}: Kaggle refuses the dataset: {error[1].strip() or 'without a reason'}")
@@ -59,7 +60,7 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class Pushed:
-    """`kernels push`: the version it became."""
+    """The output of `kernels push`: the new version number and its URL."""
 
     version: int
     url: str
@@ -85,7 +86,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class KernelStatus:
-    """`kernels status`."""
+    """The output of `kernels status`."""
 
     status: str  # queued, running, complete, error, cancel_requested, cancel_acknowledged, new_script
     failure: str | None
@@ -101,7 +102,8 @@ class KernelStatus:
 
 @dataclass(frozen=True)
 class Submitted:
-    """`competitions submit`: Kaggle's answer. That a submission is there, only the list of them proves."""
+    """The output of `competitions submit`. It is no proof of a submission: only the list of submissions
+    is."""
 
     answer: str
 
@@ -116,7 +118,8 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Submission:
-    """One row of `competitions submissions --format json`. Scores are None until there are any."""
+    """One row of `competitions submissions --format json`. The scores are None until Kaggle has computed
+    them."""
 
     ref: int
     file: str
@@ -127,7 +130,7 @@ class Submission:
 
 
 def read_submissions(text: str) -> list[Submission]:
-    """Every row of `competitions submissions --format json`, newest first as Kaggle lists them."""
+    """Parse all rows of `competitions submissions --format json`, newest first as Kaggle lists them."""
     if "No submissions found" in text:
         return []
     return [
@@ -145,7 +148,7 @@ def read_submissions(text: str) -> list[Submission]:
 
 @dataclass(frozen=True)
 class Limits:
-    """`competitions submission-limits --json`. The client leaves zeros out."""
+    """The output of `competitions submission-limits --json`. The client omits zeros."""
 
     allowed_now: int
     today: int
@@ -158,7 +161,7 @@ class Limits:
 
 
 def _json(text: str, verb: str) -> Any:
-    """The JSON value in what was printed, wherever warnings stand around it."""
+    """Extract the JSON value from the client's output, which may have warnings around it."""
     for start in re.finditer(r"^[\[{]", text, re.MULTILINE):
         try:
             return json.JSONDecoder().raw_decode(text, start.start())[0]

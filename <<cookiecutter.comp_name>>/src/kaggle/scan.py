@@ -1,6 +1,6 @@
-"""What may not go to Kaggle: secrets, hidden files, caches, links; and more or larger files than it takes.
+"""Upload checks: refuse secrets, hidden files, caches and links, and whatever exceeds Kaggle's limits.
 
-The client uploads hidden files without a word (a stray `.env` too) and leaves folders out without one.
+The Kaggle client uploads hidden files (even a stray `.env`) and skips folders, both without a warning.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import IO, Any
 from src.config import UserError
 from src.kaggle.secrets import find_secret
 
-TOP_LEVEL = 50  # files and folders at the top of a dataset
-TOTAL = 200 * 2**30  # bytes, of a dataset and of all private ones together
-_NAME = 100  # characters of a file name; longer ones have been cut
-PIECE, OVERLAP = 8 * 2**20, 4096  # bytes of a file that are looked at together
+TOP_LEVEL = 50  # files and folders at the top level of a dataset
+TOTAL = 200 * 2**30  # bytes: the limit of one dataset and of all private datasets together
+_NAME = 100  # characters of a file name; longer names have been truncated
+PIECE, OVERLAP = 8 * 2**20, 4096  # bytes of a file that are scanned at a time, and their overlap
 
 KEY_FILES = (".env", "*.env", ".netrc", "_netrc", "kaggle.json", "access_token*", "credentials.json")
 KEY_FILES += ("id_rsa*", "id_ed25519*", "*.pem", "*.p12", "*.key")
@@ -28,8 +28,10 @@ CACHES = ("__pycache__", "*.pyc", "*.tmp", "*.partial", "Thumbs.db")
 
 
 def check_folder(folder: Path) -> tuple[str, ...]:
-    """Raise `UserError`, naming the file, unless the folder may go to Kaggle as a dataset; give the names
-    that its top travels under: a folder as `<name>.zip`."""
+    """Check that a folder may be uploaded as a dataset; return its top-level names as they are uploaded.
+
+    A folder is uploaded as `<name>.zip`. Raises `UserError` naming the first file that is not allowed.
+    """
     refuse_secrets(folder)
     top = sorted(path for path in folder.iterdir() if path.name != "dataset-metadata.json")
     if not top:
@@ -56,8 +58,8 @@ def check_folder(folder: Path) -> tuple[str, ...]:
 
 
 def refuse_secrets(folder: Path) -> None:
-    """Raise `UserError` naming the first hidden file, cache, link or secret below the folder, archives
-    included."""
+    """Raise `UserError` naming the first hidden file, cache, link or secret below the folder; archives are
+    searched too."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise UserError(f"{path}: is a link; copy what it means")
@@ -68,13 +70,14 @@ def refuse_secrets(folder: Path) -> None:
 
 
 def refuse_secret(name: str, text: str) -> None:
-    """Raise `UserError` where a text that goes to Kaggle by the `name`, such as a kernel's script, holds a
+    """Raise `UserError` if a text that is uploaded under `name`, such as a kernel's script, holds a
     secret."""
     _check_content(name, text.encode("utf-8"))
 
 
 def refuse_secret_settings(settings: dict[str, Any], prefix: str = "") -> None:
-    """Raise `UserError` naming the first key of a config that holds a secret: it travels with a kernel."""
+    """Raise `UserError` naming the first config key that holds a secret, since the config is part of the
+    kernel."""
     for key, value in settings.items():
         if isinstance(value, dict):
             refuse_secret_settings(value, f"{prefix}{key}.")
@@ -83,8 +86,8 @@ def refuse_secret_settings(settings: dict[str, Any], prefix: str = "") -> None:
 
 
 def copy_code(code: Path, to: Path) -> None:
-    """Copy a folder of the project's own code, without hidden files and caches. Raises `UserError` for a
-    link: what it leads to may lie outside the project, and nobody would see it in the copy."""
+    """Copy a folder of the project's own code without hidden files and caches. Raises `UserError` for a link,
+    whose target may lie outside the project without being noticed."""
     for path in [code, *sorted(code.rglob("*"))]:
         hidden = any(part.startswith(".") for part in path.relative_to(code).parts)
         if path.is_symlink() and not hidden:
@@ -93,8 +96,8 @@ def copy_code(code: Path, to: Path) -> None:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The content of a file in pieces, or of every file in it where it is an archive, by a name for
-    people."""
+    """The content of a file in pieces, each with a readable name. For a zip archive, the content of each file
+    in it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as opened:
             for info in opened.infolist():
@@ -109,7 +112,8 @@ def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _pieces(handle: IO[bytes]) -> Iterator[bytes]:
-    """A text to its end, pieces overlapping; of anything else the first piece: keys hide in text."""
+    """A text file in overlapping pieces; of a binary file only the first piece, since secrets occur in
+    text."""
     piece = handle.read(PIECE)
     yield piece
     binary = b"\0" in piece[:8192]

@@ -1,7 +1,7 @@
-"""What a key, a token, a password or a webhook looks like in a text.
+"""Secret detection: patterns of API keys, tokens, passwords and webhooks in text.
 
-Formats with a prefix of their own come first; then a value that looks random behind a name that says what it
-is, in Python, YAML, JSON, a shell or a notebook.
+Formats with a fixed prefix are matched first. Then follow random-looking values that are assigned to a
+suspicious name (key, token, secret, ...) in Python, YAML, JSON, shell or notebook syntax.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 
-# What stands between a name and its value: quotes, escaped ones of a notebook, an equals sign, a bracket.
+# The separator between a name and its value: quotes, escaped quotes of a notebook, an equals sign, a bracket.
 TO = rb"\W{1,8}"
 FORMATS = {
     "a Kaggle token": rb"\bKGAT_[0-9a-f]{32}",
@@ -52,7 +52,7 @@ FORMATS = {
     ),
 }
 
-# A name that ends in one of these says that a secret follows; what follows decides.
+# A name that ends in one of these words suggests a secret; whether the value looks random decides.
 _NAMED = re.compile(
     rb"(?i)(?:key|token|secret|passw(?:or)?d|passphrase|credentials?|authorization|bearer|\bbasic)"
     rb"[\\'\"\])]{0,4}\s{0,4}(?:=>|[:=,]|\s)\s{0,4}(?:bearer\s|basic\s)?[\\'\"]{0,3}([A-Za-z0-9+/_=-]{16,200})"
@@ -61,11 +61,11 @@ _NAMED = re.compile(
 QUOTED = re.compile(
     rb"(?i)(?:passw(?:or)?d|passphrase)[\\'\"\])]{0,4}\s{0,4}[:=]\s{0,4}(\\?['\"])([^\s'\"\\{}<>$]{6,64})\1"
 )
-ENTROPY = 3.0  # bits a character: random hexadecimal has about 3.6 in 32 of them, words and names less
+ENTROPY = 3.0  # bits per character: 32 random hexadecimal digits have about 3.6, words and names have less
 
 
 def find_secret(content: bytes) -> tuple[str, int] | None:
-    """What the first secret in a text is, and its line; None where there is none."""
+    """The kind of the first secret in a text and its line number; None if there is none."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16, as a Windows editor saves it
         content = content.replace(b"\0", b"")
     for what, pattern in FORMATS.items():
@@ -82,8 +82,8 @@ def find_secret(content: bytes) -> tuple[str, int] | None:
 
 
 def looks_random(value: str) -> bool:
-    """Whether a value is more likely drawn than written: letters and digits, mixed as no word mixes them."""
-    parts = [part for part in re.split(r"[_/=-]+", value) if len(part) >= 12]  # not words with joints between
+    """Whether a value looks randomly generated: it mixes letters and digits and has a high entropy."""
+    parts = [part for part in re.split(r"[_/=-]+", value) if len(part) >= 12]  # not joined short words
     if not any(sum(map(str.isalpha, part)) >= 3 <= sum(map(str.isdigit, part)) for part in parts):
         return False
     counts = Counter(value)

@@ -1,8 +1,8 @@
-"""`make send SUBMIT=1`: one submission, its score, and a line in submissions/log.csv.
+"""`make send SUBMIT=1`: send one submission, wait for its score and add a row to submissions/log.csv.
 
-A submission cannot be taken back and there are few a day. So: it is sent only with SUBMIT=1, only where the
-same was not sent before, only after the checks, by one command at a time; and once it is sent, the same
-command only waits for its score.
+A submission cannot be undone, and the number per day is limited. So it is sent only with SUBMIT=1, only if
+the same content was not sent before, only after all checks, and by one command at a time. Once it is sent,
+the same command only waits for its score.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from src.kaggle.submissions import (
 from src.kaggle.waiting import TimedOut, wait_for
 from src.locks import alone
 
-SCORING_HOURS = 3.0  # beside the run itself
-APPEAR_HOURS = 0.1  # for a submission to be listed
+SCORING_HOURS = 3.0  # maximum waiting time for the score, in addition to the run itself
+APPEAR_HOURS = 0.1  # maximum waiting time until a submission is listed
 DRY = "nothing is sent yet: a submission is sent by `make send SUBMIT=1`"
 
 
 class SentBefore(UserError):
-    """The same was sent before, and has come to its end."""
+    """The same content was sent before, and its outcome is known."""
 
 
 def send_submission(config: Config, submit: bool, force: bool = False) -> None:
-    """Send what is ready and wait for its score; without `submit` say what would be sent.
+    """Send the prepared submission and wait for its score; without `submit`, print what would be sent.
 
-    Raises `UserError` unless every check holds, Kaggle allows one more today and the same was not sent before
-    (`force` sends it again).
+    Raises `UserError` unless every check passes, Kaggle allows one more submission today and the same content
+    was not sent before (`force` sends it again).
     """
     slug = competition(config)
     try:
@@ -65,7 +65,7 @@ def send_submission(config: Config, submit: bool, force: bool = False) -> None:
 
 
 def resume_submission(config: Config, slug: str, parcel: Parcel, name: str, submit: bool) -> str | None:
-    """Go on with what an earlier call sent: the name of its receipt, or None where it never arrived."""
+    """Resume an earlier call's submission: returns the name of its receipt, or None if it never arrived."""
     receipt = read_receipt(config, name)
     if receipt["state"] in FINAL:
         log_again(config, receipt)
@@ -73,7 +73,8 @@ def resume_submission(config: Config, slug: str, parcel: Parcel, name: str, subm
     if receipt["state"] == "sent":
         print(f"submission {receipt['ref']}: sent before, waiting for its score")
         return name
-    # An earlier call was stopped between the sending and its proof: wait for that as long as it would have.
+    # An earlier call was interrupted after sending and before the submission was listed: wait as long as it
+    # would have waited.
     row = _wait_until_listed(config, slug, receipt) if submit else _find(config, slug, receipt)
     if row is not None:
         change_receipt(config, name, state="sent", ref=row.ref)
@@ -97,7 +98,7 @@ NOT_LISTED = (
 
 
 def begin(config: Config, slug: str, parcel: Parcel, submit: bool, force: bool) -> str | None:
-    """Send what was not sent before: the name of its receipt; None where nothing is to be sent yet."""
+    """Send a new submission: returns the name of its receipt, or None if nothing is to be sent yet."""
     limits = read_limits(slug)
     print(f"{parcel.kind}: {parcel.message}; {limits.allowed_now} submission(s) left today")
     if not submit:
@@ -105,7 +106,7 @@ def begin(config: Config, slug: str, parcel: Parcel, submit: bool, force: bool) 
     check_limits(slug, limits)
     rows = list_submissions(slug)
     twin = next((row for row in rows if row.description.endswith(parcel.mark)), None)
-    if twin is not None and not force:  # from another machine, or its receipt is lost
+    if twin is not None and not force:  # sent from another machine, or its receipt is lost
         name = open_receipt(config, slug, parcel, state="sent", ref=twin.ref)
         if note_scores(config, slug, rows).get(name):
             raise sent_before(twin.ref, twin.public)
@@ -123,14 +124,14 @@ def begin(config: Config, slug: str, parcel: Parcel, submit: bool, force: bool) 
 
 
 def deliver(config: Config, slug: str, parcel: Parcel, name: str) -> None:
-    """The one call that sends. Comes back where the submission may have arrived; where it has not, its
-    receipt is removed and the reason raised."""
+    """Send the submission. Returns if it may have arrived; otherwise removes its receipt and raises the
+    error."""
     arguments = ("competitions", "submit", slug, *parcel.arguments, "-m", parcel.message)
     try:
         Submitted.read(call(*arguments, about=about_competition(slug), watch=True), slug)
     except UserError as error:
         status = getattr(error, "status", None)
-        told = status is not None and 400 <= status < 500  # Kaggle itself said no
+        told = status is not None and 400 <= status < 500  # Kaggle itself rejected it
         lost_reply = isinstance(error, Busy) and not told
         if told or (not lost_reply and nothing_arrived(config, slug, read_receipt(config, name))):
             receipt_path(config, name).unlink()
@@ -139,7 +140,7 @@ def deliver(config: Config, slug: str, parcel: Parcel, name: str) -> None:
 
 
 def nothing_arrived(config: Config, slug: str, receipt: dict) -> bool:
-    """Whether Kaggle neither lists nor counts a submission whose call failed."""
+    """Whether Kaggle neither lists nor counts the submission of a failed call."""
     try:
         return _find(config, slug, receipt) is None and read_limits(slug).total <= receipt["counted"]
     except UserError:
@@ -152,7 +153,7 @@ def _find(config: Config, slug: str, receipt: dict) -> Submission | None:
 
 
 def _wait_until_listed(config: Config, slug: str, receipt: dict) -> Submission | None:
-    """Wait until Kaggle lists a submission; None where it does not in the time that this may take."""
+    """Wait until Kaggle lists a submission; None if it is not listed within `APPEAR_HOURS`."""
 
     def look() -> tuple[str, Submission | None]:
         return "not listed yet", _find(config, slug, receipt)
@@ -164,7 +165,7 @@ def _wait_until_listed(config: Config, slug: str, receipt: dict) -> Submission |
 
 
 def sent_before(ref: int, public: float | None) -> SentBefore:
-    """The error for what was sent before and has come to its end."""
+    """The error for content that was sent before and whose outcome is known."""
     came = "has no score" if public is None else f"scored {public:.5f}"
     return SentBefore(
         f"submission {ref}: the same was sent before and {came}; change something, or send it once more with "
@@ -173,7 +174,7 @@ def sent_before(ref: int, public: float | None) -> SentBefore:
 
 
 def check_limits(slug: str, limits: Limits) -> None:
-    """Raise `UserError` where Kaggle takes no submission now."""
+    """Raise `UserError` if Kaggle accepts no submission now."""
     if limits.allowed_now < 1:
         why = (
             f"{limits.today} were sent today" if limits.today else "have you joined it, and is it still open?"
@@ -184,8 +185,10 @@ def check_limits(slug: str, limits: Limits) -> None:
 
 
 def wait_for_score(config: Config, slug: str, name: str) -> None:
-    """Wait until Kaggle has scored the submission of this receipt; every other one that is scored meanwhile
-    is noted too. Raises `UserError` where it failed."""
+    """Wait until Kaggle has scored the submission of this receipt. Raises `UserError` if it failed.
+
+    Other submissions that are scored meanwhile are logged too.
+    """
     receipt = read_receipt(config, name)
     hours = SCORING_HOURS + (config.kaggle.hours if receipt["kind"] == "code" else 0)
 

@@ -1,11 +1,11 @@
-"""What was sent: one receipt a submission, and the scores of all that are under way, as Kaggle lists them.
+"""Submissions: one receipt per submission, updated with the scores that Kaggle lists.
 
 | state of a receipt | meaning |
 |---|---|
-| `sending` | the call began; whether it arrived, only Kaggle's list tells |
+| `sending` | the call has started; only Kaggle's list shows whether the submission arrived |
 | `sent` | it is listed as `ref`, and has no score yet |
-| `scored`, `failed` | it has its row in submissions/log.csv |
-| `lost` | it never arrived, by Kaggle's list and its count of submissions |
+| `scored`, `failed` | it has a row in submissions/log.csv |
+| `lost` | it never arrived, according to Kaggle's list and count of submissions |
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def list_submissions(slug: str) -> list[Submission]:
 
 
 def read_limits(slug: str) -> Limits:
-    """How many submissions Kaggle takes now, and how many it has counted."""
+    """The number of submissions that Kaggle accepts now and the number that it has counted."""
     return Limits.read(
         call("competitions", "submission-limits", slug, "--json", about=about_competition(slug))
     )
 
 
 def receipts_of(config: Config) -> dict[str, dict[str, Any]]:
-    """Every submission's receipt by its name; of the same content in the order of sending."""
+    """All submission receipts by name; receipts of the same content are in the order of sending."""
     paths = receipt_path(config, "x").parent.glob("submission-*.json")
     names = sorted((path.stem for path in paths), key=lambda name: (len(name), name))
     receipts = {name: read_receipt(config, name) for name in names}
@@ -58,12 +58,12 @@ def receipts_of(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def claimed(config: Config) -> set[int]:
-    """The numbers of all submissions that have a receipt."""
+    """The Kaggle ids of all submissions that have a receipt."""
     return {receipt["ref"] for receipt in receipts_of(config).values() if "ref" in receipt}
 
 
 def newest_receipt(config: Config, slug: str, parcel: Parcel) -> str | None:
-    """The name of the receipt of what was sent last with this content; None where there is none."""
+    """The name of the newest receipt with this content, or None. Lost submissions are ignored."""
     same = [
         name
         for name, receipt in receipts_of(config).items()
@@ -74,7 +74,7 @@ def newest_receipt(config: Config, slug: str, parcel: Parcel) -> str | None:
 
 
 def open_receipt(config: Config, slug: str, parcel: Parcel, **values: Any) -> str:
-    """Write the receipt of a submission and give its name, which no other has."""
+    """Write the receipt of a new submission and return its unique name."""
     base, number = f"submission-{parcel.content[:10]}", 1
     while receipt_path(config, name := base if number == 1 else f"{base}-{number}").exists():
         number += 1
@@ -86,7 +86,7 @@ def open_receipt(config: Config, slug: str, parcel: Parcel, **values: Any) -> st
 
 
 def change_receipt(config: Config, name: str, **values: Any) -> dict[str, Any]:
-    """Change some values of a receipt and give it."""
+    """Update some values of a receipt and return it."""
     receipt = {key: value for key, value in read_receipt(config, name).items() if key != "when"}
     return write_receipt(config, name, **(receipt | values))
 
@@ -94,8 +94,11 @@ def change_receipt(config: Config, name: str, **values: Any) -> dict[str, Any]:
 def find_submission(
     receipt: dict[str, Any], rows: list[Submission], taken: Set[int] = frozenset()
 ) -> Submission | None:
-    """The submission that a receipt is about, among those listed: by its number where that is known, else a
-    new one of its description that no other receipt has `taken`."""
+    """The listed submission that belongs to a receipt, or None.
+
+    It is matched by its id if that is known, else by its description among new submissions that no other
+    receipt has `taken`.
+    """
     if "ref" in receipt:
         return next((row for row in rows if row.ref == receipt["ref"]), None)
     known = set(taken).union(receipt.get("known", ()))
@@ -103,8 +106,8 @@ def find_submission(
 
 
 def note_scores(config: Config, slug: str, rows: list[Submission]) -> dict[str, dict[str, Any]]:
-    """Note every submission under way that has its end in `rows` in submissions/log.csv; gives the receipts
-    of these."""
+    """Log every pending submission that is scored or failed in `rows` to submissions/log.csv; return their
+    receipts."""
     ended = {}
     with alone(log_path(config.root)):
         for name, receipt in receipts_of(config).items():
@@ -119,7 +122,7 @@ def note_scores(config: Config, slug: str, rows: list[Submission]) -> dict[str, 
 
 
 def note_end(config: Config, name: str, row: Submission) -> dict[str, Any]:
-    """Write the score of a submission, or that it failed, into the log and its receipt."""
+    """Record a submission's score or failure in the log and in its receipt."""
     state = "failed" if row.status == "error" else "scored"
     scores = {"ref": row.ref, "public": row.public, "private": row.private}
     log_receipt(config, read_receipt(config, name) | scores | {"state": state})
@@ -127,7 +130,7 @@ def note_end(config: Config, name: str, row: Submission) -> dict[str, Any]:
 
 
 def log_receipt(config: Config, receipt: dict[str, Any]) -> None:
-    """The row of submissions/log.csv of a submission that has come to its end."""
+    """Append the row of a finished submission to submissions/log.csv."""
     message = "failed on Kaggle" if receipt["state"] == "failed" else receipt["message"]
     prior = said_of_prior(receipt.get("on_prior"))
     row = LogRow(
@@ -138,14 +141,14 @@ def log_receipt(config: Config, receipt: dict[str, Any]) -> None:
 
 
 def log_again(config: Config, receipt: dict[str, Any]) -> None:
-    """Write the row of a submission that has come to its end where the log lacks it."""
+    """Append the row of a finished submission if the log lacks it."""
     with alone(log_path(config.root)):
         if str(receipt["ref"]) not in {row["ref"] for row in read_log(config.root)}:
             log_receipt(config, receipt)
 
 
 def lines_of(receipt: dict[str, Any]) -> list[str]:
-    """How a submission ended, for people, and what is odd about it."""
+    """The outcome of a submission as text lines, with warnings about anything unusual."""
     if receipt["state"] == "failed":
         return [f"submission {receipt['ref']} ({receipt['name']}): Kaggle could not score it"]
     public, cv = receipt["public"], receipt["cv"]
@@ -157,8 +160,10 @@ def lines_of(receipt: dict[str, Any]) -> list[str]:
 
 
 def scores_under_way(config: Config) -> list[str]:
-    """Ask Kaggle for the scores of all that is under way and note them; what there is to say of it, in lines.
-    Nothing is asked where nothing is under way, and an answer that does not come is no error."""
+    """Query Kaggle for the scores of all pending submissions, log them and return a report as text lines.
+
+    No query is made if nothing is pending. A failed query is reported and raises no error.
+    """
     lines: list[str] = []
     try:
         under_way = [one for one in receipts_of(config).values() if one["state"] in UNDER_WAY]

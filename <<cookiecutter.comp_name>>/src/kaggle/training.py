@@ -1,7 +1,8 @@
-"""`make train-kernel`: this experiment's stages 01 to 03 on Kaggle's GPUs, over sessions, and the run home.
+"""`make train-kernel`: run stages 01 to 03 of an experiment on Kaggle's GPUs, in one or more sessions.
 
-A dataset carries the code, the folds and a teacher's models; the kernel carries the config. Every session is
-a kernel of its own that takes the one before as input, so that nothing waits for its own output.
+A dataset holds the code, the folds and the teachers' models; the kernel holds the config. Each session is a
+separate kernel that takes the previous session's output as input, so that no kernel depends on its own
+output. The finished run is downloaded into runs/.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ _FOLDS = ("folds.csv", "dataset.json", "summary.md", "folds.stamp.json")
 
 
 def train_on_kaggle(config: Config, force: bool = False) -> None:
-    """Train on Kaggle until the run is finished or `kaggle.train_sessions` are used, then bring it home.
+    """Train on Kaggle until the run is finished or `kaggle.train_sessions` are used, then download the run.
 
-    What the receipt says is under way is waited for; a finished run is only brought home. With `force` it
-    begins anew. Raises `UserError` where stage 01 was not done here, a run of this name is in the way, or a
-    session failed.
+    A session that is in progress according to the receipt is only waited for, and a finished run is only
+    downloaded. With `force` training starts again from scratch. Raises `UserError` if stage 01 was not run
+    locally, a local run has the same name, or a session failed.
     """
     with alone(config.root / "kaggle" / f"train-{config.name}", wait=False):
         train_in_sessions(config, force)
 
 
 def train_in_sessions(config: Config, force: bool) -> None:
-    """`train_on_kaggle`, by the one command that trains this experiment now."""
+    """The body of `train_on_kaggle`, called while the lock of this experiment is held."""
     job = job_of(config)
     refuse_secret_settings(job)
     receipt = read_receipt(config, f"train-{config.name}")
@@ -80,12 +81,12 @@ def train_in_sessions(config: Config, force: bool) -> None:
 
 
 def job_of(config: Config) -> dict[str, Any]:
-    """What is to be trained: the resolved config, without what belongs to this machine alone."""
+    """The training job: name, competition, resolved config without machine-specific keys, and overrides."""
     if (why := unknown_on_kaggle(config.model.backbone)) is not None:
         raise UserError(why)
     settings = config.settings()
     del settings["runtime"]
-    settings["kaggle"] = {"code_competition": config.kaggle.code_competition}  # whose test set may be empty
+    settings["kaggle"] = {"code_competition": config.kaggle.code_competition}  # may the test set be empty?
     settings["data"]["raw"] = "data/raw"
     folds = config.selected_folds
     return {
@@ -97,8 +98,9 @@ def job_of(config: Config) -> dict[str, Any]:
 
 
 def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, Any]]) -> None:
-    """Bring the code up and push a kernel that takes the last session as input; adds its row."""
-    with alone(code_folder(config)):  # one folder and one dataset for all experiments
+    """Upload the code and push a kernel that takes the previous session's output as input; append it to
+    `sessions`."""
+    with alone(code_folder(config)):  # all experiments share one folder and one dataset
         content = stage_code(config)
         dataset = upload(config, code_folder(config), code_ref(config), content, "code")
     ref = train_ref(config, len(sessions) + 1)
@@ -129,7 +131,7 @@ def begin_session(config: Config, job: dict[str, Any], sessions: list[dict[str, 
 
 
 def end_session(config: Config, session: dict[str, Any]) -> str:
-    """Wait for the session's end; `finished` or `stopped` for want of time."""
+    """Wait for the end of the session. Returns `finished`, or `stopped` if it ran out of time."""
     kernel, folder = _kernel(session), output_folder(config, session)
     wait_until_done(kernel, config.kaggle.train_hours, folder)
     fetch_output(kernel, folder, only=re.escape(REPORT))
@@ -142,7 +144,8 @@ def end_session(config: Config, session: dict[str, Any]) -> str:
 
 
 def bring_home(config: Config, session: dict[str, Any]) -> None:
-    """Fetch the finished run, check every file's hash, and put it below runs/, never over another."""
+    """Download the finished run, verify every file's hash and move it into runs/. An existing run is never
+    overwritten."""
     home = config.root / "runs" / config.name
     folder = output_folder(config, session)
     if not (folder / REPORT).is_file() or not _same(home, read_report(folder), config.name):
@@ -163,12 +166,12 @@ def bring_home(config: Config, session: dict[str, Any]) -> None:
     with writing(home):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder / "runs" / config.name, copy)
-        os.replace(copy, home)  # whole or not at all
+        os.replace(copy, home)  # atomic
     print(f"{home}: trained on Kaggle ({session['ref']}), {len(ours)} file(s) checked")
 
 
 def refuse_to_overwrite(config: Config) -> None:
-    """Raise `UserError` where a run stands that Kaggle's would be written over."""
+    """Raise `UserError` if a local run has the name of the run on Kaggle."""
     home = config.root / "runs" / config.name
     if home.exists():
         raise UserError(
@@ -178,9 +181,9 @@ def refuse_to_overwrite(config: Config) -> None:
 
 
 def stage_code(config: Config) -> str:
-    """Lay the code, the folds and every teacher's models out in kaggle/code/; gives the hash of all.
+    """Copy the code, the folds and every teacher's models into kaggle/code/; return the hash of all of it.
 
-    Raises `UserError` with the command to run where stage 01 is not done (folds are decided once) or a
+    Raises `UserError` naming the command to run if stage 01 was not run (folds are created only once) or a
     teacher is not trained.
     """
     run = Run(config, config.name)
@@ -203,17 +206,17 @@ def stage_code(config: Config) -> str:
 
 
 def code_folder(config: Config) -> Path:
-    """Where the code lies before it is sent."""
+    """The local folder of the code before it is uploaded."""
     return config.root / "kaggle" / "code"
 
 
 def output_folder(config: Config, session: dict[str, Any]) -> Path:
-    """Where a session's output lies."""
+    """The local folder of a session's output."""
     return config.root / "kaggle" / "sessions" / session["ref"].partition("/")[2]
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """A session's training.json; raises `UserError` where it did not come."""
+    """Read the training.json of a session. Raises `UserError` if it was not downloaded."""
     try:
         return read_json(folder / REPORT, sha256=dict)
     except UserError:
@@ -231,7 +234,7 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def _same(home: Path, report: dict[str, Any], name: str) -> bool:
-    """Whether the run at home is the one that the report lists."""
+    """Whether the local run is identical to the one that the report lists."""
     prefix = f"runs/{name}/"
     ours = {
         key.removeprefix(prefix): value for key, value in report["sha256"].items() if key.startswith(prefix)

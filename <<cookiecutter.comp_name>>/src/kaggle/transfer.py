@@ -1,8 +1,9 @@
-"""The competition's archive, from Kaggle's client, whole: what came before a lost connection is never lost.
+"""Resumable download of the competition's archive with the Kaggle client.
 
-The client goes on after a lost connection by itself, but where Kaggle then answers with an error page, it
-writes that page over all that came. So it is ended when a connection is lost, before it tries again, and
-called anew: a new call takes no page for the file, and goes on behind what is there.
+The client itself resumes after a lost connection, but if Kaggle then answers with an error page, it
+overwrites the partial download with that page. So the client is terminated when it loses the connection,
+before it retries, and is started again: a fresh call never mistakes an error page for the file, and resumes
+after the bytes that are already there.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from src.kaggle import waiting
 from src.kaggle.client import Busy, Refused, about_competition, call, failure
 from src.kaggle.unpack import check_free_space
 
-_TRIES = 5  # calls in a row that bring nothing
-# What the client prints before it waits and tries again.
+_TRIES = 5  # consecutive calls that download nothing
+# What the client prints before it waits and retries.
 INTERRUPTED = re.compile(r"^(?:Connection error|Rate limited)\b.*", re.MULTILINE)
 
 
 def fetch(slug: str, folder: Path, raw: Path) -> Path:
-    """The competition's archive, whole, in `folder`. An interrupted download goes on where it was.
+    """Download the competition's complete archive into `folder`. An interrupted download resumes.
 
-    Raises `UserError` where it cannot be had, or the disk has no room for it and for its files in `raw`.
+    Raises `UserError` if the archive is not available, or if the disk has no space for it and for its files
+    in `raw`.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,8 @@ def fetch(slug: str, folder: Path, raw: Path) -> Path:
         except (Busy, Refused) as error:
             if (isinstance(error, Refused) and error.status != 403) or not size_of(archive):
                 raise
-            # What has come shows that the rules are accepted: a 403 is a file's address that has expired.
+            # A partial download shows that the rules are accepted: a 403 means that the file's URL has
+            # expired.
             pause, failed = (waiting.FIRST, 1) if size_of(archive) > size else (pause * 1.5, failed + 1)
             came = f"{size_of(archive) / 2**20:,.1f} MiB of {slug}.zip are here"
             if failed > _TRIES:
@@ -56,13 +59,13 @@ def fetch(slug: str, folder: Path, raw: Path) -> Path:
 
 
 def ask(slug: str, archive: Path, raw: Path) -> None:
-    """One call of the client, ended where it loses the connection or the disk is too small."""
+    """Call the client once. It is terminated if it loses the connection or the disk is too small."""
     arguments = ("competitions", "download", slug, "-p", str(archive.parent))
     about, measured = about_competition(slug), False
 
     def look(printed: str) -> None:
         nonlocal measured
-        if not measured and marker_of(archive).exists():  # from here on the archive's size is known
+        if not measured and marker_of(archive).exists():  # the marker holds the archive's size
             measured = check_disk(archive, raw)
         if INTERRUPTED.search(printed):
             raise failure(printed, arguments, about)
@@ -75,8 +78,8 @@ def ask(slug: str, archive: Path, raw: Path) -> None:
 
 
 def check_disk(archive: Path, raw: Path) -> bool:
-    """Whether the archive's size is known; raises `UserError` where the rest of it, or what is in it, has no
-    room. Files are at least as large as the archive that holds them."""
+    """Whether the archive's size is known. Raises `UserError` if there is no disk space for the rest of the
+    archive or for its files, which are assumed to be at least as large as the archive."""
     try:
         size = int(read_json(marker_of(archive))["size"])
     except (UserError, ValueError, KeyError, TypeError):
@@ -91,7 +94,7 @@ def check_disk(archive: Path, raw: Path) -> bool:
 
 
 def check_archive(archive: Path, slug: str) -> None:
-    """Raise `UserError` where what came is no zip archive."""
+    """Raise `UserError` if the downloaded file is missing or is no zip archive."""
     folder = archive.parent
     if not archive.is_file():
         there = ", ".join(sorted(p.name for p in folder.glob(f"{slug}.*"))) or "nothing"
@@ -108,7 +111,7 @@ def check_archive(archive: Path, slug: str) -> None:
 
 
 def drop_page(archive: Path) -> None:
-    """Remove the start of an archive that is none: a page that was saved in its place."""
+    """Remove a partial download that does not start like a zip archive, such as a saved error page."""
     if size_of(archive):
         with open(archive, "rb") as handle:
             starts_well = handle.read(2) == b"PK"
@@ -118,17 +121,17 @@ def drop_page(archive: Path) -> None:
 
 
 def marker_of(archive: Path) -> Path:
-    """Where the client notes, while an archive comes in, which one it is and its size."""
+    """The file in which the client records the name and size of the archive during the download."""
     return archive.with_name(f"{archive.name}.kaggle-partial")
 
 
 def size_of(path: Path) -> int:
-    """Bytes; 0 where there is no such file."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0
 
 
 def bytes_in(folder: Path) -> int:
-    """The size of all files below a folder; 0 where there is none."""
+    """Total size in bytes of all files below a folder; 0 if it does not exist."""
     return sum(
         os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names
     )

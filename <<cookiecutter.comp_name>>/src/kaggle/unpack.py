@@ -1,4 +1,4 @@
-"""Unpack a competition's archive: nothing may land outside the folder, nothing half-written may stay."""
+"""Safe extraction of a competition's archive: nothing outside the folder, no partially written files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from src.config import UserError
 from src.progress import Progress
 
 _CHUNK = 2**20
-_SPARE = 2**28  # bytes of the disk left free
-NAME, PATH = 255, 4000  # bytes of a file's name, and of its whole path, that every usual disk takes
+_SPARE = 2**28  # bytes of disk space that stay free
+NAME, PATH = 255, 4000  # bytes: the longest file name and whole path that every common file system accepts
 
 
 @dataclass
 class Unpacked:
-    """What an archive held: size and CRC by path below the folder; how many files had to be written; and
-    which were kept though the archive has others of their names."""
+    """The result of an extraction: `files` maps each path below the folder to its size and CRC, `written`
+    counts the files that were written, `kept` lists existing files that differ from the archive and were not
+    replaced."""
 
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     written: int = 0
@@ -37,13 +38,14 @@ def unpack(
     replace: bool = True,
     came: dict[str, tuple[int, int]] | None = None,
 ) -> Unpacked:
-    """Unpack a zip archive into `folder`.
+    """Extract a zip archive into `folder`.
 
-    A file that is there with the size and CRC of the archive's is kept, so a killed call goes on where it
-    was. Without `replace` any other file that is there is kept too, unless it is still as it `came` with an
-    archive before. An archive within the archive is unpacked too, into the folder of its name unless it
-    brings that folder itself. Raises `UserError` for a damaged archive and, before anything of it is
-    written, for a member that would land outside, is a link or no plain file, or cannot have its name here.
+    A file with the archive's size and CRC is not written again, so an interrupted call resumes. Without
+    `replace`, any other existing file is kept too, unless it is unchanged since an earlier archive (`came`:
+    size and CRC by path). A zip file within the archive is extracted too, into a folder of its name unless it
+    contains that folder. Raises `UserError` for a damaged archive, and, before any of its files is written,
+    for a member that would land outside the folder, is a link or a special file, or has a name that is
+    invalid here.
     """
     done = Unpacked()
     job = _Job(folder, replace, came or {}, done)
@@ -59,7 +61,7 @@ def unpack(
 
 @dataclass(frozen=True)
 class _Job:
-    """`folder` is the place of everything, `done` what was unpacked so far."""
+    """The state of an extraction: `folder` is the root of all targets, `done` the result so far."""
 
     folder: Path
     replace: bool
@@ -67,7 +69,7 @@ class _Job:
     done: Unpacked
 
     def keeps(self, path: Path, name: str) -> bool:
-        """Whether a file that differs from the archive's stays: somebody changed it, or put it there."""
+        """Whether a file that differs from the archive's is kept, because the user changed or added it."""
         if self.replace or not path.is_file():
             return False
         return name not in self.came or not is_file(path, *self.came[name])
@@ -92,7 +94,8 @@ def _unpack(archive: Path, into: Path, job: _Job) -> None:
 
 
 def check_members(archive: Path, folder: Path) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
-    """The archive's files by where they go below `folder`; raises `UserError` for the first that may not."""
+    """The archive's files with their target paths below `folder`. Raises `UserError` for the first unsafe
+    member."""
     try:
         with zipfile.ZipFile(archive) as opened:
             infos = [info for info in opened.infolist() if not info.is_dir()]
@@ -121,7 +124,7 @@ def check_members(archive: Path, folder: Path) -> list[tuple[PurePosixPath, zipf
 
 
 def check_free_space(folder: Path, size: int, what: str) -> None:
-    """Raise `UserError` where the disk of `folder` has less than `size` bytes and some to spare."""
+    """Raise `UserError` if the disk of `folder` has less than `size` bytes plus a safety margin free."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if size + _SPARE > free:
@@ -136,7 +139,7 @@ def _shown(name: str) -> str:
 
 
 def _fault(info: zipfile.ZipInfo, folder: Path) -> str | None:
-    """Why a member may not be unpacked, or None."""
+    """The reason why a member must not be extracted, or None."""
     name, kind = info.filename, stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return "is a link" if kind == stat.S_IFLNK else "is no plain file"
@@ -154,13 +157,13 @@ def _fault(info: zipfile.ZipInfo, folder: Path) -> str | None:
     if (folder / name).is_dir():
         return f"is a file, and {folder / name} is a folder: move that away"
     parent, root = (folder / name).parent.resolve(), folder.resolve()
-    if parent != root and root not in parent.parents:  # through a link that is there already
+    if parent != root and root not in parent.parents:  # through an existing symbolic link
         return "would land outside the folder, through a link in it"
     return None
 
 
 def is_file(path: Path, size: int, crc: int) -> bool:
-    """Whether a plain file of this size and CRC is there."""
+    """Whether a regular file of this size and CRC exists."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
         return False
     found = 0
@@ -171,8 +174,8 @@ def is_file(path: Path, size: int, crc: int) -> bool:
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Write one member whole or not at all; reading it to its end checks size and CRC."""
-    temporary = path.with_name(".unpacking.tmp")  # however long the file's own name is
+    """Write one member atomically. Reading it to its end verifies size and CRC."""
+    temporary = path.with_name(".unpacking.tmp")  # short: the file's name may have maximum length
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Wait for Kaggle: look again with growing pauses, one line that moves at a terminal, few lines in a log."""
+"""Polling with a growing interval: a live status line on a terminal, few lines in a log."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import TypeVar
 from src.config import UserError
 from src.kaggle.client import Busy
 
-FIRST, LONGEST = 10.0, 60.0  # seconds between two looks, growing from the one to the other
-_LOG_EVERY = 600.0  # seconds between two lines of a log while nothing changes
-POLL_PATIENCE = 15  # looks in a row that may fail: a router restarts, Kaggle has a bad quarter of an hour
+FIRST, LONGEST = 10.0, 60.0  # seconds between two polls: the first interval and the longest one
+_LOG_EVERY = 600.0  # seconds between two log lines while the state does not change
+POLL_PATIENCE = 15  # consecutive failed polls that end the wait; a router restart or short outage does not
 
 _T = TypeVar("T")
 
 
 class TimedOut(UserError):
-    """What was waited for did not come in time."""
+    """The awaited result did not arrive within the time limit."""
 
 
 def wait_for(title: str, look: Callable[[], tuple[str, _T | None]], hours: float, after: str) -> _T:
-    """Call `look` until it gives a result beside its word for the state of things, and give that result.
+    """Poll `look`, which returns the state as text and a result or None, until there is a result; return it.
 
-    Raises `TimedOut` after `hours`, ending in `after` (what to do then), and whatever `look` raises; of
-    `Busy` only the last of many in a row, and the pause after one is as long as Kaggle asks.
+    Raises `TimedOut` after `hours`; its message ends with `after`, which says what to do next. Exceptions of
+    `look` are passed on, except `Busy`: only the last one of many in a row is raised. After a `Busy` the
+    pause is at least as long as Kaggle asks.
     """
     began, pause, failed = time.monotonic(), FIRST, 0
     with Line(title) as line:
@@ -49,7 +50,8 @@ def wait_for(title: str, look: Callable[[], tuple[str, _T | None]], hours: float
 
 
 class Line:
-    """The state and the time so far: over and over in one line at a terminal, else a line when it changes."""
+    """A status line with the state and the elapsed time: updated in place on a terminal, else printed on
+    change."""
 
     def __init__(self, title: str):
         self.title, self.state = title, ""
@@ -57,7 +59,7 @@ class Line:
         self.terminal = sys.stderr.isatty()
 
     def show(self, state: str) -> None:
-        """Say that this is the state now."""
+        """Display the current state."""
         seconds = round(time.monotonic() - self.began)
         text = f"{self.title}: {state}, {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
         if self.terminal:
