@@ -1,9 +1,9 @@
-"""The demo: bake a project, give it a competition of real digits, run all six stages, show what each scored.
+"""The demo: generate a project with a competition of real digits, run all six stages, print the scores.
 
-    make demo                  from nothing
-    make demo ARGS=--keep      go on with the last one; finished stages are skipped
+    make demo                  from scratch
+    make demo ARGS=--keep      continue with the last demo; finished stages are skipped
 
-The competition has 600 labelled and 1,197 unlabelled digits; the hidden labels are read here, after the last
+The competition has 600 labelled and 1,197 unlabelled digits. The hidden labels are read here, after the last
 stage. `--results FILE` also writes the table as Markdown.
 """
 
@@ -22,18 +22,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build" / "demo"
-EXPERIMENTS = ("baseline", "student_alone", "student")  # the last is taught by the first
+EXPERIMENTS = ("baseline", "student_alone", "student")  # the last is distilled from the first
 
 
 def main() -> None:
-    """Bake, run, score."""
+    """Generate the project, run all stages and print the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--keep", action="store_true", help="go on with the demo of last time")
     parser.add_argument("--results", type=Path, help="also write the table there, as a page")
     arguments = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every sign of the table
+    sys.stdout.reconfigure(errors="backslashreplace")  # the encoding may lack a character of the table
     began = time.monotonic()
     project, solution = BUILD / "digits-demo", BUILD / "solution.csv"
     if not arguments.keep:
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page; other scripts' sections, which come after the demo's, stay."""
+    """Write the page; the sections of other scripts, which follow the demo's, are kept."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
-    sections = re.split(r"(?m)^(?=## )", old)[2:]  # behind the head and the demo's own
+    sections = re.split(r"(?m)^(?=## )", old)[2:]  # after the title and the demo's own section
     parts = [text, *sections]
     path.write_text("\n\n".join(part.strip("\n") for part in parts) + "\n", encoding="utf-8")
 
@@ -69,7 +69,7 @@ members by nature; a fold's own model is what CV speaks of.
 
 
 def bake(project: Path) -> None:
-    """Bake the template as cookiecutter would for anyone, with the demo's answers and experiments."""
+    """Generate a project from the template with cookiecutter, with the demo's answers and experiments."""
     from cookiecutter.main import cookiecutter
 
     answers = {
@@ -78,16 +78,16 @@ def bake(project: Path) -> None:
         "backbone": "test_resnet",
         "image_size": "32",
     }
-    answers["n_folds"] = "4"  # an even number: two cores share them without one waiting for the other
+    answers["n_folds"] = "4"  # an even number, so that two cores share the folds evenly
     template = (
         project.parent / "template"
-    )  # a local path is baked with whatever lies in it, caches too: leave those out
+    )  # cookiecutter copies a local template with all its files, so caches are left out here
     junk = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, template, ignore=junk, dirs_exist_ok=True)
     cookiecutter(
         str(template),
         no_input=True,
-        default_config={"replay_dir": str(project.parent / "replay")},  # not in a home that may be read-only
+        default_config={"replay_dir": str(project.parent / "replay")},  # the home folder may be read-only
         extra_context=answers,
         output_dir=str(project.parent),
     )
@@ -96,14 +96,15 @@ def bake(project: Path) -> None:
 
 
 def command(python: str = sys.executable) -> list[str]:
-    """All stages: of each experiment its run, then pseudo-labels of the first, the stack and a submission."""
+    """The command for all stages: each experiment's run, pseudo-labels of the first, the stack and a
+    submission."""
     return ["make", "--no-print-directory", "all", f"EXP={' '.join(EXPERIMENTS)}", f"PYTHON={python}"]
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Run a command in the project with one thread a process; end the demo with its status if it fails."""
+    """Run a command in the project with one thread per process; exit with its status if it fails."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # What this make hands on, or an account's own settings, is not the demo's.
+    # Variables of the calling make or of the user's account must not affect the demo.
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "EXP", "GPUS", "LAUNCHER")
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     status = subprocess.run(command, cwd=folder, env={**kept, **threads}).returncode
@@ -112,7 +113,8 @@ def run(command: list[str], folder: Path) -> None:
 
 
 def report(project: Path, solution: Path) -> str:
-    """A Markdown table: CV and hidden score of every run and of the stack; then what two tricks did."""
+    """A Markdown table with CV and hidden score of every run and of the stack, then the effect of two tricks:
+    distillation and pseudo-labels."""
     import pandas as pd
 
     truth = pd.read_csv(solution, dtype=str).set_index("id")["label"]
@@ -153,18 +155,18 @@ NO_ROUND = "Pseudo-labels: no round beat the baseline's CV by more than its erro
 
 
 def read(path: Path) -> dict:
-    """A JSON file."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def row_of(name: str, *cells: float | str | None) -> str:
-    """A row of the table; None is an empty cell."""
+    """A row of the table; None gives an empty cell."""
     texts = [f"{cell:.4f}" if isinstance(cell, float) else cell or "" for cell in cells]
     return f"| {name:18} | " + " | ".join(f"{text:6}" for text in [*texts, *[""] * (5 - len(texts))]) + " |"
 
 
 def effect(name: str, after: tuple[float, ...], before: tuple[float, ...]) -> str:
-    """One line: what a trick did to CV and to the hidden scores."""
+    """One line with the effect of a trick on CV and on the hidden scores."""
     cv, single, together = (b - a for a, b in zip(before, after, strict=True))
     return (
         f"{name}: {cv:+.4f} in CV, {single:+.4f} hidden for one fold's model, {together:+.4f} for all folds."

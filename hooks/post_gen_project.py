@@ -1,4 +1,4 @@
-"""Finish the new project: drop what the answers do not need, start a git repository, say what to do next."""
+"""Post-generation hook: remove unneeded files, initialise a git repository, print the next steps."""
 
 import json
 import shutil
@@ -13,22 +13,25 @@ ANSWERS = json.loads(
 
 
 def drop_what_is_not_needed():
+    """Remove the licence file if the project has no licence."""
     if ANSWERS["license"] == "none":
         Path("LICENSE").unlink()
 
 
 def start_git():
-    """`git init`, unless git is missing or the project lies in a repository already; never fatal."""
+    """Run `git init`, unless git is missing or the project already lies in a repository. A failure is
+    ignored."""
     if shutil.which("git") is None:
         return
     inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False)
     if inside.returncode != 0:
-        # By -c and not by `init -b`: a git older than 2.28 ignores the one and stumbles over the other.
+        # `-c` instead of `init -b`: git before 2.28 ignores the former and fails on the latter.
         command = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
         subprocess.run(command, capture_output=True, check=False)
 
 
 def say_what_is_next():
+    """Print the commands to run next."""
     print(
         f"\n{ANSWERS['comp_name']} is ready. Next:\n"
         f"  cd {ANSWERS['comp_name']}\n"

@@ -1,21 +1,21 @@
-"""Check every answer before a file is written; refuse all bad ones at once, each with what a good one is."""
+"""Pre-generation hook: validate every answer before a file is written, report all invalid ones at once."""
 
 import json
 import re
 import sys
 
-# The answers come in here and nowhere else, as JSON: a quote inside one is escaped, so it cannot end the raw
-# string, and a backslash stays one. The line breaks keep the string's own quotes away from those of the JSON.
+# The answers are inserted only here, as JSON: a quote in an answer is escaped, so it cannot end the raw
+# string, and a backslash is kept. The line breaks separate the string's own quotes from those of the JSON.
 ANSWERS = json.loads(
     r"""
 << cookiecutter | tojson >>
 """
 )
-# A slash in the name would have made several folders before this hook runs, and a refusal removes only one;
-# so cookiecutter.json puts a character in its place that merely looks like it.
+# A slash in the name would have created several folders before this hook runs, and a refusal removes only
+# one. So cookiecutter.json replaces it by a character that looks the same.
 ANSWERS["comp_name"] = ANSWERS["comp_name"].replace("\u2215", "/")
 
-# What src/metrics/ of the project knows, by task, the task's usual metric first.
+# The metrics of the project's src/metrics/ by task, the default metric of the task first.
 METRICS = {
     "multiclass": (
         "accuracy",
@@ -94,36 +94,41 @@ METRICS = {
 
 
 def is_slug(text):
+    """Whether a text is a Kaggle slug of 3 to 80 characters."""
     return 3 <= len(text) <= 80 and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text) is not None
 
 
 def is_title(text):
-    """One line that YAML, TOML and JSON all read back from one and the same quoted form.
+    """Whether a text is one line that YAML, TOML and JSON all parse from the same quoted form.
 
-    That leaves out what JSON escapes as two halves (emoji: TOML refuses them) and the template's own opening
-    tags, which an update by cruft would render again.
+    That excludes characters that JSON escapes as surrogate pairs (emoji: TOML rejects them) and the
+    template's own opening tags, which an update by cruft would render again.
     """
     plain = text.isprintable() and all(ord(character) <= 0xFFFF for character in text)
     return plain and 1 <= len(text.strip()) <= len(text) <= 100 and not re.search("<[#%<]", text)
 
 
 def is_backbone(text):
+    """Whether a text has the form of a timm model name, with or without a tag of its weights."""
     return len(text) <= 100 and re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", text) is not None
 
 
 def is_whole_number(text, low, high):
+    """Whether a text is an integer from `low` to `high`."""
     return re.fullmatch(r"[1-9][0-9]{0,4}", text) is not None and low <= int(text) <= high
 
 
 def is_threshold(text):
+    """Whether a text is a decimal fraction between 0.5 and 1, both excluded."""
     return re.fullmatch(r"0\.[0-9]{1,6}", text) is not None and 0.5 < float(text) < 1
 
 
 def is_username(text):
+    """Whether a text is empty or a Kaggle user name."""
     return re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,49})?", text) is not None
 
 
-# answer: (is it good?, what a good one looks like)
+# answer: (validator, description of a valid value with an example)
 CHECKS = {
     "comp_name": (
         is_slug,
@@ -152,7 +157,7 @@ CHECKS = {
 
 
 def problems(answers):
-    """One sentence for each answer that cannot be used: its name, what it was, what a good one looks like."""
+    """One sentence for each invalid answer: its name, its value, and what a valid value looks like."""
     found = []
     for name, (is_good, example) in CHECKS.items():
         answer = str(answers[name])

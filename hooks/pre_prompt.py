@@ -1,9 +1,9 @@
-"""Say in one sentence what an old cookiecutter would say in a traceback. Only this hook is not rendered."""
+"""Pre-prompt hook: reject an old cookiecutter with one sentence. This hook alone is not rendered."""
 
 import sys
 from importlib.metadata import version
 
-# 2.6 is the first release that looks for the template folder with the delimiters of cookiecutter.json.
+# 2.6 is the first release that finds the template folder with the delimiters of cookiecutter.json.
 OLDEST = (2, 6)
 
 installed = version("cookiecutter")

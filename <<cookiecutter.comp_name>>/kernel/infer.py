@@ -1,7 +1,7 @@
-"""The one file that runs on Kaggle: finds the bundle, checks it, and writes submission.csv with it.
+"""The inference kernel, which Kaggle runs: find the bundle, verify it and write submission.csv.
 
-Everything else lies in the bundle, a private dataset that `make bundle` makes and `make push` uploads. No
-network is asked for anything.
+This is the kernel's only file. Everything else is in the bundle, a private dataset that `make bundle` builds
+and `make push` uploads. The kernel does not use the network.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
 
 
 def main() -> None:
+    """Find and verify the bundle, then run its code on the mounted competition."""
     bundle, manifest = find_bundle()
     print(f"bundle {manifest['bundle_hash']} in {bundle}", flush=True)
     verify(bundle, manifest)
@@ -29,7 +30,8 @@ def main() -> None:
 
 
 def find_bundle() -> tuple[Path, dict]:
-    """The attached dataset that says it is a bundle of ours, under either of Kaggle's layouts."""
+    """The attached dataset whose manifest marks it as a bundle of this project, in either of Kaggle's
+    layouts."""
     for pattern in ("datasets/*/*/manifest.json", "*/manifest.json"):
         for path in sorted(INPUT.glob(pattern)):
             manifest = read_manifest(path)
@@ -39,7 +41,7 @@ def find_bundle() -> tuple[Path, dict]:
 
 
 def read_manifest(path: Path) -> dict:
-    """A manifest; empty where the file is none of ours: another attached dataset may hold what it likes."""
+    """Read a manifest; empty if the file is not one of this project, since other datasets may be attached."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -48,7 +50,7 @@ def read_manifest(path: Path) -> dict:
 
 
 def verify(bundle: Path, manifest: dict) -> None:
-    """End where a file is not the one that was sent."""
+    """Exit with an error if a file of the bundle is missing or has another hash."""
     for name, known in manifest["sha256"].items():
         path = bundle / name
         if not path.is_file():
@@ -59,7 +61,7 @@ def verify(bundle: Path, manifest: dict) -> None:
 
 
 def find_competition(slug: str) -> Path:
-    """The competition's folder, under either of Kaggle's layouts."""
+    """The competition's folder, in either of Kaggle's layouts."""
     for path in (INPUT / "competitions" / slug, INPUT / slug):
         if path.is_dir():
             return path

@@ -1,10 +1,10 @@
-"""Stages 01 to 03 on Kaggle's GPUs, as one kernel; it goes on where the session before had to stop.
+"""The training kernel: stages 01 to 03 on Kaggle's GPUs; it resumes where the previous session stopped.
 
-Reads   the code dataset (found by its hash), the competition's files, the output of the session before
-Writes  runs/ and training.json (what is done, the hash of every file) below the working folder
+Reads the code dataset (found by its hash), the competition's files and the output of the previous session.
+Writes runs/ and training.json (the finished stages, the hash of every file) below the working folder.
 
-`make train-kernel` fills in JOB and pushes this file; nothing of the project's own code is imported here. A
-session ends itself before Kaggle would: a run that Kaggle stops keeps no output.
+`make train-kernel` fills in JOB and pushes this file, which imports none of the project's own code. A session
+stops itself before Kaggle would, because a run that Kaggle stops keeps no output.
 """
 
 import hashlib
@@ -23,10 +23,11 @@ JOB = {}  # filled in by `make train-kernel`
 INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
 WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
 STAGES = ("01_folds.py", "02_train.py", "03_oof_predict.py")
-LAST_WORDS = 120  # seconds that a stopped stage has to write its checkpoint
+LAST_WORDS = 120  # seconds that a stopped stage has for writing its checkpoint
 
 
 def main() -> None:
+    """Run the stages until all are finished or the time is over, then write the report."""
     began = time.monotonic()
     check_machine(JOB["gpus"])
     code, raw = find_code(JOB["content"]), find_competition(JOB["competition"])
@@ -50,10 +51,10 @@ def main() -> None:
 
 
 def check_machine(gpus: int) -> None:
-    """End at once on another machine than was asked for: Kaggle gives one in silence."""
+    """Exit at once if the machine has too few GPUs: Kaggle silently assigns another machine."""
     try:
         said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120).stdout
-    except (OSError, subprocess.TimeoutExpired):  # it is not there, or its driver does not answer
+    except (OSError, subprocess.TimeoutExpired):  # the program is missing, or the driver does not answer
         said = ""
     found = [line for line in said.splitlines() if line.startswith("GPU ")]
     print("\n".join(found) or "no GPU", flush=True)
@@ -62,7 +63,7 @@ def check_machine(gpus: int) -> None:
 
 
 def find_code(content: str) -> Path:
-    """The attached dataset whose manifest has this hash, every file checked against it."""
+    """The attached dataset whose manifest has this hash; every file is checked against it."""
     for pattern in ("datasets/*/*/manifest.json", "*/manifest.json"):
         for path in sorted(INPUT.glob(pattern)):
             manifest = read_manifest(path)
@@ -79,7 +80,7 @@ def find_code(content: str) -> Path:
 
 
 def read_manifest(path: Path) -> dict:
-    """A manifest; empty where the file is none of ours: another attached dataset may hold what it likes."""
+    """Read a manifest; empty if the file is not one of this project, since other datasets may be attached."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -88,7 +89,7 @@ def read_manifest(path: Path) -> dict:
 
 
 def find_competition(slug: str) -> Path:
-    """The competition's folder, under either of Kaggle's layouts."""
+    """The competition's folder, in either of Kaggle's layouts."""
     for path in (INPUT / "competitions" / slug, INPUT / slug):
         if path.is_dir():
             return path
@@ -96,7 +97,8 @@ def find_competition(slug: str) -> Path:
 
 
 def lay_out(code: Path, raw: Path) -> Path:
-    """The project in a scratch folder; its runs/ in the working folder, with what the session before left."""
+    """Create the project in a temporary folder; its runs/ lies in the working folder, with the previous
+    session's output."""
     project = Path(tempfile.mkdtemp(prefix="project-"))
     for entry in code.iterdir():
         if entry.is_dir():
@@ -107,7 +109,7 @@ def lay_out(code: Path, raw: Path) -> Path:
     (project / "data" / "raw").symlink_to(raw, target_is_directory=True)
     (project / "configs").mkdir()
     config = project / "configs" / f"{JOB['name']}.yaml"
-    config.write_text(json.dumps(JOB["config"]), encoding="utf-8")  # JSON is YAML
+    config.write_text(json.dumps(JOB["config"]), encoding="utf-8")  # JSON is valid YAML
     runs = WORKING / "runs"
     if (project / "runs").exists():  # a teacher's models
         shutil.copytree(project / "runs", runs, dirs_exist_ok=True)
@@ -122,13 +124,14 @@ def lay_out(code: Path, raw: Path) -> Path:
 
 
 def read_folds(project: Path) -> bytes:
+    """The content of folds.csv, to compare it before and after a stage."""
     return (project / "data" / "folds.csv").read_bytes()
 
 
 def run_stage(project: Path, stage: str, left: float) -> bool:
-    """Whether the stage came to its end in the time left; its failure ends this session as failed."""
+    """Run a stage; return whether it finished within `left` seconds. If it fails, the session fails."""
     command = [sys.executable, stage, "--config", f"configs/{JOB['name']}.yaml", *JOB["overrides"]]
-    environment = {**os.environ, "TRACEBACK": "1"}  # the session's log is all that is kept of an error
+    environment = {**os.environ, "TRACEBACK": "1"}  # only the session's log is kept of an error
     process = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True)
     try:
         code = process.wait(timeout=max(0.0, left))
@@ -146,7 +149,7 @@ def run_stage(project: Path, stage: str, left: float) -> bool:
 
 
 def write_report(done: list[str], finished: bool) -> None:
-    """training.json: what the next session and `make train-kernel` go by."""
+    """Write training.json, which the next session and `make train-kernel` read."""
     files = sorted(path for path in (WORKING / "runs").rglob("*") if path.is_file())
     hashes = {path.relative_to(WORKING).as_posix(): sha256(path) for path in files}
     report = {
@@ -160,6 +163,7 @@ def write_report(done: list[str], finished: bool) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, or "missing"."""
     if not path.is_file():
         return "missing"
     with open(path, "rb") as handle:

@@ -1,7 +1,7 @@
-"""Inference on Kaggle: what goes into the bundle, and what a kernel does with it there.
+"""Inference kernels on Kaggle: build the bundle, rehearse the kernel locally, predict a hidden test set.
 
-`bundle.py` makes the folder · `members.py` opens its models · `test.py` reads a mounted test set, however
-broken, with `asked.py` (which rows are asked for) and `search.py` (where the images are) · `guard.py` keeps
-to the time · `run.py` all of it, from the mounted files to submission.csv · `summary.py` counts what that
-holds. Nothing here imports what Kaggle's image lacks, and nothing asks the network.
+`bundle.py` builds the bundle · `members.py` loads its models · `hidden_test.py` reads a mounted test set and
+tolerates defects, with `asked.py` (requested rows) and `search.py` (image files) · `time_guard.py` keeps the
+time limit · `run.py` combines these, from the mounted files to submission.csv · `summary.py` counts predicted
+rows. None of it imports a package that Kaggle's image lacks, and none of it uses the network.
 """

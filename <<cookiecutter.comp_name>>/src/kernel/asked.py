@@ -1,7 +1,7 @@
-"""What a mounted competition asks for, whatever its tables are like: its rows under the columns of home.
+"""Requested rows: mapping a mounted sample submission, whatever its columns, to the local submission format.
 
-A hidden sample submission may name its id column otherwise, hold columns of its own, list an id twice or be
-missing. None of this may keep a kernel from writing a submission of the rows that are there.
+A hidden sample submission may name its id column differently, have extra columns, list an id twice or be
+missing. None of this may prevent a kernel from writing a submission of the rows that are there.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ import pandas as pd
 from src.config import UserError
 from src.data.submission_form import SampleForm
 
-TWICE, UNKNOWN = "duplicate id", "unknown class"  # why a row is not answered
+TWICE, UNKNOWN = "duplicate id", "unknown class"  # reasons why a row gets no prediction
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The rows of the sample under the columns of home, what each means, and how it was written there."""
+    """The requested rows under the columns of the local sample, the meaning of each, and their original
+    form."""
 
     sample: pd.DataFrame
     form: SampleForm
-    path: Path  # the sample's, or of what stood in for it
-    found: pd.DataFrame  # as it was found, columns and all
-    names: dict[str, str]  # found column to column of home
-    refused: dict[str, np.ndarray]  # rows that cannot be answered (rows,) by reason
+    path: Path  # of the sample, or of the table that replaced it
+    found: pd.DataFrame  # the table as found, with all its columns
+    names: dict[str, str]  # found column to local column
+    refused: dict[str, np.ndarray]  # by reason, a mask (rows,) of the rows without a prediction
 
     @property
     def answered(self) -> np.ndarray:
-        """Rows (n,) whose image and class can be told."""
+        """Mask (rows,) of the rows whose image and class are known."""
         return ~np.any([np.zeros(len(self.sample), dtype=bool), *self.refused.values()], axis=0)
 
     def as_found(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A submission under the columns of home as the sample has it: its names, its order, and what it
-        holds in columns that home does not know."""
+        """Convert a submission from the local columns to the mounted sample's: its names, its order, and its
+        extra columns with their values."""
         back = {home: found for found, home in self.names.items()}
         table = table.rename(columns=back)
         more = [column for column in self.found.columns if column not in table]
@@ -51,7 +52,8 @@ class Asked:
 def asked_for(
     found: pd.DataFrame, path: Path, form: dict[str, Any], outputs: list[str], known: list[str] | None
 ) -> Asked:
-    """The rows of a sample as it was found; `form` is that of home, `known` are the ids of the test table."""
+    """Interpret the rows of a sample as found. `form` describes the local sample, `known` are the test
+    table's ids."""
     names = same_columns(found, form["columns"], form["id_column"], known)
     sample = found.rename(columns=names).reset_index(drop=True)
     for column in form["columns"]:
@@ -79,7 +81,8 @@ def asked_for(
 def meanings(
     sample: pd.DataFrame, form: dict[str, Any], outputs: list[str], known: list[str] | None
 ) -> tuple[list[str], list[str] | None, np.ndarray]:
-    """Each row's image, its class where a row is a pair, and the rows (n,) that name no class of ours."""
+    """The image of each row, its class if rows are image-class pairs, and a mask (n,) of rows with an unknown
+    class."""
     ids = sample[form["id_column"]].tolist()
     unknown = np.zeros(len(ids), dtype=bool)
     if not form["pairs"]:
@@ -95,8 +98,11 @@ def meanings(
 
 
 def split(name: str, joint: str, outputs: set[str], known: Collection[str]) -> tuple[str, str]:
-    """Image and class of an id such as `<image>_<class>`: where a `known` image ends if there is one, else at
-    the longest class; no class where the id ends in none."""
+    """Split an id such as `<image>_<class>` into image and class.
+
+    The split is after a `known` image if there is one, else before the longest class. The class is empty if
+    the id ends in no class.
+    """
     cuts, place = [], name.find(joint)
     while place >= 0:
         image, kind = name[:place], name[place + len(joint) :]
@@ -107,7 +113,7 @@ def split(name: str, joint: str, outputs: set[str], known: Collection[str]) -> t
 
 
 def made_up(ids: list[str], form: dict[str, Any], outputs: list[str]) -> pd.DataFrame:
-    """The sample that these test ids would have, where there is none."""
+    """Construct the sample submission of these test ids if there is none."""
     rows = [(name, "") for name in ids]
     if form["pairs"]:
         rows = [(name, one) for name in ids for one in outputs]
@@ -124,8 +130,11 @@ def made_up(ids: list[str], form: dict[str, Any], outputs: list[str]) -> pd.Data
 def same_columns(
     table: pd.DataFrame, wanted: list[str], id_column: str, known: list[str] | None
 ) -> dict[str, str]:
-    """Which column of a table is which of the `wanted`: of that name, of that name in other letters, by its
-    values where it is the id, else by what is left over on either side."""
+    """Match the columns of a table to the `wanted` ones; return a mapping of found to wanted names.
+
+    A column matches by exact name, by name without case and punctuation, the id column by its values, and a
+    rest of equal length by position.
+    """
     names = {column: column for column in table.columns if column in wanted}
     for plain in (str.lower, _plain):
         for column in table.columns:
@@ -153,23 +162,26 @@ def _plain(name: str) -> str:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table of text, with no rows too; raises `UserError` for a file that is none."""
+    """Read a CSV as strings; it may have no rows. Raises `UserError` if the file is no readable table."""
     for encoding in ("utf-8-sig", "latin-1"):
         try:
             table = pd.read_csv(
                 path, dtype=str, keep_default_na=False, na_filter=False, index_col=False, encoding=encoding
             )
-            return table.fillna("")  # older versions of pandas end a short row so all the same
+            return table.fillna("")  # older versions of pandas pad short rows with NaN nevertheless
         except UnicodeDecodeError:
             continue
-        except (OSError, ValueError) as error:  # pandas' own errors are of the latter kind
+        except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
             raise UserError(f"{path}: is no table that can be read ({error})") from None
     raise UserError(f"{path}: is no table that can be read")
 
 
 def find(mount: Path, name: str, like: str = "(?!)") -> Path:
-    """A table of the competition, where it was at home or anywhere below, in capitals or not; or else one
-    whose name is `like` it, a pattern for lower-case names."""
+    """Find a table of the competition at its local path, else anywhere below by its name in any case.
+
+    As a last resort a file matches whose lower-case name fits the pattern `like`. Raises `UserError` if there
+    is none.
+    """
     if (mount / name).is_file():
         return mount / name
     wanted = Path(name).name.lower()

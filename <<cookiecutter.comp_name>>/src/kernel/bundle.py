@@ -1,12 +1,12 @@
-"""`make bundle`: a folder that holds all a kernel needs to predict, ready to become one private dataset.
+"""`make bundle`: build the folder with everything a kernel needs to predict, to upload as a private dataset.
 
 | file | holds |
 |---|---|
 | `src/` | the project's own code |
-| `members/<run>-fold<k>.safetensors` | a fold's weights, halved unless `kaggle.half` is off; `-snapshot<i>` |
-| `members/<run>-fold<k>-gallery.safetensors` | retrieval: what the model says of the training images |
-| `competition.json` | experiments, stack, rule, prior, the sample's form |
-| `manifest.json` | the hash of each of these, versions, the git commit; by it the kernel finds the bundle |
+| `members/<run>-fold<k>.safetensors` | a fold's weights, float16 if `kaggle.half` is on; `-snapshot<i>` |
+| `members/<run>-fold<k>-gallery.safetensors` | retrieval: the model's embeddings of the training images |
+| `competition.json` | experiments, stack, decision rule, prior, the form of the sample submission |
+| `manifest.json` | the hash of each file, versions, the git commit; the kernel finds the bundle by it |
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from src.tasks.base import targets_in
 from src.training.devices import devices
 
 CODE = Path(__file__).resolve().parents[1]
-_LARGEST = 60_000.0  # half precision ends at 65,504
+_LARGEST = 60_000.0  # the maximum of half precision is 65,504
 
 
 def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
-    """Write the bundle of what stage 06 submits; gives its manifest. Raises `UserError` for what a kernel
-    cannot do, and for a folder that may not go to Kaggle."""
+    """Build the bundle of what stage 06 submits; return its manifest. Raises `UserError` if a kernel cannot
+    reproduce it, or if the folder must not be uploaded."""
     source, _ = submission_source(config)
     check_outputs(source / ("stack.stamp.json" if source.parent.name == "stacks" else "score.stamp.json"))
     metrics = read_metrics(source, rule=dict)
@@ -98,7 +98,7 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
-    """Copy a run's models into the bundle; gives its entry."""
+    """Copy a run's models into the bundle and return its entry for competition.json."""
     run = config.root / "runs" / name
     own = load_config(run / "config.yaml")
     if (why := unknown_on_kaggle(own.model.backbone)) is not None:
@@ -129,7 +129,8 @@ def member(config: Config, name: str, folder: Path) -> dict[str, Any]:
 
 
 def save_half(path: Path, to: Path) -> None:
-    """The same weights in half precision; batch-norm statistics, and what that cannot hold, stay."""
+    """Save the weights in half precision (float16). Batch-norm statistics and tensors that exceed its range
+    stay in full precision."""
     about = {"architecture": json.dumps(read_architecture(path), sort_keys=True)}
     state = {}
     for name, tensor in read_tensors(path).items():
@@ -140,7 +141,7 @@ def save_half(path: Path, to: Path) -> None:
 
 
 def save_gallery(own: Config, folder: Path, entry: dict[str, Any], half: bool) -> None:
-    """The training images' embeddings by the bundled model, in its precision."""
+    """Save the bundled model's embeddings of the training images, in the precision of the bundle."""
     if len(entry["models"]) > 1:
         raise UserError(f"{own.name}: snapshots of a retrieval cannot be bundled; set train.snapshots=null")
     store = open_images(own)
@@ -152,7 +153,7 @@ def save_gallery(own: Config, folder: Path, entry: dict[str, Any], half: bool) -
 
 
 def gallery_identities(config: Config, outputs: list[str]) -> list[int]:
-    """Retrieval: whose each training image is, as its place among the outputs."""
+    """Retrieval: the identity of each training image as its index in the outputs; empty for other tasks."""
     if config.task.name != "retrieval":
         return []
     task = create_task(config)
@@ -160,7 +161,7 @@ def gallery_identities(config: Config, outputs: list[str]) -> list[int]:
 
 
 def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
-    """What is said of an image that cannot be seen: the mean OOF prediction, or the commonest identities."""
+    """The prior for images that cannot be read: the mean OOF prediction, or the most common identities."""
     task, oof = create_task(config), read_parquet(source / "oof.parquet")
     if task.kind == "maps":
         return []
@@ -171,7 +172,7 @@ def prior_of(config: Config, source: Path, outputs: list[str]) -> list[Any]:
 
 
 def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
-    """The sample submission's form, without its rows: a hidden one has the same, or nearly so."""
+    """The form of the sample submission without its rows; a hidden one has the same form or a similar one."""
     tables = raw_tables(config)
     sample, path = read_table(tables["sample"], may_be_empty=True), tables["sample"]
     known = read_parquet(source / "test.parquet", ["id"])["id"].tolist()
@@ -187,7 +188,7 @@ def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
         "joint": None,
         "stems": False,
     }
-    if pairs and read.class_column is None:  # `<image>_<class>`: what stands between, and before it
+    if pairs and read.class_column is None:  # `<image>_<class>`: separator, extension
         cell, image, name = sample[read.id_column].iloc[0], images[0], read.classes[0]
         more["stems"] = not cell.startswith(image)
         more["joint"] = cell[len(Path(image).stem if more["stems"] else image) : -len(name)]
@@ -195,8 +196,8 @@ def form_of(config: Config, source: Path, outputs: list[str]) -> dict[str, Any]:
 
 
 def write_notebook(kernel: Path, to: Path) -> None:
-    """The kernel's script as a notebook of one cell, for who submits from Kaggle's editor. Raises `UserError`
-    for a script that holds a secret."""
+    """Save the kernel's script as a notebook with one cell, for submitting from Kaggle's editor. Raises
+    `UserError` if the script holds a secret."""
     refuse_secret(str(kernel), kernel.read_text(encoding="utf-8"))
     cell = {"cell_type": "code", "execution_count": None, "id": "infer", "metadata": {}, "outputs": []}
     cell["source"] = kernel.read_text(encoding="utf-8").splitlines(keepends=True)

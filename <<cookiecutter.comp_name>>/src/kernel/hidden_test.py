@@ -1,5 +1,7 @@
-"""A mounted test set as it is found: ids, order and size are those of the sample submission there; an image
-that is missing or broken costs its own row alone."""
+"""Reading a mounted test set: ids, order and size come from the mounted sample submission.
+
+A missing or broken image affects only its own rows.
+"""
 
 from __future__ import annotations
 
@@ -20,46 +22,52 @@ from src.kernel.asked import Asked, asked_for, find, made_up, read, same_columns
 from src.kernel.search import find_test_images, image_files, test_folders
 from src.machine import cpu_count
 
-SAMPLES = r".*sample.*submission.*\.csv"  # what a sample may be called where it is not called as at home
+SAMPLES = r".*sample.*submission.*\.csv"  # possible names of a sample that is not called as it is locally
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """What is asked for: the rows, the test ids in their order, and each one's image by name."""
+    """A mounted test set: the requested rows, the test ids in order, and the image name of each id."""
 
-    __test__ = False  # pytest: no class of tests
+    __test__ = False  # not a pytest test class
 
     asked: Asked
     ids: list[str]
-    names: list[str]  # of the images, as the tables have them
-    table: pd.DataFrame  # columns of test.csv by id, where there is one
-    files: tuple[Path | None, ...] = ()  # of each image, once `located`; None where there is none
+    names: list[str]  # image names as the tables list them
+    table: pd.DataFrame  # columns of test.csv by id, if there is a test.csv
+    files: tuple[Path | None, ...] = ()  # the file of each image, set by `located`; None if it is missing
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def sample(self) -> pd.DataFrame:
-        """Its rows, under the columns of home."""
+        """The requested rows under the columns of the local sample submission."""
         return self.asked.sample
 
     @property
     def form(self) -> SampleForm:
+        """The form of the sample submission: the image and class of each row."""
         return self.asked.form
 
     @property
     def path(self) -> Path:
+        """The path of the sample submission, or of the table that replaces it."""
         return self.asked.path
 
     def located(self, mount: Path, data: Data) -> TestSet:
-        """The same with the file of each image: looked for once a submission of the prior is there."""
+        """The same test set with the file of each image.
+
+        Searching for files is a separate step, so that a submission of the prior exists before it starts.
+        """
         return replace(self, files=tuple(find_test_images(self.names, mount, data)))
 
 
 def read_test(mount: Path, config: Config, form: dict[str, Any], outputs: list[str]) -> TestSet:
-    """The test set below `mount`; `form` is the sample's as it was at home.
+    """Read the test set below `mount`; `form` describes the local sample submission.
 
-    Without a sample the rows are those of test.csv, without that the images in the test folders.
+    Without a sample submission the rows are those of test.csv. Without both, each image in the test folders
+    is a row.
     """
     data = config.data
     sample, path = _table(mount, data.sample_csv, "asking for what the test table lists", SAMPLES)
@@ -91,7 +99,8 @@ def read_test(mount: Path, config: Config, form: dict[str, Any], outputs: list[s
 def _table(
     mount: Path, name: str, instead: str, like: str = "(?!)"
 ) -> tuple[pd.DataFrame | None, Path | None]:
-    """A table and its path; where it cannot be had, neither, and the log says what happens `instead`."""
+    """Read a table and return it with its path. If that fails, return (None, None) and log what happens
+    `instead`."""
     try:
         path = find(mount, name, like)
         return read(path), path
@@ -101,7 +110,8 @@ def _table(
 
 
 def _one_row_an_id(test: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """The test table by id. An id whose rows name different images has none: nobody knows which is meant."""
+    """The test table indexed by id, with one row per id. An id whose rows name different images gets no
+    image, because the right one is unknown."""
     if data.image in test:
         several = test.groupby(data.id)[data.image].transform("nunique") > 1
         test = test.assign(**{data.image: test[data.image].mask(several, "")})
@@ -109,7 +119,7 @@ def _one_row_an_id(test: pd.DataFrame, data: Data) -> pd.DataFrame:
 
 
 def _ids_of_files(mount: Path, data: Data, form: dict[str, Any]) -> list[str]:
-    """The test ids that the images below would have, with an extension where those of home have one."""
+    """Test ids derived from the image files, with their extension if the local ids have one."""
     files = sorted(image_files(mount, data))
     folders = test_folders(mount, data)
     at_home = [file for file in files if any(file.is_relative_to(folder) for folder in folders)]
@@ -120,10 +130,10 @@ def _ids_of_files(mount: Path, data: Data, form: dict[str, Any]) -> list[str]:
 def read_images(
     files: Sequence[Path | None], data: Data, seen: int | None, tick: Callable[[], None] | None = None
 ) -> tuple[ImageStore, np.ndarray, list[tuple[int, int]]]:
-    """The images as a store of test rows, which of them could be read (n,), and the size of each file.
+    """Read images into a store of test rows; also return a mask of the readable ones (n,) and their sizes.
 
-    What cannot be read is black, and its size (1, 1); of a damaged JPEG all is taken that decodes. `tick` is
-    called before every image, and may end it.
+    A size is (height, width). An unreadable image is black and has the size (1, 1). Of a damaged JPEG the
+    decodable part is used. `tick` is called before every image and may raise to stop the reading.
     """
     data = data.model_copy(update={"damaged": "keep"})
 
@@ -134,9 +144,9 @@ def read_images(
             return None
         try:
             return decode(path, data, hashes=False)
-        except ImportError:  # of all images, and nobody's fault but ours
+        except ImportError:  # a missing package affects all images and is an error of this project
             raise
-        except Exception as error:  # whatever is wrong with it, the others count
+        except Exception as error:  # any defect of one image must not affect the others
             print(f"test: {path.name} cannot be read ({error}); its row gets the prior", flush=True)
             return None
 

@@ -1,8 +1,8 @@
-"""Kaggle's image: which packages are in it, and whether those here are the same.
+"""Kaggle's Docker image: the packages in it and their versions, compared with the local environment.
 
-`requirements/kaggle.lock` holds the versions there of all that a kernel of ours imports, and
-`requirements/kaggle-packages.txt` beside it the names of all that is there; `make kaggle-image` makes an
-environment of the former.
+`requirements/kaggle.lock` pins the image's versions of everything that the kernels import, and
+`requirements/kaggle-packages.txt` lists the names of all its packages. `make kaggle-image` creates an
+environment from the lock.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LOCK = "requirements/kaggle.lock"
 NAMES = "kaggle-packages.txt"
 PYTHON = ".kaggle-image/bin/python"
 
-# What a kernel imports, for the manifest and the kernel's log.
+# What a kernel imports; the manifest and the kernel's log list these versions.
 _PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "scipy", "pandas", "pyarrow")
 _PACKAGES += ("lightgbm", "safetensors", "pydantic")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a kernel imports, as far as it is installed."""
+    """The versions of Python and of the installed packages that a kernel imports."""
     found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
         try:
@@ -34,7 +34,8 @@ def versions() -> dict[str, str]:
 
 
 def versions_line(made_with: dict[str, str]) -> str:
-    """The versions here in one line, with the bundle's beside where that is another: for a kernel's log."""
+    """The versions of this environment in one line for a kernel's log, with the bundle's version where it
+    differs."""
     here = versions()
     names = [
         f"{name} {here[name]}"
@@ -46,8 +47,8 @@ def versions_line(made_with: dict[str, str]) -> str:
 
 @functools.cache
 def absent(lock: Path) -> frozenset[str]:
-    """Modules that can be imported here and not there, as far as the lock and the list beside it tell; none
-    where either is missing."""
+    """Modules that can be imported locally but not in Kaggle's image, according to the lock and the package
+    list. Empty if either file is missing."""
     files = (lock, lock.with_name(NAMES))
     if not all(path.is_file() for path in files):
         return frozenset()
@@ -60,5 +61,5 @@ def absent(lock: Path) -> frozenset[str]:
 
 
 def _plain(name: str) -> str:
-    """A distribution's name in the one way it is compared."""
+    """Normalise a distribution's name for comparison."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -1,4 +1,4 @@
-"""The bundle's members: each one's models, fold by fold, on the devices that are there."""
+"""Ensemble members of a bundle: load each member's fold models onto the devices, and predict with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from src.tasks.base import Task
 
 @dataclass(frozen=True)
 class Member:
-    """One run of the stack: its experiment, and of each fold the models that predict together."""
+    """One run of the stack: its experiment and, for each fold, the models whose predictions are averaged."""
 
     name: str
     config: Config
@@ -33,12 +33,12 @@ class Member:
     outputs: list[str]
     models: list[list[Network]]
     galleries: list[np.ndarray]  # retrieval: each fold model's embeddings of the training images
-    owners: np.ndarray  # whose each of these is
-    folds: np.ndarray  # and its fold, which a replay of that fold must not see
+    owners: np.ndarray  # the identity of each training image
+    folds: np.ndarray  # the fold of each training image; a replay of a fold must not use its images
 
     @property
     def views(self) -> int:
-        """Looks at an image that its settings ask for."""
+        """The number of TTA views of an image, over all scales."""
         inference = self.config.inference
         return len(inference.tta) * len(inference.scales or (1,))
 
@@ -52,9 +52,12 @@ class Member:
         replay: bool = False,
         report: _Report = lambda rows: None,
     ) -> Any:
-        """What one fold says of all test images of the store; in a `replay` these are its own validation
-        images, and the gallery is that of the other folds, as in stage 03. `report` is called after every
-        batch."""
+        """The predictions of one fold for all test images of the store, averaged over its snapshots.
+
+        In a `replay` the test images are the fold's own validation images, and the retrieval gallery holds
+        only the other folds, as in stage 03. `report` is called after every batch. The batch size is halved
+        when a GPU runs out of memory.
+        """
         settings = self.config.inference
         if not plan.all_views:
             settings = settings.model_copy(update={"tta": settings.tta[:1], "scales": None})
@@ -102,7 +105,7 @@ class Member:
 
 
 def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device]) -> list[Member]:
-    """Every member of the bundle, its models dealt out to the devices."""
+    """Load every member of the bundle; its fold models are distributed over the devices in turn."""
     members, number = [], 0
     for entry in about["members"]:
         config = Config.model_validate(entry["config"])
@@ -120,7 +123,7 @@ def open_members(bundle: Path, about: dict[str, Any], devices: list[torch.device
 
 
 def open_model(bundle: Path, name: str, device: torch.device) -> Network:
-    """A model of the bundle; raises `UserError` naming the file that holds none."""
+    """Load a model of the bundle. Raises `UserError` naming the file if it holds no usable weights."""
     try:
         return load_model(bundle / name, device)
     except UserError as error:
@@ -128,13 +131,13 @@ def open_model(bundle: Path, name: str, device: torch.device) -> Network:
 
 
 def read_gallery(path: Path) -> np.ndarray:
-    """(N, D) what a retrieval's model says of the training images."""
+    """The embeddings (N, D) of the training images by a retrieval model."""
     with decoding(path):
         return read_tensors(path)["embeddings"].numpy()
 
 
 def loads_of(members: list[Member], devices: list[torch.device]) -> list[Load]:
-    """What each fold of each member has to do for an image, and on which of the devices."""
+    """The workload of each fold of each member per image, and the index of its device."""
     return [
         Load(number, fold, devices.index(place_of(models)), len(models), member.views)
         for number, member in enumerate(members)
@@ -143,7 +146,7 @@ def loads_of(members: list[Member], devices: list[torch.device]) -> list[Load]:
 
 
 def place_of(models: list[Network]) -> torch.device:
-    """The device that a fold's models lie on."""
+    """The device that a fold's models are on."""
     return next(models[0].parameters()).device
 
 
@@ -155,8 +158,11 @@ def predict_all(
     only_fold: int | None = None,
     guard: Guard | None = None,
 ) -> list[Any]:
-    """What each member says of the images, the mean of its folds: one worker a device, each with the models
-    that lie there. The guard looks at the clock after every batch, and learns how long each member took."""
+    """The predictions of each member for the images, averaged over its folds.
+
+    There is one worker per device, which runs the models on that device. The guard checks the time after
+    every batch and records how long each fold took. With `only_fold` that fold alone is replayed.
+    """
     jobs = []
     for number, member in enumerate(members):
         folds = range(plan.models(len(member.models))) if only_fold is None else [only_fold]

@@ -1,5 +1,7 @@
-"""What an image costs: seconds and memory, measured inside the kernel's process over many images, for the
-rehearsal to project the hidden test set from."""
+"""Cost per image in seconds and memory, measured inside the kernel's process over many images.
+
+The rehearsal extrapolates these costs to the hidden test set.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from src.kernel.time_guard import PLANS, Guard
 from src.machine import cpu_count
 
 PACE = "pace.json"
-PIECES, MOST = 10, 20_000  # at least so many pieces are timed, and at most so many images
+PIECES, MOST = 10, 20_000  # the minimum number of timed pieces, and the maximum number of images
 NOISE, LEAK = (
     32.0,
     2048.0,
-)  # MiB of growth in all that prove nothing, and after which nothing is left to prove
+)  # MiB of total growth: below the first it is noise, above the second it is a leak and measuring ends
 
 
 def measure(
@@ -34,9 +36,11 @@ def measure(
     end: float = math.inf,
     memory: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """Predict the `total` test images again and again for about so many seconds, in pieces of one size; gives
-    seconds and MiB of an image. The first two pieces are left out, for they are slower than the others; at
-    the time `end` it stops with what it has."""
+    """Predict the `total` test images repeatedly for about `seconds` in equal pieces; return costs per image.
+
+    The result holds seconds and MiB per image. The first two pieces are not counted, because they are slower
+    than the others. The measurement stops early at the time `end`.
+    """
     memory = memory or resident
     predict(guard, np.arange(1))
     size = int(seconds / PIECES / max(guard.cost(guard.plan), 1e-9))
@@ -61,8 +65,11 @@ def measure(
 
 
 def growth(images: np.ndarray, held: np.ndarray) -> float:
-    """MiB an image by which the memory grows at least: the slope of a line through the later two thirds, less
-    two standard errors, for memory also rises and falls by itself."""
+    """A lower bound of the memory growth in MiB per image.
+
+    It is the slope of a regression line through the last two thirds of the measurements, minus two standard
+    errors, because the memory also fluctuates.
+    """
     images, held = images[len(images) // 3 :], held[len(held) // 3 :]
     centred = images - images.mean()
     spread = float((centred**2).sum())
@@ -75,7 +82,8 @@ def growth(images: np.ndarray, held: np.ndarray) -> float:
 
 
 def resident() -> float:
-    """MiB of memory that this process holds now; where the system does not tell, the most it ever held."""
+    """The resident memory of this process in MiB, or its peak where the system does not report the current
+    value."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -83,6 +91,6 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """The most MiB that this process ever held."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    """The peak memory of this process in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # the unit is bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

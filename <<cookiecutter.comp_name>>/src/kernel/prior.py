@@ -1,4 +1,4 @@
-"""What is predicted of images that cannot be seen: the mean OOF prediction, or the commonest identities."""
+"""The prior, predicted for unreadable images: the mean OOF prediction, or the most common identities."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from src.tasks.base import Task
 
 
 class Prior:
-    """What is said of an image that cannot be seen."""
+    """The prediction for an image that cannot be read; for segmentation it is an empty mask."""
 
     def __init__(self, about: dict[str, Any], task: Task, config: Config):
         self.said, self.kind, self.classes = about["prior"], task.kind, len(about["dataset"]["outputs"])
         self.new = config.data.new_label
 
     def of(self, count: int) -> Any:
-        """For so many images."""
+        """The prior for `count` images."""
         if self.kind == "numbers":
             return np.tile(np.array(self.said, dtype=np.float64), (count, 1))
         if self.kind == "maps":
@@ -30,11 +30,11 @@ class Prior:
         return Ranking([list(self.said)] * count, [[-1.0] * len(self.said)] * count, self.new)
 
     def like(self, said: Any, count: int) -> Any:
-        """For so many images, in the type of these predictions."""
+        """The prior for `count` images, in the dtype of the given predictions."""
         return self.of(count).astype(said.dtype) if self.kind == "numbers" else self.of(count)
 
     def where(self, good: np.ndarray, said: Any) -> Any:
-        """The predictions, with the prior for the rows that are not good."""
+        """The predictions, with the prior in the rows that are not good."""
         bad = np.flatnonzero(~good)
         if not len(bad):
             return said

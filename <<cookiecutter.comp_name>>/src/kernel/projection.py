@@ -1,4 +1,5 @@
-"""Whether the hidden test set fits into Kaggle's limits, by what a rehearsed kernel measured of itself."""
+"""Projection of a rehearsal to the hidden test set: whether its time, memory and disk use fit into Kaggle's
+limits."""
 
 from __future__ import annotations
 
@@ -11,18 +12,21 @@ from src.kernel.run import PIECE, SPARE
 from src.kernel.time_guard import PLANS, SAFE
 from src.kernel.verdict import DISK, MEMORY, Case
 
-CORES = 4  # of a Kaggle session; reading images here may use more
-ROOM = 0.8  # of the memory; the hidden images may be larger
+CORES = 4  # of a Kaggle session; the local machine may read images with more
+ROOM = 0.8  # the share of the memory that may be used, since hidden images may be larger
 FULL, CHEAPEST = str(PLANS[0]), str(PLANS[-1])
-_Answer = tuple[list[str], list[str]]  # lines that tell, and lines of what does not fit
+_Answer = tuple[list[str], list[str]]  # lines of the report, and lines about what does not fit
 
 
 def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str], bool]:
-    """Time, peak memory and disk of the hidden test, of `kaggle.hidden_images` or as many as are `here`,
-    against Kaggle's limits, in lines; and whether all of it fits."""
+    """Time, peak memory and disk use of the hidden test set against Kaggle's limits; whether all of it fits.
+
+    Returns report lines and a flag. The number of images is `kaggle.hidden_images`, or `here` (the local test
+    images) if that is null.
+    """
     by_name = {case.name: case for case in cases}
     path = by_name["hidden"].outcome.working / PACE
-    if not path.is_file():  # a kernel of one's own, or one that failed, which its case says
+    if not path.is_file():  # a custom kernel, or a failed one, which its case reports
         unknown = f"the kernel left no {PACE}, as the one of this project does: whether the hidden test set"
         return [f"{unknown} fits into {config.kaggle.hours:g} h and {MEMORY:,} MiB is not known"], True
     pace, images = read_json(path), config.kaggle.hidden_images or here
@@ -35,7 +39,7 @@ def projection(config: Config, cases: list[Case], here: int) -> tuple[list[str],
 
 
 def time_of(config: Config, pace: dict[str, Any], images: int) -> _Answer:
-    """Hours under every plan against `kaggle.hours`, of which the kernel leaves some for a slower machine."""
+    """Hours under every plan against a safe share of `kaggle.hours`, since Kaggle's machine may be slower."""
     hours, reading = config.kaggle.hours, pace["reading"] * max(1.0, pace["cores"] / CORES)
     networks = {plan: seconds / config.kaggle.network_speedup for plan, seconds in pace["networks"].items()}
     once, apart = pace["started"] + SPARE, reading + pace["writing"]
@@ -67,7 +71,8 @@ def time_of(config: Config, pace: dict[str, Any], images: int) -> _Answer:
 
 
 def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> _Answer:
-    """The peak: what a kernel takes for one image, what those add that are held together, and what grows."""
+    """Peak memory: that of one image, plus each image that is in memory at the same time, plus growth per
+    image."""
     by_name = {case.name: case for case in cases}
     one = by_name["one row"].outcome.memory
     held = max(0.0, pace["peak"] - one) / max(1, pace["piece"] - 1)
@@ -84,7 +89,7 @@ def memory_of(cases: list[Case], pace: dict[str, Any], images: int) -> _Answer:
 
 
 def disk_of(by_name: dict[str, Case], images: int) -> _Answer:
-    """The working folder by what one row and many rows leave there."""
+    """Disk use of the working folder, extrapolated from a run with one row and a run with many rows."""
     many, one = by_name["hidden"], by_name["one row"]
     more = (many.outcome.disk - one.outcome.disk) / max(1, many.images - one.images)
     disk = one.outcome.disk + max(0.0, more) * images

@@ -1,14 +1,14 @@
-"""`make rehearse`: the kernel as Kaggle will run it, on every test set that it may meet there.
+"""`make rehearse`: run the kernel as Kaggle will run it, on every kind of test set that it may meet there.
 
-| case | what is mounted |
+| case | mounted test set |
 |---|---|
-| public | some of the test set as it was downloaded, under today's layout: what stage 06 submits must come |
-| old layout | the same where Kaggle used to put it |
-| hidden | more rows, shuffled, under new names, as the run that is scored; its pace is measured |
+| public | part of the downloaded test set, current layout: predictions must equal what stage 06 submits |
+| old layout | the same in Kaggle's former layout |
+| hidden | more rows, shuffled, with new names, as in the scored run; the time per image is measured |
 | empty, one row | what a public test set may be |
-| broken | one image that is none, and one that is missing |
-| replay | a fold's validation images: its models must say what stage 03 stored |
-| versions | the same under the versions of Kaggle's image, where `make kaggle-image` installed them |
+| broken | one image that is no image, and one that is missing |
+| replay | a fold's validation images: its models must reproduce the predictions that stage 03 stored |
+| versions | the replay with the package versions of Kaggle's image, if `make kaggle-image` installed them |
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from src.kernel.verdict import DISK, FOLD, Case, wrong_with
 from src.reading import read_csv
 from src.submission.manifest import read_manifest
 
-PUBLIC, HIDDEN, REPLAYED = 100, 300, 100  # images of a case
-ENOUGH = 12  # test images that cases other than the public ones are made of; training images where they lack
-SECONDS = 10  # that the pace is measured for
+PUBLIC, HIDDEN, REPLAYED = 100, 300, 100  # number of images of a case
+ENOUGH = 12  # test images for cases other than public; if there are fewer, training images are added
+SECONDS = 10  # duration of the timing measurement
 VARIABLES = {
     "public": {"NNTRICKS_PREDICTIONS": "1"},
     "hidden": {"KAGGLE_IS_COMPETITION_RERUN": "1"},
@@ -47,7 +47,7 @@ NO_IMAGE = b"<html>429 Too Many Requests</html>"
 
 
 def rehearse(config: Config, project: Path) -> list[Case]:
-    """Run all cases, print the table and the projection, write the receipt."""
+    """Run all cases, print the result table and the projection, and write the receipt."""
     bundle, kernel = bundle_folder(config), project / KERNEL
     manifest = read_manifest(bundle, made_by="make bundle")
     tables = load_tables(config)
@@ -65,7 +65,7 @@ def rehearse(config: Config, project: Path) -> list[Case]:
             variables: dict[str, Any] = VARIABLES.get(name, {})
             if name == "hidden":
                 variables = variables | {"NNTRICKS_MEASURE": str(SECONDS)}
-            if name == "versions":  # that environment lies in the project, which walls would hide
+            if name == "versions":  # that environment lies in the project, which isolation would hide
                 variables = variables | {"isolated": False, "interpreter": python}
             done = run_kernel(kernel, mount, out, config.root, limit, DISK, absent=lacking, **variables)
             ids = [one.id for one in asked]
@@ -88,16 +88,17 @@ def rehearse(config: Config, project: Path) -> list[Case]:
     return cases
 
 
-# --- what each case asks ------------------------------------------------------------------------------------
+# --- the images of each case --------------------------------------------------------------------------------
 
 
 def public(config: Config, tables: Tables) -> list[TestImage]:
+    """The first images of the public test set."""
     pairs = list(zip(tables.test[config.data.id], tables.images["test"], strict=True))
     return [TestImage(name, name, file) for name, file in pairs[:PUBLIC]]
 
 
 def known_images(config: Config, tables: Tables) -> list[TestImage]:
-    """The public test images, and training images as well where Kaggle hides almost all of its test set."""
+    """The public test images, supplemented by training images if Kaggle hides almost all of its test set."""
     found = public(config, tables)
     if len(found) >= ENOUGH:
         return found
@@ -107,7 +108,7 @@ def known_images(config: Config, tables: Tables) -> list[TestImage]:
 
 
 def hidden(config: Config, tables: Tables) -> list[TestImage]:
-    """The known images again and again in another order, under new names that look like the old ones."""
+    """The known images, repeated and shuffled, with new names of the same form."""
     known = known_images(config, tables)
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(known)), max(HIDDEN, len(known))))
     return [
@@ -117,6 +118,7 @@ def hidden(config: Config, tables: Tables) -> list[TestImage]:
 
 
 def broken(config: Config, tables: Tables) -> list[TestImage]:
+    """Some known images, of which the first is no image and the second is missing."""
     first, second, *others = known_images(config, tables)[:12]
     spoiled = [
         TestImage(first.id, first.like, first.file, NO_IMAGE),
@@ -126,7 +128,7 @@ def broken(config: Config, tables: Tables) -> list[TestImage]:
 
 
 def replay_fold(config: Config, tables: Tables) -> list[TestImage]:
-    """Images that the fold's models have not seen, as test images."""
+    """The validation images of the replayed fold, which its models have not seen, as test images."""
     path = config.root / "data" / "folds.csv"
     folds = read_csv(path, ("id", "fold"), dtype=str, keep_default_na=False)
     rows = np.flatnonzero(folds["fold"].to_numpy() == str(FOLD))[:REPLAYED]

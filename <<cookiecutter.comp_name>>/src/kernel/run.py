@@ -1,8 +1,8 @@
-"""What a kernel does once it has found its bundle: a mounted competition to submission.csv.
+"""The inference run of a kernel: from a mounted competition to submission.csv.
 
-A valid submission is there before anything else, made of the prior. Then the test images go through every
-member in pieces, so memory does not grow with them, and within the time there is: images that are left when
-it ends keep the prior.
+First a valid submission that holds the prior is written. Then the test images pass through every member in
+pieces, so that memory does not grow with their number. Images that remain when the time is over keep the
+prior.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from src.submission.table import check
 from src.tasks import create_task
 from src.tasks.base import Task
 
-PIECE = 512  # images in memory at a time at most, at every member's size
+PIECE = 512  # the maximum number of images in memory at a time, at every member's image size
 OUTPUT = "submission.csv"
 PREDICTIONS = "predictions.parquet"
 SPARE = 120.0  # seconds of the session before the kernel starts and after it ends
@@ -52,11 +52,12 @@ def predict_competition(
     seconds: float = 0.0,
     began: float | None = None,
 ) -> None:
-    """Write `submission.csv` into the working folder, with `keep` the predictions it was made of too.
+    """Write `submission.csv` into the working folder, and with `keep` also the predictions behind it.
 
-    With `only_fold` each member's models of that fold are asked alone, and what they say is written instead:
-    a rehearsal compares it with the stored OOF. With `seconds` the pace and the memory are then measured for
-    about so long, for the rehearsal's projection. `began`: when the process did, on the monotonic clock.
+    With `only_fold` only each member's models of that fold predict, and their predictions are written
+    instead; a rehearsal compares them with the stored OOF predictions. With `seconds` the time and memory per
+    image are then measured for about that long, for the rehearsal's projection. `began` is the start time of
+    the process on the monotonic clock.
     """
     began = time.monotonic() if began is None else began
     about = read_json(bundle / "competition.json", config=dict, members=list, dataset=dict, form=dict)
@@ -103,7 +104,7 @@ def predict_competition(
         )
     print(f"{OUTPUT}: {len(table):,} rows in {time.monotonic() - began:,.0f} s", flush=True)
     if seconds:
-        about_memory = {"peak": peak(), "piece": guard.largest}  # before anything is measured
+        about_memory = {"peak": peak(), "piece": guard.largest}  # before the measurement below
         anew = Guard(math.inf, guard.loads, decay=1.0)
         found = measure(partial(predict_piece, work), anew, len(test), PIECE, work.batch, seconds, guard.end)
         rest = {"started": started, "writing": guard.writing / len(test)}
@@ -111,14 +112,14 @@ def predict_competition(
 
 
 def devices_here() -> list[torch.device]:
-    """Every GPU, or the CPU."""
+    """All GPUs, or the CPU if there is none."""
     count = torch.cuda.device_count()
     return [torch.device("cuda", i) for i in range(count)] or [torch.device("cpu")]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be predicted, of what, and with what."""
+    """The inputs of the inference: members, test set, bundle description, prior and devices."""
 
     members: list[Member]
     test: TestSet
@@ -128,14 +129,17 @@ class Work:
 
     @property
     def batch(self) -> int:
-        """The images of a forward pass, of the member that takes the most at a time."""
+        """The largest inference batch size of all members."""
         return max(member.config.inference.batch_size for member in self.members)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some of the test images: the members' predictions, or those of the stack; which could be read; and what
-    the stack looks at beside the predictions."""
+    """The result for some of the test images.
+
+    `said` holds the members' predictions, or those of the stack; `good` marks the readable images; `columns`
+    holds the other features of the stack.
+    """
 
     said: Any
     good: np.ndarray
@@ -143,11 +147,14 @@ class Piece:
 
 
 def predict_in_pieces(work: Work, guard: Guard) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The stack's predictions of all test images in their order, the prior for those that the time does not
-    suffice for; which of the images (n,) are good as far as they were looked at, and which came too late."""
+    """Predict all test images piece by piece, with the prior for those that the time does not suffice for.
+
+    Returns the stack's predictions, a mask (n,) of the readable images (True if not reached) and a mask (n,)
+    of the images that were not reached in time.
+    """
     total, done, pieces = len(work.test), 0, []
     try:
-        predict_piece(work, guard, np.arange(1))  # the first forward pass is slower than all others
+        predict_piece(work, guard, np.arange(1))  # warm-up: the first forward pass is slower than all others
         size = guard.size(total, PIECE, work.batch)
         guard.forget()
         while done < total:
@@ -172,14 +179,15 @@ def predict_in_pieces(work: Work, guard: Guard) -> tuple[Any, np.ndarray, np.nda
 
 
 def predict_piece(work: Work, guard: Guard, rows: np.ndarray) -> Piece:
-    """Read the images of these rows and ask every member; the guard learns how long each part took."""
+    """Read the images of these rows and predict with every member; the guard records how long each part
+    took."""
     began = guard.clock()
     stores, good, sizes = stores_of(work.members, [work.test.files[row] for row in rows], guard)
     read = guard.clock()
     said: Any = predict_all(work.members, stores, guard.plan, work.devices, guard=guard)
     asked = guard.clock()
     columns = columns_of(work.test.table.iloc[rows], sizes, work.about)
-    if work.members[0].task.kind != "numbers":  # these wait: a mean of ranks looks at all rows
+    if work.members[0].task.kind != "numbers":  # numbers are stacked later: a mean of ranks needs all rows
         said = work.prior.where(good, stack_predictions(said, columns, work.about))
     stored = guard.clock()
     guard.saw(len(rows), read - began + stored - asked)
@@ -188,7 +196,7 @@ def predict_piece(work: Work, guard: Guard, rows: np.ndarray) -> Piece:
 
 
 def joined(work: Work, pieces: list[Piece]) -> Any:
-    """The stack's predictions of the images of all pieces."""
+    """The stack's predictions for the images of all pieces."""
     kind = work.members[0].task.kind
     if kind == "numbers":
         said = list(np.concatenate([np.stack(piece.said) for piece in pieces], axis=1))
@@ -202,7 +210,7 @@ def joined(work: Work, pieces: list[Piece]) -> Any:
 
 
 def seconds_to_write(work: Work, piece: Piece) -> float:
-    """How long the rows of the first piece take to stack and to write into the table's cells."""
+    """Seconds to stack the rows of the first piece and to write them into the submission's cells."""
     began = time.monotonic()
     table_of(joined(work, [piece]), work.test, work.members[0].task, work.about, len(piece.good))
     return time.monotonic() - began
@@ -211,7 +219,8 @@ def seconds_to_write(work: Work, piece: Piece) -> float:
 def _replay(
     members: list[Member], test: TestSet, fold: int, devices: list[torch.device], working: Path
 ) -> None:
-    """Write `replay-<member>.parquet`: what each member's models of one fold say of the test images."""
+    """Write `replay-<member>.parquet`: the predictions of each member's models of one fold for the test
+    images."""
     parts: list[list[pd.DataFrame]] = [[] for _ in members]
     for start in range(0, len(test), PIECE):
         stores, _, _ = stores_of(members, test.files[start : start + PIECE])
@@ -226,8 +235,10 @@ def _replay(
 def stores_of(
     members: list[Member], files: Sequence[Path | None], guard: Guard | None = None
 ) -> tuple[list[Any], np.ndarray, list]:
-    """Each member's store of the images, read once for all members that want them alike; which images are
-    good for all of them; and their sizes."""
+    """Each member's image store, a mask (n,) of the images that all members can read, and the image sizes.
+
+    Images are read once for all members with the same preprocessing.
+    """
     known: dict[str, Any] = {}
     stores, good = [], np.ones(len(files), dtype=bool)
     for member in members:
@@ -245,7 +256,7 @@ def stores_of(
 
 
 def stack_predictions(said: list[Any], columns: pd.DataFrame, about: dict[str, Any]) -> Any:
-    """The members' predictions as one."""
+    """Combine the members' predictions with the stack, or return those of the only member."""
     if about["stacker"] is None:
         return said[0]
     from src.ensemble.apply import apply_stack
@@ -254,7 +265,7 @@ def stack_predictions(said: list[Any], columns: pd.DataFrame, about: dict[str, A
 
 
 def columns_of(table: pd.DataFrame, sizes: list[tuple[int, int]], about: dict[str, Any]) -> pd.DataFrame:
-    """What the stack looks at beside the members: columns of test.csv, and the images' sizes."""
+    """The stack's features besides the members' predictions: columns of test.csv and the image sizes."""
     features = (about["stacker"] or {}).get("features")
     if not features:
         return pd.DataFrame(index=table.index)
@@ -270,8 +281,8 @@ def columns_of(table: pd.DataFrame, sizes: list[tuple[int, int]], about: dict[st
 def table_of(
     said: Any, test: TestSet, task: Task, about: dict[str, Any], first: int | None = None
 ) -> pd.DataFrame:
-    """The submission of predictions of `test.ids`, under the columns of home; with `first` the rows of the
-    first so many ids alone."""
+    """Fill predictions of `test.ids` into a submission with the local columns; with `first` only the rows of
+    the first so many ids."""
     if not len(test.sample):
         return test.sample
     place = {name: row for row, name in enumerate(test.ids)}
@@ -293,8 +304,10 @@ def _write(working: Path, table: pd.DataFrame) -> None:
 
 
 def run(bundle: Path, mount: Path, working: Path, began: float | None = None) -> None:
-    """`predict_competition`; where Kaggle runs the hidden test a mistake leaves the submission of the prior
-    in place, for there an exception scores nothing. At home and in the first run it is raised."""
+    """Run `predict_competition`; in the scored run an error leaves the submission of the prior in place.
+
+    There an exception would score nothing. Locally and in the public run the exception is raised.
+    """
     only, keep = os.environ.get("NNTRICKS_FOLD"), "NNTRICKS_PREDICTIONS" in os.environ
     fold, seconds = None if only is None else int(only), float(os.environ.get("NNTRICKS_MEASURE", 0))
     print(f"versions: {image.versions_line(read_json(bundle / 'manifest.json')['versions'])}", flush=True)
@@ -313,8 +326,8 @@ def run(bundle: Path, mount: Path, working: Path, began: float | None = None) ->
 
 
 def last_resort(mount: Path, bundle: Path) -> pd.DataFrame:
-    """The sample as it is mounted, or the columns of home alone: where not even the prior could be
-    written."""
+    """The mounted sample submission, or an empty table with the local columns: used if not even the prior
+    could be written."""
     about = read_json(bundle / "competition.json")
     try:
         return read(find(mount, about["config"]["data"]["sample_csv"], SAMPLES))

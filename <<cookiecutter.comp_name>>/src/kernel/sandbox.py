@@ -1,8 +1,9 @@
-"""A kernel run at home as Kaggle would: no network, input read-only, a working folder of limited size, an
-empty home, nothing of the environment, and no file of this machine in sight but the system's and Python's.
+"""A sandbox that runs a kernel locally under Kaggle's conditions.
 
-With Linux namespaces (`unshare`, no root needed) all of this is enforced. Elsewhere a weaker stand-in is
-used: sockets raise, home and environment are empty, the input is a copy, and the files here stay in sight.
+There is no network, the input is read-only, the working folder is limited in size, the home folder is empty
+and the environment is cleared. Of this machine only the system's and Python's files are visible. Linux
+namespaces (`unshare`, without root) enforce all of this. Elsewhere a weaker substitute is used: sockets
+raise, home and environment are empty, the input is a copy, and local files stay visible.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-WORKING = 20_000  # MiB that Kaggle gives /kaggle/working
+WORKING = 20_000  # MiB of /kaggle/working on Kaggle
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 ENTER = ("unshare", "--map-root-user", "--net", "--mount", "--ipc", "--fork")
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt", "etc", "dev", "proc", "sys")
-SYSTEM += ("nix", "run/current-system", "run/opengl-driver")  # where NixOS has these
+SYSTEM += ("nix", "run/current-system", "run/opengl-driver")  # for NixOS
 
-# $1 stage, $2 project, $3 input, $4 out, $5 MiB, $6 the system's folders, $7 how many of Python's folders
-# follow, the project among them, which is hidden behind those before it; then the command, which sees these
-# folders, and Kaggle's own, alone.
+# $1 stage, $2 project, $3 input, $4 out, $5 MiB, $6 the system's folders, $7 the number of folders that
+# follow: Python's, and among them the project, which is hidden except for Python's folders after it. Then
+# follows the command, which sees only these folders and Kaggle's own.
 _SCRIPT = """
 set -eu
 stage=$1 project=$2 input=$3 out=$4 size=$5 system=$6 count=$7; shift 7
@@ -67,8 +68,11 @@ socket.socket.connect = socket.socket.connect_ex = socket.create_connection = so
 
 @dataclass(frozen=True)
 class KernelResult:
-    """How a run went: exit status (124: too slow), what it said, seconds, peak MiB, MiB left in the working
-    folder, and where that lies now."""
+    """The result of a run.
+
+    Exit status (124: timed out), output, seconds, peak memory in MiB, MiB left in the working folder, and the
+    path of a copy of that folder.
+    """
 
     status: int
     said: str
@@ -80,7 +84,8 @@ class KernelResult:
 
 @functools.cache
 def namespaces() -> bool:
-    """Whether this machine lets us build the walls: tried once, around a command that does nothing."""
+    """Whether this machine supports the isolation with namespaces; tested once with a command that does
+    nothing."""
     if shutil.which(ENTER[0]) is None:
         return False
     with tempfile.TemporaryDirectory(prefix="walls-") as name:
@@ -96,8 +101,8 @@ def namespaces() -> bool:
 
 
 def walls(stage: Path, project: Path, mount: Path, out: Path, working_mib: int) -> list[str]:
-    """The command that runs the one behind it where Kaggle's folders, the system's and Python's are all there
-    is."""
+    """The command prefix that runs a command with only Kaggle's, the system's and Python's folders
+    visible."""
     places = [place.resolve() for place in (stage, project, mount, out)]
     kept = sorted(python_folders(), key=lambda folder: folder.is_relative_to(places[1]))
     inside = sum(folder.is_relative_to(places[1]) for folder in kept)
@@ -107,8 +112,8 @@ def walls(stage: Path, project: Path, mount: Path, out: Path, working_mib: int) 
 
 
 def python_folders() -> list[Path]:
-    """Where this Python and its packages lie, as far as the system's folders do not hold them: the
-    environment, what it was made from, and where the links between them lead."""
+    """The folders of this Python and its packages outside the system's folders: the environment, its base
+    installation, and the targets of the links between them."""
     found = [
         Path(getattr(sys, name)) for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix")
     ]
@@ -138,10 +143,11 @@ def run_kernel(
     interpreter: Path | str = sys.executable,
     **variables: str,
 ) -> KernelResult:
-    """Run a kernel's script with `mount` as Kaggle's input folder; what it leaves lies in `out`/working.
+    """Run a kernel's script with `mount` as Kaggle's input folder; its output is copied to `out`/working.
 
-    `isolated` None: with namespaces where there are any. `interpreter`: another Python to run it. Modules in
-    `absent` cannot be imported by the script or by `src`. `variables` are set beside Kaggle's own.
+    `isolated` None uses namespaces if they are available. `interpreter` is the Python that runs the script.
+    The script and `src` cannot import the modules in `absent`. `variables` are set in addition to Kaggle's
+    own.
     """
     isolated = namespaces() if isolated is None else isolated
     shutil.rmtree(out, ignore_errors=True)
@@ -173,8 +179,8 @@ def run_kernel(
         )
 
 
-# Runs the script without the modules of $1, however it asks for them, and says its peak memory in KiB behind
-# everything else. What libraries import for themselves is their affair: other versions need other things.
+# Runs the script without the modules of $1, whichever way it imports them, and finally prints its peak memory
+# in KiB. Imports by libraries are not restricted: other versions of them have other dependencies.
 MEASURED = """
 import builtins, functools, importlib, importlib.util, resource, runpy, sys
 absent, sys.argv = set(sys.argv[1].split()), sys.argv[2:]
@@ -215,7 +221,7 @@ def _run(command: list[str], cwd: Path, environment: dict[str, str], out: Path, 
             process.wait()
             status = 124
     said = log.read_text(encoding="utf-8", errors="replace")
-    before, _, after = said.rpartition("\npeak KiB ")  # an exception is told behind it
+    before, _, after = said.rpartition("\npeak KiB ")  # a traceback may follow it
     peak, _, after = after.partition("\n") if before or after != said else ("", "", said)
     kib = out / "kib"
     disk = int(kib.read_text()) / 1024 if kib.exists() else 0.0

@@ -1,6 +1,6 @@
-"""Where a mounted competition keeps its test images: in the folders of home, or anywhere below.
+"""Search for the test images of a mounted competition: in the configured folders, else anywhere below it.
 
-A hidden test set may lie in a folder of another name, deeper, or in files of another kind than at home.
+A hidden test set may use another folder name, deeper folders or another file type than the local one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from src.data.tables import IMAGE_SUFFIXES, files_by_name
 
 
 def find_test_images(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
-    """The file that each name means, None where there is none: in the folders of `data.test_images`, or else
-    in any that holds no training images."""
+    """The file of each image name, or None: in the folders of `data.test_images`, else in any folder without
+    training images."""
     folders = test_folders(mount, data)
     files = files_by_name(names, [folder for folder in folders if folder.is_dir()])
     lost = [row for row, file in enumerate(files) if file is None]
@@ -38,8 +38,11 @@ def find_test_images(names: Sequence[str], mount: Path, data: Data) -> list[Path
 
 
 def search(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
-    """The file that each name means anywhere below, but among the training images; of several the one in the
-    folder that is called as at home, or else in the one that answers most of the names."""
+    """The file of each image name anywhere below the mount, except in training folders; None if ambiguous.
+
+    Of several files, the one in a folder named as in the config is preferred, then the one in the folder that
+    contains most of the names.
+    """
     own = {part.lower() for folder in test_folders(mount, data) for part in folder.relative_to(mount).parts}
     by_stem: dict[str, list[Path]] = {}
     for file in image_files(mount, data):
@@ -60,8 +63,11 @@ def search(names: Sequence[str], mount: Path, data: Data) -> list[Path | None]:
 
 
 def _answers(name: str, by_stem: dict[str, list[Path]], own: set[str]) -> dict[Path, Path]:
-    """The files that a name may mean, whatever their extension, in capitals or not: those whose path ends in
-    it, without the folders of home before it; and the folder that each is looked up from."""
+    """The files that may match a name, each with the folder that it is looked up from.
+
+    Extension and case are ignored. A file matches if its path ends in the name, without the configured
+    folders before it.
+    """
     path = PurePosixPath(name.lower().replace("\\", "/").lstrip("/"))
     if path.name.endswith(IMAGE_SUFFIXES):
         path = path.with_suffix("")
@@ -77,7 +83,8 @@ def _answers(name: str, by_stem: dict[str, list[Path]], own: set[str]) -> dict[P
 
 
 def image_files(mount: Path, data: Data) -> Iterator[Path]:
-    """Every image below but those of the training set, by its folders of home and by their names."""
+    """Every image file below the mount, except in training folders, which are recognised by the config or
+    their names."""
     tests = test_folders(mount, data)
     kept = {parent for folder in tests for parent in (folder, *folder.parents)}
     named = [
@@ -97,9 +104,9 @@ def image_files(mount: Path, data: Data) -> Iterator[Path]:
 
 
 def test_folders(mount: Path, data: Data) -> list[Path]:
-    """Where the test images were at home, below `mount`; in a hidden test they may not be there."""
+    """The folders of `data.test_images` below `mount`; in a hidden test set they may not exist."""
     names = [data.test_images] if isinstance(data.test_images, str) else list(data.test_images)
     return [mount / name for name in names]
 
 
-test_folders.__test__ = False  # pytest: no test
+test_folders.__test__ = False  # not a pytest test

@@ -1,13 +1,13 @@
-"""`summary.json`, beside submission.csv: how many rows were predicted, and how many hold the prior, and why.
+"""`summary.json` beside submission.csv: how many rows were predicted, and how many hold the prior and why.
 
 | key | |
 |---|---|
-| `rows`, `images` | of the submission; of the test set |
-| `predicted` | rows that hold a prediction of their own image |
-| `prior` | rows that hold the prior by reason, such as `{"image not found": 12}` |
-| `fallback` | the error that left the prior in every row; null where there was none |
+| `rows`, `images` | number of rows of the submission; number of images of the test set |
+| `predicted` | rows that hold a prediction for their own image |
+| `prior` | rows that hold the prior, by reason, such as `{"image not found": 12}` |
+| `fallback` | the error that left the prior in every row; null if there was none |
 
-A kernel whose hidden run sees no image scores without an error: its log and this file are where it shows.
+A kernel that finds no image in its hidden run is scored without an error: only its log and this file show it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from src.kernel.hidden_test import TestSet
 NAME = "summary.json"
 NOT_FOUND, UNREADABLE, LATE = "image not found", "image unreadable", "out of time"
 NOT_YET = "not predicted"  # the run ended before
-_MANY = 0.5  # of the rows: above that the submission says next to nothing of the images
+_MANY = 0.5  # the share of rows above which the submission says little about the images
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a submission holds, counted in rows."""
+    """The content of a submission, counted in rows."""
 
     rows: int
     images: int
@@ -39,7 +39,7 @@ class Summary:
 
     @property
     def share(self) -> float:
-        """Of the rows that hold the prior."""
+        """The share of rows that hold the prior."""
         return sum(self.prior.values()) / max(1, self.rows)
 
     def write(self, working: Path) -> None:
@@ -47,7 +47,7 @@ class Summary:
         write_json(working / NAME, asdict(self))
 
     def warn(self) -> None:
-        """Say loudly where most rows hold the prior."""
+        """Print a warning if most rows hold the prior."""
         if self.share > _MANY:
             why = ", ".join(f"{count:,} {reason}" for reason, count in self.prior.items())
             print(
@@ -58,14 +58,16 @@ class Summary:
 
 
 def nothing_yet(test: TestSet) -> Summary:
-    """Of the submission of the prior that is written first."""
+    """The summary of the submission that holds only the prior and is written first."""
     rows = len(test.asked.sample)
     return Summary(rows, len(test), 0, {NOT_YET: rows} if rows else {})
 
 
 def summary_of(test: TestSet, unseen: Mapping[str, np.ndarray]) -> Summary:
-    """Of a submission whose images without a prediction are `unseen` (images,) by reason; rows that could not
-    be answered count as such first."""
+    """The summary of a submission; `unseen` holds, by reason, a mask (images,) of those without a prediction.
+
+    Rows that could not be answered are counted under their own reason first.
+    """
     place = {name: row for row, name in enumerate(test.ids)}
     image = np.array([place[name] for name in test.asked.form.images], dtype=int)
     left = np.ones(len(image), dtype=bool)
@@ -81,8 +83,8 @@ def summary_of(test: TestSet, unseen: Mapping[str, np.ndarray]) -> Summary:
 
 
 def note_fallback(working: Path, error: str, rows: int = 0) -> None:
-    """Add the error that ended the run to the summary of what was written before it, or of so many `rows` of
-    the sample itself."""
+    """Add the error that ended the run to the existing summary, or to a new one for `rows` rows of the sample
+    itself."""
     path = working / NAME
     known = Summary(**read_json(path)) if path.is_file() else Summary(rows, 0, 0, {NOT_YET: rows})
     known = replace(known, fallback=error)

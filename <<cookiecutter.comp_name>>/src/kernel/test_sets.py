@@ -1,5 +1,7 @@
-"""Kaggle's input folder as a kernel may meet it, laid out in a scratch folder: the bundle, and a competition
-whose test set is what a case wants."""
+"""Rehearsal input: Kaggle's input folder, built in a temporary folder.
+
+It holds the bundle and a competition with the test set of a case.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,31 @@ from src.config import Config, UserError
 from src.data.tables import Tables
 from src.kernel.sandbox import namespaces
 
-SPARE_ROOM = 64 * 2**20  # bytes: the tables, and what the kernel itself puts there
+SPARE_ROOM = 64 * 2**20  # bytes for the tables and for what the kernel itself writes there
 
 
 @dataclass(frozen=True)
 class TestImage:
-    """One test image of a case: its id, the test row that its rows are copied from (None where the public
-    test set has none), and its file; bytes are what stands in the file's place, None that there is none."""
+    """One test image of a case: its id, the test row that its rows are copied from, and its file.
+
+    `like` is None if the public test set has no such row. Bytes in `content` replace the file; None means
+    that the file is missing.
+    """
 
     id: str
     like: str | None
     file: Path
-    content: bytes | bool | None = True  # True: the file's own
+    content: bytes | bool | None = True  # True: the unchanged file
 
 
 def write_mounts(
     config: Config, tables: Tables, bundle: Path, folder: Path, asked: list[TestImage], old: bool
 ) -> None:
-    """The bundle and the competition below `folder`, under today's layout or the old one: links to the files
-    here where a kernel cannot write to them, else copies. Raises `UserError` where these do not fit."""
+    """Create the bundle and the competition below `folder`, in Kaggle's current layout or the `old` one.
+
+    The files are hard links if the kernel cannot write to them, else copies. Raises `UserError` if the disk
+    has no space for copies.
+    """
     linked = namespaces()
     folder.mkdir(parents=True, exist_ok=True)
     check_space_for_copies(folder, bundle, [one.file for one in asked if one.content is True], linked)
@@ -47,7 +55,8 @@ def write_mounts(
 
 
 def lay_out_tables(config: Config, tables: Tables, place: Path, asked: list[TestImage]) -> None:
-    """sample_submission.csv and test.csv of these images: rows of the real ones under the images' ids."""
+    """Write sample_submission.csv and test.csv of these images: rows of the real tables under the images'
+    ids."""
     data, form = config.data, tables.form
     rows: dict[str | None, list[int]] = {}
     for row, image in enumerate(form.images):
@@ -71,8 +80,8 @@ def lay_out_tables(config: Config, tables: Tables, place: Path, asked: list[Test
 
 
 def renamed(cell: str, image: str, name: str) -> str:
-    """The id of a row where its image is called otherwise: `<image>_<class>` keeps its class; an id may lack
-    the image's extension."""
+    """The id of a row after its image is renamed: `<image>_<class>` keeps its class. The id may lack the
+    image's extension."""
     for old, new in ((image, name), (Path(image).stem, Path(name).stem)):
         if cell.startswith(old):
             return new + cell[len(old) :]
@@ -80,7 +89,7 @@ def renamed(cell: str, image: str, name: str) -> str:
 
 
 def file_name(one: TestImage) -> str:
-    """What the file is called: after the id, which says so where no column does."""
+    """The name of the image's file: its id, because that identifies the image if no column does."""
     suffix = one.file.suffix
     return one.id if one.id.lower().endswith(suffix.lower()) else f"{one.id}{suffix}"
 
@@ -88,6 +97,7 @@ def file_name(one: TestImage) -> str:
 def lay_out_images(
     config: Config, place: Path, asked: list[TestImage], put: Callable[[str, str], object]
 ) -> None:
+    """Write the test images into the first folder of `data.test_images`; missing ones are left out."""
     names = config.data.test_images
     folders = [place / name for name in ([names] if isinstance(names, str) else names)]
     for folder in folders:
@@ -102,7 +112,7 @@ def lay_out_images(
 
 
 def check_space_for_copies(folder: Path, bundle: Path, images: list[Path], linked: bool) -> None:
-    """Raise `UserError` where the disk of `folder` has no room for what would be copied there."""
+    """Raise `UserError` if the disk of `folder` has no space for the files that would be copied."""
     files = {path for path in bundle.rglob("*") if path.is_file()} | {path.resolve() for path in images}
     here = os.stat(folder).st_dev
     copied = [path.stat() for path in files]
@@ -116,7 +126,7 @@ def check_space_for_copies(folder: Path, bundle: Path, images: list[Path], linke
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name, or a copy where a disk ends between them."""
+    """Create a hard link, or copy the file if it is on another file system."""
     if os.path.exists(target):
         return
     try:

@@ -1,4 +1,4 @@
-"""What was wrong with a rehearsed run, in one sentence that names the cause and where to look."""
+"""The verdict on a rehearsed run: what went wrong, in one sentence that names the cause and the log."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from src.reading import made_by, parquet_footer, read_parquet
 from src.tasks import create_task
 from src.tasks.base import Task
 
-FOLD = 0  # the one that is replayed
-MEMORY, DISK = 29_000, WORKING  # MiB of a T4 x2 session, and of its working folder
-APART = {True: 0.01, False: 1e-4}  # in half precision and in full: of a probability, or of a number's spread
-AGREE = 0.97  # of answers where they are names
+FOLD = 0  # the fold that is replayed
+MEMORY, DISK = 29_000, WORKING  # MiB of a T4 x2 session and of its working folder
+APART = {True: 0.01, False: 1e-4}  # half precision or not: tolerance of a probability, or of value / spread
+AGREE = 0.97  # the minimum share of equal answers where these are names
 
-# What the last line of a failed run stands for.
+# Patterns in the last line of a failed run, and the cause that each indicates.
 CAUSES = {
     r"ModuleNotFoundError|No module named": "it imports what Kaggle's image lacks",
     r"name resolution|unreachable|Connection refused|Max retries|has no network|offline mode": (
@@ -41,7 +41,7 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run: how many images, how it went, and what was wrong, in a sentence, if anything."""
+    """One rehearsed run: its images, its result, and a sentence about what went wrong, or None."""
 
     name: str
     images: int
@@ -49,7 +49,7 @@ class Case:
     wrong: str | None
 
     def line(self) -> str:
-        """For the table."""
+        """The row of this case in the printed table."""
         o = self.outcome
         return (
             f"{self.name:<11} {self.images:>5} images {o.seconds:>7.1f} s {o.memory:>8,.0f} MiB  "
@@ -60,7 +60,7 @@ class Case:
 def wrong_with(
     config: Config, form: SampleForm, name: str, ids: list[str], done: KernelResult, mount: Path
 ) -> str | None:
-    """What went wrong in the case of this name, whose images are `ids`; None where nothing did."""
+    """What went wrong in the case `name`, whose images are `ids`; None if nothing did."""
     log = done.working.parent / "log.txt"
     if done.status == 124:
         return f"it took longer than the {config.kaggle.hours:g} h of kaggle.hours; see {log}"
@@ -97,7 +97,7 @@ def wrong_with(
 
 
 def why_failed(config: Config, done: KernelResult) -> str:
-    """The cause of a run that ended by itself, as far as its last line tells."""
+    """The cause of a run that failed by itself, as far as its last line shows."""
     last = (done.said.strip().splitlines() or ["it said nothing"])[-1].strip()
     if done.status in (137, -9):
         return "it was killed, as where the memory is not enough"
@@ -110,7 +110,7 @@ def why_failed(config: Config, done: KernelResult) -> str:
 
 
 def wrong_replay(config: Config, done: KernelResult) -> str | None:
-    """The members' predictions of a fold against those that stage 03 stored."""
+    """Compare the members' predictions of a fold with those that stage 03 stored; None if they agree."""
     about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
     for name in [member["name"] for member in about["members"]]:
         said = read_parquet(done.working / f"replay-{name}.parquet")
@@ -122,12 +122,13 @@ def wrong_replay(config: Config, done: KernelResult) -> str | None:
 
 
 def wrong_predictions(config: Config, ids: list[str], done: KernelResult) -> str | None:
-    """What the submission was made of, against the table that stage 06 submits."""
+    """Compare the predictions behind the submission with the table that stage 06 submits; None if they
+    agree."""
     about = read_json(bundle_folder(config) / "competition.json", members=list, source=str)
     path = config.root / about["source"] / "test.parquet"
     ranks = (about["stacker"] or {}).get("kept", "").startswith("rank_mean")
     if ranks and len(ids) < parquet_footer(path)[0]:
-        return None  # a rank is among the rows that are asked together
+        return None  # a rank depends on all rows that are predicted together
     said = read_parquet(done.working / PREDICTIONS)
     if said["id"].tolist() != ids:
         return "its predictions are not in the order of the sample submission"
@@ -136,7 +137,7 @@ def wrong_predictions(config: Config, ids: list[str], done: KernelResult) -> str
 
 
 def stored_rows(path: Path, ids: list[str]) -> pd.DataFrame:
-    """The rows of a stored table with these ids; raises `UserError` naming the table where one is missing."""
+    """The rows of a stored table with these ids. Raises `UserError` naming the table if one is missing."""
     table = read_parquet(path).set_index("id")
     if lost := [name for name in ids if name not in table.index]:
         raise UserError(f"{path}: has no row of id {lost[0]!r} ({len(lost)} such ids); {made_by(path)}")
@@ -144,7 +145,7 @@ def stored_rows(path: Path, ids: list[str]) -> pd.DataFrame:
 
 
 def differs(config: Config, about: dict[str, Any], said: pd.DataFrame, stored: pd.DataFrame) -> str | None:
-    """How far the predictions of the same images are apart, where that is more than precision costs."""
+    """How far two predictions of the same images differ, if by more than rounding explains; else None."""
     task, outputs, limit = create_task(config), about["dataset"]["outputs"], APART[about["half"]]
     found, wanted = (task.read(table.reset_index(), outputs) for table in (said, stored))
     if task.kind == "rankings":
@@ -156,8 +157,11 @@ def differs(config: Config, about: dict[str, Any], said: pd.DataFrame, stored: p
 
 
 def apart(task: Task, found: Any, wanted: Any) -> float:
-    """The largest difference between numbers, as a share of their spread where they have units; of maps the
-    largest mean difference of an image's pixels, of 0 to 1."""
+    """The largest difference between two predictions.
+
+    Values of regression tasks are divided by their spread. For masks it is the largest mean absolute pixel
+    difference of an image, in 0 to 1.
+    """
     if task.kind == "maps":
         return max(float(np.abs(a / 255.0 - b / 255.0).mean()) for a, b in zip(found, wanted, strict=True))
     scale = max(float(wanted.std(0).max()), 1e-9) if task.scaled else 1.0
