@@ -25,6 +25,7 @@ class DatasetStatus:
 
     @classmethod
     def read(cls, text: str) -> DatasetStatus:
+        """Parse the output. Raises `UserError` if it is not recognised."""
         said = _json(text, "datasets status")
         return cls(str(_key(said, "status", text)).lower(), int(said.get("current_version_number") or 0))
 
@@ -67,6 +68,7 @@ class Pushed:
 
     @classmethod
     def read(cls, text: str, ref: str) -> Pushed:
+        """Parse the output. Raises `Refused` if Kaggle rejected the push or left out a source."""
         error = re.search(r"^Kernel push error: (.*)", text, re.MULTILINE)
         if error:
             raise Refused(f"{ref}: Kaggle refuses the push: {error[1].strip() or 'without a reason'}")
@@ -93,6 +95,7 @@ class KernelStatus:
 
     @classmethod
     def read(cls, text: str) -> KernelStatus:
+        """Parse the output. Raises `UserError` if it is not recognised."""
         status = re.search(r'^\S+ has status "(?:KernelWorkerStatus\.)?(\w+)"', text, re.MULTILINE)
         if not status:
             raise _unknown("kernels status", text)
@@ -109,6 +112,7 @@ class Submitted:
 
     @classmethod
     def read(cls, text: str, slug: str) -> Submitted:
+        """Parse the output. Raises `Refused` if nothing was submitted."""
         lost = re.search(r"^Could not (?:submit to|find) competition.*", text, re.MULTILINE)
         if lost:
             raise Refused(f"competition {slug}: nothing was submitted, the client says: {lost[0].strip()}")
@@ -156,6 +160,7 @@ class Limits:
 
     @classmethod
     def read(cls, text: str) -> Limits:
+        """Parse the output. Raises `UserError` if it is not recognised."""
         said = _json(text, "competitions submission-limits")
         return cls(*(int(said.get(key, 0)) for key in ("numAllowedNow", "numToday", "numTotal")))
 
