@@ -1,1 +1,1 @@
-"""Across models: the stack over OOF tables."""
+"""Ensembling across runs: stacking of members' OOF predictions (second level)."""

@@ -1,7 +1,7 @@
-"""A stored stack on new predictions, as a kernel does it: from stacker.json and what the members say.
+"""Apply a stored stack (stacker.json) to members' predictions on new rows, as an inference kernel does.
 
-Of our own packages it needs those that it imports here, and of libraries numpy, and LightGBM or torch where
-the kept candidate is made of them.
+Of the project's packages it needs only those imported here. Of libraries it needs numpy, and LightGBM,
+XGBoost or torch if the kept candidate was fitted with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from src.ensemble.blenders import restored
 from src.ensemble.features import StackFeatures
 
-CALIBRATED = ", calibrated"  # behind the name of a candidate
+CALIBRATED = ", calibrated"  # suffix of a candidate's name
 
 
 def apply_stack(
@@ -23,12 +23,12 @@ def apply_stack(
     extra: Mapping[str, Sequence[Any]] | None = None,
     candidate: str | None = None,
 ) -> Any:
-    """What the stack says of new rows.
+    """Predictions of a stored stack for new rows.
 
-    `stored` is stacker.json's content. `members` are the predictions of each of `stored["members"]`, in that
-    order: (N, C) arrays, `Maps` or `Ranking`. `extra` holds the columns of `stored["features"]`, if any, by
-    name: values or text of the N rows. `candidate` is another than the kept one, for comparison. Raises
-    ValueError where members or columns are missing.
+    `stored` is the content of stacker.json. `members` are the predictions of each of `stored["members"]`, in
+    that order: (N, C) arrays, `Maps` or `Ranking`. `extra` maps each name in `stored["features"]`, if there
+    are any, to the N values or texts of that column. `candidate` selects a candidate other than the kept one,
+    for comparison. Raises ValueError if members or columns are missing.
     """
     name, names = candidate or stored["kept"], stored["members"]
     if len(members) != len(names):

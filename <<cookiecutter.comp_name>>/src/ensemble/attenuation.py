@@ -1,10 +1,13 @@
-"""How well a candidate does once each run's folds are averaged, which OOF rows cannot show.
+"""Correction for attenuation: a candidate's expected correlation once each run's fold models are averaged.
 
-An OOF row is the word of one model a run, a test row the mean of all folds' models. Runs that are blended
-cancel noise, and CV calls that a gain; but on test rows the folds have cancelled most of that noise already.
-How much of it there is shows without any label, on test rows, where the models of the folds differ by nothing
-else. Without it the correlation of a candidate with the truth is what it will be there (the correction for
-attenuation, Spearman 1904, for the mean of K; the noise's share of a mean of K, Krogh, Vedelsby 1995).
+OOF rows cannot show this: an OOF prediction comes from one model per run, a test prediction from the mean of
+all fold models. Blending runs cancels noise, and CV counts that as a gain; on test rows the mean over folds
+has already cancelled most of that noise.
+
+The size of the noise is measured without labels, on test rows, where the fold models of a run differ only by
+it. With the noise of K averaged models removed, the correlation of a candidate with the truth is the one to
+expect on test rows. Spearman 1904 (correction for attenuation, here for the mean of K); Krogh, Vedelsby 1995
+(the noise that remains in a mean of K).
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NOISE_ROWS = 5_000  # of the test rows, to see noise on
-FEWEST_FOLDS = 50  # on fewer it cannot be told
+NOISE_ROWS = 5_000  # number of test rows used to estimate the noise
+FEWEST_FOLDS = 50  # with fewer test rows the noise is not estimated
 
 
 @dataclass(frozen=True)
 class AveragedScore:
-    """Of candidates with OOF predictions (N, C), targets (N, C) and `noise` (C,), see
-    `variance_between_folds`: the expected correlation with the targets once the folds' models are averaged,
-    as the mean over outputs."""
+    """Expected score of candidates once the fold models are averaged: the mean over outputs of the
+    correlation with the targets.
+
+    `oof` holds each candidate's OOF predictions (N, C), `targets` is (N, C), and `noise` (C,) per candidate
+    comes from `variance_between_folds`.
+    """
 
     oof: dict[str, np.ndarray]
     targets: np.ndarray
@@ -29,8 +35,8 @@ class AveragedScore:
     noise: dict[str, np.ndarray]
 
     def __call__(self, name: str, rows: np.ndarray | None = None) -> list[float]:
-        """That of a candidate by the rows of each fold, or of each that is among some rows; NaN where it is
-        not defined, and nothing where it is not known."""
+        """A candidate's expected correlation for each fold, over all rows or only the given `rows`. NaN where
+        it is undefined; an empty list if the candidate's noise is unknown."""
         if name not in self.noise:
             return []
         models = len(np.unique(self.fold))
@@ -44,12 +50,13 @@ class AveragedScore:
         return float(np.mean(known)) if known else float("nan")
 
 
-UNKNOWN = AveragedScore({}, np.empty(0), np.empty(0), {})  # of no candidate
+UNKNOWN = AveragedScore({}, np.empty(0), np.empty(0), {})  # knows no candidate
 
 
 def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -> float | None:
-    """Of predictions (N,) whose variance holds `noise` the correlation with the truth (N,) that the mean of
-    so many models like theirs has; None where either is constant. Unknown truths are NaN."""
+    """Expected correlation with the targets `true` (N,) of the mean of `models` models like the one that made
+    the predictions `said` (N,), whose variance includes `noise`. NaN targets are ignored. None if predictions
+    or targets are constant."""
     known = np.isfinite(true)
     x, y = said[known].astype(np.float64), true[known].astype(np.float64)
     if len(y) < 2 or x.std() == 0 or y.std() == 0:
@@ -59,5 +66,6 @@ def correlation(said: np.ndarray, true: np.ndarray, noise: float, models: int) -
 
 
 def variance_between_folds(parts: list[np.ndarray]) -> np.ndarray:
-    """(C,) the variance among the folds' models, each with its (T, C) predictions of the same rows."""
+    """Variance between the fold models' predictions (C,). `parts` holds one (T, C) array per fold, all for
+    the same rows."""
     return np.stack(parts).astype(np.float64).var(axis=0, ddof=1).mean(axis=0)

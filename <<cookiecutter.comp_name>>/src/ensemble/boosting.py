@@ -1,11 +1,11 @@
-"""LightGBM as a second level, monotone in every member's own opinion.
+"""LightGBM as a second level (stacking), with monotone constraints on the members' predictions.
 
-It may only rise with each member's word on the output at hand. That is there for honesty as much as for small
-data: OOF columns of the other folds know the scored fold's labels, and a free level-2 model is above
-chance on pure noise under cross-validation on the same folds (docs/decisions.md of the template).
-`stack.monotone=false` lets it go.
+The prediction of an output may only rise with each member's prediction of that output. This protects against
+leakage as well as against overfitting on little data: OOF columns of the other folds contain information
+about the scored fold's labels, and an unconstrained second level is above chance on pure noise under CV on
+the same folds (docs/decisions.md of the template). `stack.monotone=false` removes the constraint.
 
-Here is what outputs (blenders/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
+This module holds what outputs (blenders/lightgbm.py), pixels (pixels.py) and pairs (pairs.py) have in common.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import numpy as np
 
 from src.config import Stack
 
-PixelExamples = tuple[np.ndarray, ...]  # features (n, F), answers (n,), and perhaps weights (n,)
+PixelExamples = tuple[np.ndarray, ...]  # features (n, F), targets (n,), and optionally weights (n,)
 
 
 @dataclass(frozen=True)
 class Stacker:
-    """Fitted boosters of pixels or of pairs."""
+    """Fitted LightGBM boosters over pixels or over pairs."""
 
     kind: str
     boosters: list[lgb.Booster]
 
     def as_json(self) -> dict:
-        """Kind and LightGBM texts, for a JSON file that a kernel can read."""
+        """Kind and LightGBM model texts, for a JSON file that a kernel can read."""
         return {"kind": self.kind, "boosters": [booster.model_to_string() for booster in self.boosters]}
 
     @classmethod
     def from_json(cls, value: dict) -> Stacker:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         return cls(value["kind"], [lgb.Booster(model_str=text) for text in value["boosters"]])
 
     def gain(self) -> np.ndarray:
-        """(F,) how much each feature was used, summed over boosters."""
+        """Feature importance by gain (F,), summed over boosters."""
         return np.sum([booster.feature_importance("gain") for booster in self.boosters], axis=0)
 
 
@@ -51,8 +51,9 @@ def fit_booster(
     free: int = 0,
     categories: tuple[int, ...] = (),
 ) -> lgb.Booster:
-    """One booster of exactly `rounds`, or of fewer where it no longer gains on `watch`. The last `free`
-    features are no member's word, and may speak either way; `categories` are columns of codes among them."""
+    """Fit one booster for exactly `rounds` rounds, or with early stopping on `watch`. The last `free`
+    features are not members' predictions and have no monotone constraint; `categories` are the indices of
+    categorical columns among them."""
     members = train[0].shape[1] - free
     parameters = {
         "objective": "regression" if kind == "values" else "binary",
@@ -64,7 +65,7 @@ def fit_booster(
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": 1 if train[0].size < 100_000 else 0,  # two threads on tiny data spun for minutes
+        "num_threads": 1 if train[0].size < 100_000 else 0,  # two threads on tiny data spin for minutes
         "verbose": -1,
     }
     if not settings.monotone:
@@ -86,6 +87,6 @@ def _dataset(
 
 
 def early_stopping_rounds(train: PixelExamples, watch: PixelExamples, settings: Stack, seed: int) -> int:
-    """The rounds at which a booster of yes and no stops to gain on `watch`."""
+    """Number of rounds at which a binary booster stops improving on `watch` (early stopping)."""
     found = fit_booster(train, watch, settings.max_rounds, "labels", settings, seed)
     return found.best_iteration or settings.max_rounds

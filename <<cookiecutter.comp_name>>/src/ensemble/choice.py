@@ -1,4 +1,5 @@
-"""Which candidate is kept, and what that way of choosing would score when no fold has a say in its own."""
+"""Selection of the kept candidate, and the nested CV score of that selection: no fold takes part in its own
+choice."""
 
 from __future__ import annotations
 
@@ -12,30 +13,31 @@ from src.ensemble.attenuation import UNKNOWN, AveragedScore
 from src.scoring import finite, standard_error
 from src.tasks.base import Task
 
-MEAN, SINGLE = "mean", "best single"  # candidates that are always there
-# A candidate's name to that of its calibrated version and the predictions of it.
+MEAN, SINGLE = "mean", "best single"  # candidates that every stack has
+# Maps a candidate's name to the name and the OOF predictions of its calibrated version.
 Calibrate = Callable[[str], tuple[str, Any]]
 
 
 def scores(task: Task, truth: Any, predictions: Any, fold: np.ndarray) -> Nested:
-    """Score over all rows and fold by fold, positive being better whatever the metric's direction."""
+    """Score over all rows and per fold, with the metric's sign applied so that higher is always better."""
     found = nested_score(task.metric, truth, predictions, fold)
     sign = task.metric.sign
     return found._replace(score=sign * found.score, folds=[sign * score for score in found.folds])
 
 
 def best_member(task: Task, oof: list[Any], truth: Any, fold: np.ndarray) -> int:
-    """The member with the best score; the first of equals."""
+    """Index of the member with the best score; the first one in case of a tie."""
     found = [scores(task, truth, predictions, fold).score for predictions in oof]
     return int(np.nanargmax(found)) if np.isfinite(found).any() else 0
 
 
 def best_single_oof(task: Task, oof: list[Any], truth: Any, fold: np.ndarray) -> Any:
-    """Each fold predicted by the member that is best on the other folds, so that the choice is honest too."""
+    """Nested OOF predictions of the best single member: each fold uses the member that is best on the other
+    folds, so that the choice does not see the fold."""
     parts = []
     for k in np.unique(fold):
         others, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        if len(oof) == 1:  # nothing to choose
+        if len(oof) == 1:  # there is no choice to make
             best = 0
         else:
             found = [
@@ -55,12 +57,13 @@ def choose_candidate(
     calibrate: Calibrate | None = None,
     averaged: AveragedScore = UNKNOWN,
 ) -> tuple[str, float]:
-    """The candidate to keep, and the score of that way of choosing: each fold is predicted by the candidate,
-    and decided by its rule, that are best on the other folds.
+    """The candidate to keep, and the nested CV score of this selection rule: for each fold, the candidate and
+    the metric's decision rule are chosen on the other folds.
 
-    The default is kept unless another beats it by more than the standard error of their difference, and is
-    not worse by more than one once the folds are averaged, where that is known; the one that is kept is
-    calibrated where that beats it by more than their error.
+    The default is kept unless another candidate beats it by more than the standard error of their paired
+    difference. If the averaged score is known, that candidate must also not be worse by more than one
+    standard error once the fold models are averaged. The kept candidate is calibrated if calibration helps by
+    more than its standard error.
     """
     parts = []
     for k in np.unique(fold):
@@ -81,7 +84,7 @@ def _winner(
     averaged: AveragedScore,
     rows: np.ndarray | None = None,
 ) -> tuple[str, Any]:
-    """The candidate to keep by some rows, and its predictions of all."""
+    """The candidate to keep according to some rows (all if None), and its predictions for all rows."""
 
     def folds(oof: Any) -> list[float]:
         if rows is None:
@@ -109,16 +112,19 @@ def _winner(
 
 
 def same_folds(task: Task, oof: Any, other: Any, truth: Any, fold: np.ndarray) -> bool:
-    """Whether two candidates score every fold alike, as ranks of a single member do beside it: there is then
-    no gain to be shown, whatever their CV over all rows."""
+    """Whether two candidates have the same score on every fold, as the ranks of a single member do beside it.
+    Then neither gains over the other, even if their CV over all rows differs."""
     pair = (scores(task, truth, one, fold).folds for one in (oof, other))
     return np.allclose(*pair, rtol=0, atol=1e-12, equal_nan=True)
 
 
 def default_candidate(folds: dict[str, list[float]], worth: dict[str, list[float]]) -> str:
-    """Who is kept unless another beats it, by the scores of each candidate's folds and by what it is worth
-    once they are averaged: the plain mean, or the best single run where the mean has less CV, or is worse by
-    more than an error when averaged, as with one good member among bad ones."""
+    """The candidate kept unless another beats it, from each candidate's fold scores and its averaged scores
+    `worth`.
+
+    It is the plain mean, or the best single run if that has a higher CV or if the mean is worse by more than
+    one standard error when averaged, as with one strong member among weak ones.
+    """
     if SINGLE not in folds:
         return MEAN
     gained = gain(folds[SINGLE], folds[MEAN])[0]
@@ -130,8 +136,8 @@ def default_candidate(folds: dict[str, list[float]], worth: dict[str, list[float
 
 
 def holds_when_averaged(worth: dict[str, list[float]], name: str, base: str) -> bool:
-    """Whether a candidate is not worse than another by more than the standard error of their difference once
-    the folds are averaged, or that is not known."""
+    """Whether a candidate is not worse than `base` by more than the standard error of their difference once
+    the fold models are averaged; True if that is unknown."""
     if not worth[name] or not worth[base]:
         return True
     gained, error = gain(worth[name], worth[base])
@@ -139,12 +145,12 @@ def holds_when_averaged(worth: dict[str, list[float]], name: str, base: str) -> 
 
 
 def beats_by_an_error(gained: float | None, error: float | None) -> bool:
-    """Whether a gain is more than luck: above its standard error."""
+    """Whether a gain exceeds its standard error, which is the threshold for not calling it chance."""
     return gained is not None and gained > max(0.0, error or 0.0)
 
 
 def gain(own: list[float], base: list[float]) -> tuple[float | None, float | None]:
-    """How much higher the scores of the folds are, at the mean, and the standard error of that."""
+    """Mean paired difference of the fold scores (`own` minus `base`), and its standard error."""
     difference = np.subtract(own, base)
     known = difference[np.isfinite(difference)]
     return finite(known.mean()) if len(known) else None, finite(standard_error(list(known)))
@@ -153,8 +159,8 @@ def gain(own: list[float], base: list[float]) -> tuple[float | None, float | Non
 def against_default(
     task: Task, candidates: dict[str, Any], truth: Any, fold: np.ndarray, averaged: AveragedScore = UNKNOWN
 ) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
-    """Who the default is, and how much better than it each candidate is, fold by fold, positive when better,
-    with the standard error of that difference; None for the default itself."""
+    """The default candidate's name, and each candidate's mean gain over it per fold with the standard error
+    of that difference. Positive is better; (None, None) for the default itself."""
     folds = {name: scores(task, truth, oof, fold).folds for name, oof in candidates.items()}
     base = default_candidate(folds, {name: averaged(name) for name in (MEAN, SINGLE)})
     gains = {name: gain(own, folds[base]) for name, own in folds.items()}

@@ -1,7 +1,7 @@
-"""Extra features of a stack: columns of the competition's tables, and the size of the image.
+"""Extra features of a stack: columns of the competition's tables, and the image size.
 
-They are nobody's prediction and know no label, so that a fold needs no care; words become codes. Only numpy
-is needed to use stored ones again.
+They are not predictions and contain no labels, so they need no care across folds. Text columns become
+category codes. Applying stored features needs only numpy.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import numpy as np
 
 from src.config import Config, UserError
 
-OF_IMAGE = ("height", "width", "aspect")  # pixels of the file; width / height
-_MOST = 1000  # words of a column
+OF_IMAGE = ("height", "width", "aspect")  # height and width of the file in pixels; aspect is width / height
+_MOST = 1000  # maximum number of categories of a column
 
 
 @dataclass(frozen=True)
 class StackFeatures:
-    """Names, and of each column of words the words in the order of their codes."""
+    """Feature names, and for each categorical column its categories in the order of their codes."""
 
     names: tuple[str, ...]
     words: dict[str, list[str]]
 
     @property
     def categories(self) -> tuple[int, ...]:
-        """Which of the columns hold codes."""
+        """Indices of the categorical columns."""
         return tuple(i for i, name in enumerate(self.names) if name in self.words)
 
     def encode(self, table: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """(N, F) float64 from values or text by name: numbers, or codes; empty and unknown are NaN."""
+        """Encode values or text by column name as an (N, F) float64 array: numbers, or category codes. Empty
+        and unknown values are NaN."""
         columns = []
         for name in self.names:
             text = [str(value).strip() for value in table[name]]
@@ -43,17 +44,17 @@ class StackFeatures:
         return np.array(columns, np.float64).T.reshape(-1, len(self.names))
 
     def as_json(self) -> dict[str, Any]:
-        """Names and words."""
+        """Names and categories."""
         return {"names": list(self.names), "words": self.words}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> StackFeatures:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         return cls(tuple(stored["names"]), stored["words"])
 
 
 def number(value: str) -> float:
-    """The number a text is; NaN where it is none, or not finite."""
+    """The text as a float; NaN if it is not a number or not finite."""
     try:
         found = float(value)
     except ValueError:
@@ -62,8 +63,8 @@ def number(value: str) -> float:
 
 
 def find_features(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]], rows: int) -> StackFeatures:
-    """Which columns are numbers and which are words, from the training rows; raises `UserError` for one that
-    tells nearly every row from every other."""
+    """Decide from the training rows which columns are numeric and which are categorical. Raises `UserError`
+    for a categorical column with almost as many categories as rows, such as a name."""
     words = {}
     for name in names:
         known = [text for text in (str(value).strip() for value in columns[name]) if text]
@@ -81,8 +82,8 @@ def find_features(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]], 
 def read_features(
     config: Config, ids: list[str], test_ids: list[str]
 ) -> tuple[StackFeatures, np.ndarray, np.ndarray]:
-    """The features that `stack.features` names, for these training and test rows: what they are, (N, F) and
-    (T, F). Raises `UserError` for a column that one of the tables lacks."""
+    """Read the features named in `stack.features` for these training and test rows: their description, (N, F)
+    and (T, F). Raises `UserError` if one of the tables lacks a column."""
     from src.data.tables import read_table, read_test_table
     from src.rawfiles import raw_tables
 
@@ -120,7 +121,7 @@ def _refuse(config: Config, name: str, there: list[str], paths: list[str]) -> No
 
 
 def _of_image(config: Config, role: str, ids: list[str], name: str) -> list[float]:
-    """Height, width or aspect of each row's file, from the image cache's index."""
+    """Height, width or aspect ratio of each row's image file, from the index of the image cache."""
     from src.reading import read_parquet
     from src.steps import images_step
 

@@ -1,4 +1,4 @@
-"""Which runs a stack is made of: finished, on today's folds, with today's outputs."""
+"""Selection of a stack's members: finished runs on the current folds with the current outputs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from src.optimism import optimism_flag, optimism_note
 from src.reading import read_json, read_metrics
 from src.stamps import check_outputs, recipe_in
 
-TRIAL = "trial.json"  # the mark of a trial's run, see src/commands/trials.py
+TRIAL = "trial.json"  # marks the run of a trial, see src/commands/trials.py
 
 
 def find_members(config: Config) -> tuple[list[Path], list[str]]:
-    """Folders of the runs that `stack.members` names, by name; and a line for each that was left out, with
-    the reason.
+    """Folders of the runs that match `stack.members`, sorted by name, and one line with the reason for each
+    run that is left out.
 
-    Trials of `make ablate` and `make sweep` are passed over unless one is named in full, and runs whose CV is
-    optimistic left out, and those with files that are damaged, of other rows or not finite. Raises
-    `UserError` where a name matches no run, such a run is named in full, or nothing is left.
+    Trials of `make ablate` and `make sweep` are skipped unless named in full. Runs whose CV is optimistic are
+    left out, and so are runs whose files are damaged, have other rows or hold values that are not finite.
+    Raises `UserError` if a name matches no run, if an unusable run is named in full, or if no member is left.
     """
     folders = sorted(path for path in (config.root / "runs").glob("*") if path.is_dir())
     runs = [f for f in folders if f.name in config.stack.members or not (f / TRIAL).exists()]
@@ -60,8 +60,8 @@ def find_members(config: Config) -> tuple[list[Path], list[str]]:
 
 
 def checked_before(config: Config) -> Callable[[Path], bool]:
-    """Whether the stack that is there was made of these very tables of a run: then they are good, and an
-    up-to-date stage need not read them."""
+    """A function that says whether the existing stack was built from exactly these tables of a run. Such
+    tables are known to be good, and an up-to-date stage need not read them again."""
     recipe = recipe_in(config.root / "stacks" / config.stack.name / "stack.stamp.json") or {}
     known = (
         recipe.get("members") if recipe.get("folds") == digest(config.root / "data" / "folds.csv") else None
@@ -75,7 +75,8 @@ def checked_before(config: Config) -> Callable[[Path], bool]:
 
 
 def _why_not(config: Config, path: Path) -> str | None:
-    """Why a run cannot be a member, or None. Raises `UserError` naming a file of it that is damaged."""
+    """The reason why a run cannot be a member, or None. Raises `UserError` that names a damaged file of the
+    run."""
     stamp = path / "score.stamp.json"
     recipe = recipe_in(stamp)
     if recipe is None:
@@ -95,13 +96,14 @@ def _why_not(config: Config, path: Path) -> str | None:
 
 
 def stack_optimism(members: list[Path]) -> dict[str, Any]:
-    """What the metrics of a stack say of members whose CV is optimistic: its own is so too."""
+    """The optimism fields for the stack's metrics: its CV is optimistic if that of any member is."""
     flattered = [path.name for path in members if read_metrics(path).get("optimistic")]
     return optimism_flag(f"so is the CV of {', '.join(flattered)}" if flattered else None)
 
 
 def _why_no_round(path: Path, metrics: dict[str, Any]) -> str | None:
-    """Why a pseudo-label round cannot be a member: it did not help, or 04 ran again since and made fewer."""
+    """The reason why a pseudo-label round cannot be a member, or None: it did not help, or a later run of
+    stage 04 no longer makes it."""
     verdict = path / "round.json"
     if not verdict.exists():
         return None

@@ -1,8 +1,8 @@
 """Stacking of rankings: LightGBM over (query, candidate) pairs, from the members' similarities.
 
-A pair's features are each member's similarity, and how far it lies above the best other candidate of that
-member's list; both may only speak for the pair (monotone), as in boosting.py, for the same reasons. A
-candidate that a list lacks is as far as the last one there.
+The features of a pair are each member's similarity, and its margin over the best other candidate in that
+member's list. Both have monotone increasing constraints, for the reasons given in boosting.py. A candidate
+that is missing from a list gets the similarity of the list's last entry.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from src.metrics.retrieval import Ranking
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of some queries: the query's number (n,), the candidate (n,), features (n, 2 M)."""
+    """All (query, candidate) pairs of some queries: query number (n,), candidate (n,), features (n, 2 M)."""
 
     query: np.ndarray
     candidate: list[str]
     features: np.ndarray
 
     def right(self, truth: np.ndarray) -> np.ndarray:
-        """(n,) ones where the candidate is the query's answer."""
+        """Binary targets (n,): one if the candidate is the query's true label."""
         return np.array([truth[q] == c for q, c in zip(self.query, self.candidate, strict=True)], np.float64)
 
     def rank(self, scores: np.ndarray, queries: int, new: str | None) -> Ranking:
-        """The candidates of each query by falling score; equal scores by their mean similarity."""
+        """Rank each query's candidates by descending score; ties are broken by mean similarity."""
         members = self.features.shape[1] // 2
         order = np.lexsort((-self.features[:, :members].mean(1), -scores, self.query))
         labels: list[list[str]] = [[] for _ in range(queries)]
@@ -42,7 +42,7 @@ class Pairs:
 
 
 def pairs_of(members: list[Ranking]) -> Pairs:
-    """The pairs of every query with every candidate that a member names for it."""
+    """Pairs of every query with every candidate that any member lists for it."""
     query, candidate, rows = [], [], []
     lists = [list(zip(one.labels, one.scores, strict=True)) for one in members]
     for number in range(len(members[0])):
@@ -61,7 +61,7 @@ def pairs_of(members: list[Ranking]) -> Pairs:
 
 
 def _best_other(similarity: np.ndarray) -> np.ndarray:
-    """(M, n) of each candidate the highest similarity of another one; itself where there is none."""
+    """Highest similarity of any other candidate, for each candidate (M, n); its own if there is no other."""
     if similarity.shape[1] < 2:
         return similarity
     order = np.argsort(-similarity, axis=1, kind="stable")
@@ -73,8 +73,8 @@ def _best_other(similarity: np.ndarray) -> np.ndarray:
 def stack_pairs(
     members: list[Ranking], truth: np.ndarray, fold: np.ndarray, settings: Stack, seed: int
 ) -> tuple[Ranking, list[int]]:
-    """Rankings of the OOF queries, each by a booster that saw no query of its fold; and the rounds for a last
-    fit, stopped on another of the training folds, never on the scored one."""
+    """Nested OOF rankings, each query scored by a booster fitted without its fold, and the number of rounds
+    for a final fit. Early stopping uses another of the training folds, never the scored one."""
     names, parts, rounds = np.unique(fold), [], []
     for place, held_out in enumerate(names):
         own, watched = (
@@ -96,13 +96,13 @@ def stack_pairs(
 def fit_pairs(
     members: list[Ranking], truth: np.ndarray, settings: Stack, seed: int, rounds: list[int]
 ) -> Stacker:
-    """The booster of these queries."""
+    """Fit the booster on all given queries."""
     train = _examples(members, truth, np.arange(len(truth)))
     return Stacker("pairs", [fit_booster(train, None, rounds[0], "pairs", settings, seed)])
 
 
 def apply_pairs(stacker: Stacker, members: list[Ranking]) -> Ranking:
-    """Candidates ranked by the probability that the pair is right."""
+    """Rank candidates by the predicted probability that the pair is correct."""
     pairs = pairs_of(members)
     scores = stacker.boosters[0].predict(pairs.features) if len(pairs.query) else np.empty(0)
     return pairs.rank(scores, len(members[0]), members[0].new)

@@ -1,7 +1,8 @@
-"""Second levels for maps: weights a member and class by hill climbing, and LightGBM over sampled pixels.
+"""Second levels (stacking) for maps: weights per member and class by hill climbing, and LightGBM over sampled
+pixels.
 
-Neighbouring pixels say the same, so few of an image are enough to learn from. Everything works at the size
-that the members' maps are stored in; of members in several sizes, at the largest.
+Neighbouring pixels carry nearly the same information, so a few pixels per image are enough to train on.
+Everything works at the size in which the members' maps are stored; if the sizes differ, at the largest.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from src.metrics import Metric
 from src.metrics.counts import dice
 from src.metrics.segmentation import class_masks
 
-CLIMB_IMAGES, CLIMB_SIDE = 256, 128  # to weigh a few members quickly
-PIXELS, ALL_PIXELS = 400, 400_000  # drawn of an image and of all; a booster learns quickly from these
-COMBINATIONS = 2**24  # remembered from image to image, two bytes each
-LOG_ODDS = log_odds(np.arange(256) / 255)  # of a level
+CLIMB_IMAGES, CLIMB_SIDE = 256, 128  # a small sample is enough to weight a few members
+PIXELS, ALL_PIXELS = 400, 400_000  # pixels per image and over all images; a booster needs no more
+COMBINATIONS = 2**24  # cached across images, two bytes each
+LOG_ODDS = log_odds(np.arange(256) / 255)  # log-odds of each of the 256 levels
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -36,11 +37,12 @@ LOG_ODDS = log_odds(np.arange(256) / 255)  # of a level
 def hill_climb(
     members: list[Maps], truth: Any, rows: np.ndarray, metric: Metric, rounds: int = 20, seed: int = 0
 ) -> np.ndarray:
-    """(M, C) weights that add to 1 over members, found on images `rows`: from the equal mean on, each round
-    adds the member that helps the class most; the best of all rounds is kept, the mean where none is better.
+    """Ensemble weights (M, C) by hill climbing on the images `rows`; they sum to 1 over members.
 
-    Scored by the metric's counts at 0.5, by Dice for a metric of objects. Caruana, Niculescu-Mizil, Crew,
-    Ksikes 2004, Ensemble Selection from Libraries of Models.
+    From equal weights on, each round adds the member that improves the class's score most. The best round is
+    kept, or equal weights if no round is better. The score uses the metric's counts at threshold 0.5, or Dice
+    for a metric over objects. Caruana, Niculescu-Mizil, Crew, Ksikes 2004, Ensemble Selection from Libraries
+    of Models.
     """
     if len(members) == 1:
         return np.ones((1, len(members[0].cells[0])))
@@ -60,7 +62,7 @@ def hill_climb(
 
 
 def _shrink(stack: np.ndarray) -> np.ndarray:
-    """(M, C, H, W) to at most `CLIMB_SIDE` a side, in its shape."""
+    """Downscale maps (M, C, H, W) to at most `CLIMB_SIDE` pixels per side, with the aspect ratio kept."""
     height, width = stack.shape[2:]
     scale = min(1.0, CLIMB_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -68,7 +70,8 @@ def _shrink(stack: np.ndarray) -> np.ndarray:
 
 
 def _scorer(metric: Metric, true: np.ndarray, starts: np.ndarray) -> Callable[[np.ndarray], float]:
-    """The score, higher being better, of a decision (P,) about pixels whose images begin at `starts`."""
+    """A function that scores a binary mask (P,), higher being better. `starts` are the offsets at which the
+    images begin among the P pixels."""
     function, sign = (metric.counts, metric.sign) if metric.counts is not None else (dice, 1)
     over_all = metric.counts is not None and metric.average != "images"
 
@@ -87,7 +90,8 @@ def _scorer(metric: Metric, true: np.ndarray, starts: np.ndarray) -> Callable[[n
 
 
 def _climb(levels: np.ndarray, score: Callable[[np.ndarray], float], rounds: int) -> np.ndarray:
-    """(M,) weights for one class, levels (M, P). Whole numbers: a member weighs M, the mean 1 of each."""
+    """Hill-climbing weights (M,) for one class, from levels (M, P). The arithmetic is in integers: each added
+    member counts M, the initial mean counts 1 per member."""
     m = len(levels)
     total = levels.sum(0, dtype=np.int32)
     added, kept, top = np.zeros(m), np.zeros(m), score(2 * total >= 255 * m)
@@ -107,10 +111,10 @@ def _climb(levels: np.ndarray, score: Callable[[np.ndarray], float], rounds: int
 
 @dataclass(frozen=True)
 class PixelStacker(Stacker):
-    """A booster a class, over the members' log-odds of it at a pixel."""
+    """Fitted stacker for maps: one booster per class, over the members' log-odds of that class at a pixel."""
 
     def apply(self, members: list[Maps]) -> Maps:
-        """Stacked maps, looked at in the first member's `sizes`."""
+        """Stacked maps, resized to the first member's `sizes`."""
         ask = [CachedBooster.of(booster) for booster in self.boosters]
         images = (
             np.stack([ask[c](stack[:, c]) for c in range(len(ask))])  # (C, H, W)
@@ -121,27 +125,27 @@ class PixelStacker(Stacker):
 
 @dataclass(frozen=True)
 class CachedBooster:
-    """A booster that is asked once for what many pixels have in common: levels are bytes, and trees cut them
-    into few steps."""
+    """A booster with cached predictions per combination of feature values. Levels are bytes and the trees
+    split them at few thresholds, so many pixels share one prediction."""
 
     booster: lgb.Booster
-    step: np.ndarray  # (M, 256) of each level; no tree tells levels of one step apart
-    said: np.ndarray | None  # a level for each combination of steps, -1 while not asked; None: too many
+    step: np.ndarray  # (M, 256) bin of each level; no tree separates levels of one bin
+    said: np.ndarray | None  # predicted level per combination, -1 if not computed; None: too many
 
     @classmethod
     def of(cls, booster: lgb.Booster) -> CachedBooster:
-        """Before the first pixel."""
+        """An empty cache for a booster."""
         trees, steps = booster.trees_to_dataframe(), []
         for name in booster.feature_name():
             cuts = np.unique(trees.loc[trees["split_feature"] == name, "threshold"].astype(float))
-            found = np.searchsorted(cuts, LOG_ODDS)  # a tree goes left up to its cut, the cut included
+            found = np.searchsorted(cuts, LOG_ODDS)  # a tree goes left if the value is at most the threshold
             steps.append(np.unique(found, return_inverse=True)[1])
         step = np.stack(steps)
         many = np.prod(step.max(1) + 1.0) > COMBINATIONS
         return cls(booster, step, None if many else np.full(step.max(1) + 1, -1, np.int16))
 
     def __call__(self, levels: np.ndarray) -> np.ndarray:
-        """(M, H, W) levels to (H, W)."""
+        """Predict levels: (M, H, W) to (H, W)."""
         flat = levels.reshape(len(levels), -1)
         steps = np.stack([step[level] for step, level in zip(self.step, flat, strict=True)])  # (M, H * W)
         if self.said is None:
@@ -154,15 +158,16 @@ class CachedBooster:
         return known[place].astype(np.uint8).reshape(levels.shape[1:])
 
     def _ask(self, steps: np.ndarray) -> np.ndarray:
-        """(M, n) steps to levels (n,)."""
+        """Predicted levels (n,) for combinations of bins (M, n)."""
         lowest = [np.searchsorted(own, step) for own, step in zip(self.step, steps, strict=True)]
         return np.floor(self.booster.predict(LOG_ODDS[np.stack(lowest, axis=1)]) * 255 + 0.5).astype(np.uint8)
 
 
 def combinations(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of (M, P) bytes the first pixel of each combination (U,), and which of these each pixel is (P,)."""
+    """Unique columns of (M, P) bytes: the first pixel of each combination (U,), and the combination of each
+    pixel (P,)."""
     code = np.zeros(steps.shape[1], np.int64)
-    for start in range(0, len(steps), 4):  # four bytes beside the number of a combination fit into 64 bits
+    for start in range(0, len(steps), 4):  # four bytes and the index of a combination fit into 64 bits
         for step in steps[start : start + 4]:
             code = code << 8 | step
         _, first, code = np.unique(code, return_index=True, return_inverse=True)
@@ -172,8 +177,8 @@ def combinations(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def stack_pixels(
     members: list[Maps], truth: Any, fold: np.ndarray, settings: Stack, seed: int
 ) -> tuple[Maps, list[int]]:
-    """Stacked maps of the OOF images, each by boosters that saw no pixel of its fold; and the rounds of each
-    class for a last fit, stopped on another of the training folds, never on the scored one."""
+    """Nested OOF maps, each image predicted by boosters fitted without its fold, and the number of rounds per
+    class for a final fit. Early stopping uses another of the training folds, never the scored one."""
     drawn, names, parts, rounds = draw_pixels(members, truth, seed), np.unique(fold), [], []
     for place, held_out in enumerate(names):
         own, watched = fold == held_out, fold == names[(place + 1) % len(names)]
@@ -192,14 +197,14 @@ def stack_pixels(
 def fit_pixels(
     members: list[Maps], truth: Any, settings: Stack, seed: int, rounds: list[int]
 ) -> PixelStacker:
-    """The boosters of all these images, with the rounds of each class."""
+    """Fit the boosters on all given images, with a number of rounds per class."""
     return _fit(draw_pixels(members, truth, seed), settings, seed, rounds)
 
 
 @dataclass(frozen=True)
 class PixelSample:
-    """Pixels of one class: levels (n, M) uint8, truth (n,) bool, how many pixels each stands for relative to
-    the mean (n,), and its image (n,)."""
+    """Sampled pixels of one class: levels (n, M) uint8, targets (n,) bool, weights (n,) for how many pixels
+    each one stands for relative to the mean, and image index (n,)."""
 
     levels: np.ndarray
     truth: np.ndarray
@@ -207,18 +212,19 @@ class PixelSample:
     image: np.ndarray
 
     def of(self, images: np.ndarray) -> PixelSample:
-        """Those of some images, (N,) bool."""
+        """The pixels of the images selected by a boolean mask (N,)."""
         rows = images[self.image]
         return PixelSample(*(getattr(self, name)[rows] for name in ("levels", "truth", "weights", "image")))
 
     def examples(self) -> PixelExamples:
-        """Log-odds (n, M), answers and weights."""
+        """Training examples: log-odds (n, M), targets and weights."""
         return LOG_ODDS[self.levels], self.truth.astype(np.float64), self.weights
 
 
 def draw_pixels(members: list[Maps], truth: Any, seed: int) -> list[PixelSample]:
-    """The pixels to learn each class from: of every image as many inside its true mask as outside it, as far
-    as they go, weighted back to what is there. What is drawn of an image depends on that image alone."""
+    """Sample the training pixels of each class: from every image as many inside its true mask as outside, as
+    far as available, with weights that restore the original proportions. The sample of an image depends on
+    that image alone."""
     most = max(2, min(PIXELS, ALL_PIXELS // len(members[0])))
     found: list[list[tuple[np.ndarray, ...]]] = []
     for number, (stack, true) in enumerate(zip(stacked_maps(members), truth, strict=True)):
@@ -235,7 +241,8 @@ def draw_pixels(members: list[Maps], truth: Any, seed: int) -> list[PixelSample]
 
 
 def _draw(mask: np.ndarray, most: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places in a mask (P,), and their weights, which are 1 on average: each image speaks alike."""
+    """Sampled positions in a mask (P,), and their weights, which are 1 on average so that all images count
+    alike."""
     yes, no = np.flatnonzero(mask), np.flatnonzero(~mask)
     n_yes = min(len(yes), max(most // 2, most - len(no)))
     n_no = min(len(no), most - n_yes)

@@ -1,4 +1,4 @@
-"""Stage 05 from end to end: read the members, build the stack, print what it found."""
+"""Stage 05 (stacking) from end to end: read the members, build the stack, print its report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def stack_runs(step: Step, config: Config, folders: list[Path]) -> None:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Members and candidates with their CV over all rows, the mean gain of their folds over the default (the
-    mean, or the best run where that is better) or a dash, and which is kept and why."""
+    """Text table of members and candidates: CV over all rows, mean gain per fold over the default (the mean,
+    or the best run if that is better) or a dash, and whether and why each is kept."""
     width = max(22, *map(len, metrics["candidates"])) + 2
     lines = [f"{'':{width}} CV {metrics['metric']}{optimism_note(metrics)}"]
     lines += [f"  {name:{width - 2}} {_score_text(score)}" for name, score in metrics["members"].items()]
@@ -40,5 +40,5 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def _score_text(value: float | None) -> str:
-    """A score with four places, or a dash where the metric is undefined."""
+    """A score with four decimals, or a dash if the metric is undefined."""
     return "-" if value is None else f"{value:.4f}"

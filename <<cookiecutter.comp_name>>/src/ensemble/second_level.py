@@ -1,9 +1,10 @@
-"""The candidates of a stack, a function a kind of prediction: members' predictions in, each candidate's OOF
-and test predictions out.
+"""Candidates of a stack, one function per kind of prediction: from the members' predictions to each
+candidate's OOF and test predictions.
 
-`mean` and `best single` are there for every kind. Beside them, for numbers: the blenders of `stack.blenders`,
-see blenders/; for maps: `weights`, one a member and class, and `lightgbm` over pixels, see pixels.py; for
-rankings: `lightgbm` over pairs of query and candidate, see pairs.py."""
+Every kind has `mean` and `best single`. Numbers also have the blenders of `stack.blenders`, see blenders/.
+Maps have `weights` per member and class and `lightgbm` over pixels, see pixels.py. Rankings have `lightgbm`
+over (query, candidate) pairs, see pairs.py.
+"""
 
 from __future__ import annotations
 
@@ -22,46 +23,46 @@ from src.inference.average import takes_ranks
 from src.maps import Maps
 from src.tasks.base import Task
 
-NEIGHBOURS = 3  # outputs from which on an inner one has two
+NEIGHBOURS = 3  # the smallest number of outputs with one that has two neighbours
 
 
 @dataclass(frozen=True)
 class Members:
-    """The members' predictions in one row order, with what is true of the OOF rows."""
+    """The members' predictions in one row order, with the targets of the OOF rows."""
 
     names: list[str]
-    oof: Any  # of numbers (M, N, C), else a list
+    oof: Any  # (M, N, C) for numbers, otherwise a list
     test: Any
-    truth: Any  # as the metric wants it
-    targets: np.ndarray | None  # as `Task.encode` gives them, for numbers
+    truth: Any  # in the metric's format
+    targets: np.ndarray | None  # output of `Task.encode`, for numbers only
     fold: np.ndarray
     features: StackFeatures | None = None
-    extra: tuple[np.ndarray, np.ndarray] | None = None  # (N, F) and (T, F), of the features
-    of_folds: list[np.ndarray] = field(default_factory=list)  # see tables.read_folds
+    extra: tuple[np.ndarray, np.ndarray] | None = None  # feature values (N, F) and (T, F)
+    of_folds: list[np.ndarray] = field(default_factory=list)  # see `tables.read_fold_predictions`
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the second levels made of the members, and what of them is stored and shown."""
+    """Each candidate's OOF and test predictions, and what is stored and reported about them."""
 
     oof: dict[str, Any]
     test: dict[str, Any]
-    stored: dict[str, Any]  # JSON from which the fitted ones can be applied again
-    shown: dict[str, Any] = field(default_factory=dict)  # for metrics.json
-    left_out: dict[str, str] = field(default_factory=dict)  # blenders that mean nothing here, with the reason
-    noise: dict[str, np.ndarray] = field(default_factory=dict)  # (C,) of each, see attenuation.py
+    stored: dict[str, Any]  # JSON from which the fitted candidates are restored
+    shown: dict[str, Any] = field(default_factory=dict)  # extra fields of metrics.json
+    left_out: dict[str, str] = field(default_factory=dict)  # blenders that do not apply, with the reason
+    noise: dict[str, np.ndarray] = field(default_factory=dict)  # (C,) per candidate, see attenuation.py
 
 
 def number_candidates(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
-    """The mean and every blender that means something for this task, each fold's rows by one that saw none of
-    them, and the test rows by one of all rows."""
+    """The mean and every blender that applies to this task. OOF predictions are nested (each fold by a
+    blender fitted on the other folds); test predictions come from a blender fitted on all rows."""
     left_out = {
         name: why for name in settings.blenders if (why := _why_not(name, task, members.oof.shape[2]))
     }
     if "xgboost" in settings.blenders:
         from src.ensemble.blenders.xgboost import library
 
-        library()  # before an hour of the others
+        library()  # fail early if it is missing, before the others are fitted
     level = level_data(task, members, settings, seed)
     asked = level.but(oof=members.test, extra=None if members.extra is None else members.extra[1])
     oof, test, fitted, noise = {}, {}, {}, {}
@@ -79,7 +80,7 @@ def number_candidates(task: Task, members: Members, settings: Stack, seed: int) 
         shown["weights"] = dict(zip(members.names, weights, strict=True))
     if "lightgbm" in fitted:
         names = [*members.names, *(members.features.names if members.features is not None else ())]
-        gain = fitted["lightgbm"].gain(len(names)).round(3).tolist()  # the class itself stands behind them
+        gain = fitted["lightgbm"].gain(len(names)).round(3).tolist()  # without the class column at the end
         shown["boosting_rounds"] = list(fitted["lightgbm"].rounds)
         shown["importance"] = dict(zip(names, gain, strict=True))
     stored = {
@@ -95,7 +96,7 @@ def _first(extra: np.ndarray | None, rows: int) -> np.ndarray | None:
 
 
 def level_data(task: Task, members: Members, settings: Stack, seed: int) -> LevelData:
-    """All OOF rows, to learn from."""
+    """All OOF rows as training data of a second level."""
     return LevelData(
         oof=members.oof,
         targets=members.targets,
@@ -111,7 +112,7 @@ def level_data(task: Task, members: Members, settings: Stack, seed: int) -> Leve
 
 
 def _why_not(name: str, task: Task, outputs: int) -> str | None:
-    """Why a blender means nothing for a task, or None."""
+    """The reason why a blender does not apply to a task, or None."""
     if name == "rank_mean" and not takes_ranks(task.metric, task.name):
         return f"ranks keep the order of each column alone, and {task.metric.name} asks for more"
     if name == "cnn" and outputs < NEIGHBOURS:
@@ -120,8 +121,8 @@ def _why_not(name: str, task: Task, outputs: int) -> str | None:
 
 
 def map_candidates(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
-    """Weights a member and class by hill climbing, each fold's found on the other folds; and LightGBM over
-    sampled pixels."""
+    """Candidates for maps: hill-climbing weights per member and class, each fold's weights found on the other
+    folds, and LightGBM over sampled pixels."""
     from src.ensemble import pixels
 
     fold, metric, parts = members.fold, task.metric, []
@@ -148,12 +149,12 @@ def map_candidates(task: Task, members: Members, settings: Stack, seed: int) -> 
 
 
 def ranking_candidates(task: Task, members: Members, settings: Stack, seed: int) -> Candidates:
-    """LightGBM over pairs of a query and a candidate."""
+    """Candidates for rankings: the mean, and LightGBM over (query, candidate) pairs."""
     from src.ensemble import pairs
 
     stacked, rounds = pairs.stack_pairs(members.oof, members.truth, members.fold, settings, seed)
     stacker = pairs.fit_pairs(members.oof, members.truth, settings, seed, rounds)
-    gain = stacker.gain().reshape(2, -1).sum(0).round(3).tolist()  # similarity and lead of each
+    gain = stacker.gain().reshape(2, -1).sum(0).round(3).tolist()  # similarity plus margin per member
     return Candidates(
         {"mean": task.mean(members.oof), "lightgbm": stacked},
         {"mean": task.mean(members.test), "lightgbm": pairs.apply_pairs(stacker, members.test)},

@@ -1,9 +1,10 @@
-"""Stage 05: the blenders over the members' OOF tables, against their plain mean and the best single run.
+"""Stage 05: stacking of the members' OOF tables by blenders, compared with their plain mean and the best
+single run.
 
-All are scored by nested CV on the same folds; the mean, or the best run where the mean does not reach it, is
-kept unless another beats it by more than the standard error of the difference, and is not worse by more than
-that once the folds are averaged (see attenuation.py). The kept one is calibrated where that helps by more
-than its own error.
+All candidates are scored by nested CV on the same folds. The default is the mean, or the best run if that
+scores higher. It is kept unless another candidate beats it by more than the standard error of the difference
+and is not worse by more than that once the fold models are averaged (see attenuation.py). The kept candidate
+is calibrated if that helps by more than its standard error.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ from src.tasks.base import Task, as_target_columns, targets_in
 def build_stack(
     step: Step, config: Config, task: Task, folders: list[Path], outputs: list[str]
 ) -> dict[str, Any]:
-    """Score the candidates by nested CV, keep the best, write its OOF and test tables; gives metrics.json's
-    content."""
+    """Score the candidates by nested CV, keep the best, write its OOF and test tables; return the content of
+    metrics.json."""
     rows, test_ids = check_tables(folders, list(task.columns(outputs)))
     members = read_members(step, config, task, folders, outputs, rows, test_ids)
     truth, fold, names = members.truth, members.fold, members.names
     found = CANDIDATES_BY_KIND[task.kind](task, members, config.stack, config.seed)
 
     def scored(predictions: Any) -> Any:
-        return countable(task.metric, truth, predictions)  # of masks what a score needs, counted once
+        return countable(task.metric, truth, predictions)  # for masks the counts a score needs, computed once
 
     seen = [scored(one) for one in members.oof]
     single = best_member(task, seen, truth, fold)
@@ -101,7 +102,7 @@ def _write(
     metrics: dict[str, Any],
     found: Candidates,
 ) -> None:
-    """The four files of the step."""
+    """Write the four files of the step."""
     head = {name: metrics[name] for name in ("kept", "best_single")}
     stored = {"members": list(metrics["members"]), **head, **found.stored}
     write_parquet(step.folder / "test.parquet", pd.DataFrame({"id": test_ids}).join(test))
@@ -120,7 +121,7 @@ def read_members(
     rows: pd.DataFrame,
     test_ids: list[str],
 ) -> Members:
-    """The members' predictions, what is true, and the extra features."""
+    """Read the members' predictions, the targets and the extra features."""
     features, extra, labels = None, None, targets_in(rows)
     if config.stack.features is not None:
         features, *extra = read_features(config, rows["id"].tolist(), test_ids)
@@ -138,21 +139,22 @@ def read_members(
 
 
 class Calibrations:
-    """Second-level calibration of candidates, see blenders/calibration.py: nested as every blender, and done
-    for those alone that are asked for."""
+    """Second-level calibration of candidates, see blenders/calibration.py: nested like every blender, and
+    computed only for the candidates that are requested."""
 
     def __init__(self, level: LevelData, oof: dict[str, Any]):
         self.level, self.oof, self.known = level.but(extra=None), oof, {}
 
     def __call__(self, name: str) -> tuple[str, np.ndarray]:
-        """The calibrated candidate's name, and its OOF predictions: each fold's by a calibration of the
-        others."""
+        """Name and nested OOF predictions of the calibrated candidate: each fold is calibrated on the other
+        folds."""
         if name not in self.known:
             self.known[name] = nested_oof(fitter("calibration"), self._alone(name))
         return name + CALIBRATED, self.known[name]
 
     def fitted(self, name: str, test: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """Calibrated by all OOF rows: the test predictions, and what is stored."""
+        """Calibrate the test predictions on all OOF rows; return them and the JSON that restores the
+        calibration."""
         level = self._alone(name)
         found = fit_blender(fitter("calibration"), level, np.arange(len(level.fold)))
         return found.apply(np.asarray(test)[None]), found.as_json()
@@ -170,8 +172,8 @@ def verdicts(
     cv: Any,
     averaged: AveragedScore,
 ) -> dict[str, dict[str, Any]]:
-    """Of each candidate its CV, its gain over the default with the standard error, its correlation with the
-    truth once the folds are averaged, and why it is kept or not."""
+    """Report row per candidate: its CV, its gain over the default with the standard error, its expected
+    correlation with the truth once the fold models are averaged, and why it is kept or not."""
     found = {}
     base, gains = against_default(task, blenders, truth, fold, averaged)
     worth = {name: averaged(name) for name in blenders}
@@ -180,7 +182,7 @@ def verdicts(
         if name == chosen:
             why = "kept"
         elif name != base and same_folds(task, oof, blenders[base], truth, fold):
-            gained, error = None, None  # its CV may differ: ranks make the rows of different folds comparable
+            gained, error = None, None  # its CV may still differ: ranks make folds comparable
             why = f"scores each fold exactly as the {base} does"
         elif name == base:
             why = f"beaten by {chosen}"

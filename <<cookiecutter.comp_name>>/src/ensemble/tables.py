@@ -1,4 +1,4 @@
-"""The members' tables: checked against each other, then read a run at a time."""
+"""The members' prediction tables: checked against each other, then read one run at a time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from src.reading import decoding, made_by, parquet_footer, read_csv, read_datase
 from src.tasks import create_task
 from src.tasks.base import TARGET_PREFIX, Task
 
-IN_MEMORY = 2**30  # bytes of all members' predictions, beyond which they lie on disk
+IN_MEMORY = 2**30  # size limit in bytes for all members' predictions; larger arrays are memory-mapped
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that the tables of every member must have: OOF rows with their folds, and test rows."""
+    """The rows that every member's tables must have: OOF ids with their folds, and test ids."""
 
     ids: list[str]
     folds: list[int]
@@ -32,15 +32,15 @@ class Rows:
 
 
 def expected_rows(config: Config, folders: list[Path]) -> Rows:
-    """OOF rows as data/folds.csv has them; test rows as most of the runs and the newest image cache have
-    them."""
+    """OOF rows as in data/folds.csv, and the test rows that are most common among the runs and the newest
+    image cache."""
     path = config.root / "data" / "folds.csv"
     table = read_csv(path, ("id", "fold"), dtype=str, keep_default_na=False, na_filter=False)
     with decoding(path):
         folds = table["fold"].astype(int).tolist()
     lists = []
     for folder in folders:
-        with contextlib.suppress(UserError):  # said when that run is looked at
+        with contextlib.suppress(UserError):  # reported when that run is checked
             lists.append(tuple(read_parquet(folder / "test.parquet", ["id"])["id"]))
     caches = (config.root / "data" / "cache").glob("*/index.parquet")
     for index in sorted(caches, key=lambda path: path.stat().st_mtime_ns)[-1:]:
@@ -51,8 +51,8 @@ def expected_rows(config: Config, folders: list[Path]) -> Rows:
 
 
 def check_member(config: Config, folder: Path, expected: Rows) -> None:
-    """Raise `UserError` naming the table of a run that cannot be read, lacks columns, has other rows, or
-    holds predictions that are not finite."""
+    """Check the tables of a run. Raises `UserError` that names the table if it cannot be read, lacks columns,
+    has other rows, or holds predictions that are not finite."""
     task = create_task(config)
     columns = list(task.columns(read_dataset(config.root)["outputs"]))
     for name, ids in (("oof", expected.ids), ("test", expected.test_ids)):
@@ -75,8 +75,8 @@ def check_member(config: Config, folder: Path, expected: Rows) -> None:
 
 
 def check_tables(folders: list[Path], columns: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Ids, folds and targets of the OOF rows, and the ids of the test rows; raises `UserError` where ids,
-    folds or columns of a member differ from the first one's."""
+    """Ids, folds and targets of the OOF rows, and the ids of the test rows. Raises `UserError` if a member's
+    ids, folds or columns differ from those of the first member."""
     first, test_ids = None, None
     for folder in folders:
         names = {name: parquet_footer(folder / f"{name}.parquet")[1] for name in ("oof", "test")}
@@ -96,8 +96,9 @@ def check_tables(folders: list[Path], columns: list[str]) -> tuple[pd.DataFrame,
 
 
 def read_predictions(folders: list[Path], table: str, task: Task, outputs: list[str], scratch: Path) -> Any:
-    """Each member's predictions in `table` (oof, test): of numbers one (M, N, C) float32 array, read a run at
-    a time, and kept in a nameless file of `scratch` where it is large; else a list."""
+    """Each member's predictions from `table` ("oof" or "test"). Numbers become one (M, N, C) float32 array,
+    filled one run at a time and memory-mapped from an unlinked file in `scratch` if it is large; other kinds
+    become a list."""
     columns = list(task.columns(outputs))
     read = (task.read(read_parquet(f / f"{table}.parquet", columns), outputs) for f in folders)
     if task.kind != "numbers":
@@ -113,8 +114,8 @@ def read_predictions(folders: list[Path], table: str, task: Task, outputs: list[
 def read_fold_predictions(
     folders: list[Path], folds: np.ndarray, task: Task, outputs: list[str]
 ) -> list[np.ndarray]:
-    """Of each fold what the members' models of that fold alone say of the first test rows, (M, T, C); nothing
-    where there are few rows, or such tables are not there."""
+    """For each fold, the predictions (M, T, C) of the members' models of that fold alone for the first test
+    rows. An empty list if there are too few rows or if such tables are missing."""
     paths = [[folder / f"fold{fold}" / "test.parquet" for folder in folders] for fold in folds]
     if task.kind != "numbers" or not all(path.exists() for of_fold in paths for path in of_fold):
         return []
@@ -136,7 +137,8 @@ def read_fold_predictions(
 
 
 def _array(shape: tuple[int, ...], scratch: Path) -> np.ndarray:
-    """Room for float32 numbers, in memory or on disk; the file is gone with its last user."""
+    """An uninitialised float32 array in memory, or memory-mapped if it is large; its file disappears when it
+    is no longer used."""
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         return np.empty(shape, np.float32)
     path = scratch / ".members.tmp"

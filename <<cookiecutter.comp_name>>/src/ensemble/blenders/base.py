@@ -1,4 +1,5 @@
-"""What every second level is given, and what it gives back. Shapes: M members, N rows, C outputs."""
+"""Interface of all blenders: their training data and what a fitted one provides. Shapes: M members, N rows, C
+outputs."""
 
 from __future__ import annotations
 
@@ -11,29 +12,30 @@ import numpy as np
 from src.config import Stack
 from src.metrics import Metric
 
-EPSILON = 1e-5  # probabilities are clipped here before their logarithm
-_LEARNED = 30_000_000  # numbers to learn from; more teach a few weights nothing, and fill the memory
-_CHUNK = 5_000_000  # numbers predicted from at once
-Kind = Literal["classes", "labels", "values"]  # add to 1; each on its own; numbers
+EPSILON = 1e-5  # probabilities are clipped to it before the logarithm
+_LEARNED = 30_000_000  # largest number of training values; more would only fill the memory
+_CHUNK = 5_000_000  # values per prediction chunk
+Kind = Literal["classes", "labels", "values"]  # sum to 1; independent; real numbers
 
 
 @dataclass(frozen=True)
 class LevelData:
-    """Rows to learn from. Every choice inside them (rounds, epochs, penalties) goes by their own folds."""
+    """Training data of a second level. Every choice made on it (rounds, epochs, penalties) uses CV over its
+    own folds."""
 
-    oof: np.ndarray  # (M, N, C) the members' out-of-fold predictions; may lie on disk
-    targets: np.ndarray  # (N, C) as `Task.encode` gives them, NaN where unknown
+    oof: np.ndarray  # (M, N, C) the members' out-of-fold predictions; may be memory-mapped
+    targets: np.ndarray  # (N, C) output of `Task.encode`, NaN if unknown
     fold: np.ndarray  # (N,)
     kind: Kind
     settings: Stack
     seed: int
-    extra: np.ndarray | None = None  # (N, F) features that are no member's word
-    categories: tuple[int, ...] = ()  # which of the F are codes of words
-    metric: Metric | None = None  # the competition's; None, or one that needs decisions: the kind's own loss
-    truth: Any = None  # as the metric wants it
+    extra: np.ndarray | None = None  # (N, F) features that are not predictions of a member
+    categories: tuple[int, ...] = ()  # which of the F features are category codes
+    metric: Metric | None = None  # the kind's own loss is used if None
+    truth: Any = None  # targets in the metric's format
 
     def take(self, rows: np.ndarray) -> LevelData:
-        """Some rows, by number."""
+        """The given rows, by index."""
         more = {} if self.extra is None else {"extra": self.extra[rows]}
         more |= {} if self.truth is None else {"truth": self.truth[rows]}
         return self.but(
@@ -41,19 +43,19 @@ class LevelData:
         )
 
     def but(self, **changes: Any) -> LevelData:
-        """The same with other fields."""
+        """A copy with some fields replaced."""
         return LevelData(**{**vars(self), **changes})
 
     def sample(self, most: int) -> LevelData:
-        """At most so many rows, drawn by the seed, in their order."""
+        """A random sample of at most `most` rows by the seed, in their original order."""
         if len(self.fold) <= most:
             return self
         rows = np.random.default_rng(self.seed).choice(len(self.fold), most, replace=False)
         return self.take(np.sort(rows))
 
     def inner(self) -> Iterator[tuple[LevelData, LevelData]]:
-        """(learned, watched): each fold in turn is watched while the others are learned; none where there is
-        one fold alone."""
+        """Inner CV splits (training data, held-out fold), each fold held out in turn; no splits if there is
+        only one fold."""
         names = np.unique(self.fold)
         for name in names if len(names) > 1 else ():
             watched = self.fold == name
@@ -61,8 +63,8 @@ class LevelData:
 
 
 class Fitted(Protocol):
-    """A second level that has learned. `apply` takes (M, N, C) members' predictions, and (N, F) features
-    where it learned with some, to (N, C); `as_json` is all it needs to do so again."""
+    """Interface of a fitted second level. `apply` maps the members' predictions (M, N, C), and features (N,
+    F) if it was fitted with some, to (N, C); `as_json` returns everything needed to restore it."""
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray: ...
 
@@ -73,7 +75,7 @@ Fit = Callable[[LevelData], Fitted]
 
 
 def nested_oof(fit: Fit, level: LevelData) -> np.ndarray:
-    """(N, C) each fold's rows by a second level that saw no row of it."""
+    """Nested OOF predictions (N, C): each fold by a blender fitted on the other folds."""
     result = np.empty(level.oof.shape[1:], np.float32)
     for k in np.unique(level.fold):
         own = np.flatnonzero(level.fold == k)
@@ -82,7 +84,8 @@ def nested_oof(fit: Fit, level: LevelData) -> np.ndarray:
 
 
 def fit_blender(fit: Fit, level: LevelData, rows: np.ndarray) -> Fitted:
-    """Fitted on these rows, or on a sample of them where they hold more than `_LEARNED` numbers."""
+    """Fit a blender on the given rows, or on a random sample of them if they hold more than `_LEARNED`
+    values."""
     most = max(1, _LEARNED // _numbers_a_row(level))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(level.seed).choice(rows, most, replace=False))
@@ -90,7 +93,8 @@ def fit_blender(fit: Fit, level: LevelData, rows: np.ndarray) -> Fitted:
 
 
 def apply_blender(fitted: Fitted, level: LevelData, rows: np.ndarray) -> np.ndarray:
-    """(n, C) of these rows, some at a time; what ranks rows among each other sees all of them."""
+    """Predictions (n, C) for the given rows, in chunks; a blender that ranks rows among each other gets all
+    rows at once."""
     step = max(1, _CHUNK // _numbers_a_row(level))
     if getattr(fitted, "of_the_set", False):
         step = max(1, len(rows))
@@ -107,23 +111,25 @@ def _numbers_a_row(level: LevelData) -> int:
 
 
 def rows_of_members(oof: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(M, n, C) of some rows, member by member, so that of an array on disk only these are read."""
+    """The given rows of each member, as (M, n, C). Indexing member by member reads only these rows of a
+    memory-mapped array."""
     return np.stack([one[rows] for one in oof])
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
-    """The logarithm of p / (1 - p), finite."""
+    """Logit log(p / (1 - p)) of clipped probabilities, so that it is finite."""
     p = np.clip(p, EPSILON, 1 - EPSILON)
     return np.log(p / (1 - p))
 
 
 def as_logits(said: np.ndarray, kind: Kind) -> np.ndarray:
-    """(M, N, C) what members say, as second levels add it up: log-odds, or numbers as they are."""
+    """Members' predictions (M, N, C) on the scale on which second levels add them: log-odds, or numbers
+    unchanged."""
     return said.astype(np.float64) if kind == "values" else log_odds(said.astype(np.float64))
 
 
 def loss(kind: Kind, targets: np.ndarray, predictions: np.ndarray) -> float:
-    """The kind's own loss, over what is known: log loss of classes or labels, squared error of numbers."""
+    """The kind's own loss over known targets: log loss for classes and labels, squared error for values."""
     known = ~np.isnan(targets)
     if kind == "values":
         return float(np.mean((predictions - targets)[known] ** 2))

@@ -1,8 +1,8 @@
-"""Calibration: a slope and a bias for the mean of the members' words, or for one prediction alone.
+"""Calibration: slope and bias for the mean of the members' predictions, or for a single prediction.
 
-For classes it is a temperature with a bias a class (Guo, Pleiss, Sun, Weinberger 2017, On Calibration of
-Modern Neural Networks; Alexandari, Kundaje, Shrikumar 2020), for labels Platt's sigmoid (1999), for numbers a
-line. It is what every other blender starts from, and what calibrates the kept one.
+For classes it is temperature scaling with a bias per class (Guo, Pleiss, Sun, Weinberger 2017, On Calibration
+of Modern Neural Networks; Alexandari, Kundaje, Shrikumar 2020), for labels Platt scaling (Platt 1999), for
+values a linear fit. It is the starting point of every other blender, and it calibrates the kept candidate.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 
 from src.ensemble.blenders.base import EPSILON, Kind, LevelData, log_odds
 
-FEWEST_CALIBRATION_ROWS = 0.05  # slope: a prediction is never turned round, and never thrown away
-PENALTY = 1.0  # on the squared distance from slope 1 and bias 0, against a sum of losses: one row's worth
+FEWEST_CALIBRATION_ROWS = 0.05  # smallest slope: a prediction is never inverted nor discarded
+PENALTY = 1.0  # on the squared distance from slope 1 and bias 0, relative to a sum of losses: worth one row
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Slopes and biases: (C,) of labels and numbers, one slope for all classes."""
+    """Fitted slope and bias: (C,) each for labels and values; one slope for all classes."""
 
     kind: Kind
     slope: np.ndarray
     bias: np.ndarray
 
     def score(self, said: np.ndarray) -> np.ndarray:
-        """(M, N, C) to (N, C) logits, or numbers."""
+        """Calibrated logits or numbers: (M, N, C) to (N, C)."""
         return terms(said, self.kind).mean(0) * self.slope + self.bias
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-        """(M, N, C) to (N, C) predictions."""
+        """Calibrated predictions: (M, N, C) to (N, C)."""
         return activated(self.score(said), self.kind)
 
     def as_json(self) -> dict[str, Any]:
@@ -41,20 +41,21 @@ class Calibration:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Calibration:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         return cls(stored["kind"], np.array(stored["slope"]), np.array(stored["bias"]))
 
 
 def terms(said: np.ndarray, kind: Kind) -> np.ndarray:
-    """(M, N, C) what is added up: log-probabilities of classes, log-odds of labels, numbers."""
-    said = said.astype(np.float64, order="C")  # one layout, for the same bits
+    """Additive terms (M, N, C) of the predictions: log-probabilities for classes, log-odds for labels,
+    numbers for values."""
+    said = said.astype(np.float64, order="C")  # one layout: identical bits
     if kind == "values":
         return said
     return np.log(np.maximum(said, EPSILON)) if kind == "classes" else log_odds(said)
 
 
 def activated(score: np.ndarray, kind: Kind) -> np.ndarray:
-    """(N, C) logits to probabilities; numbers stay."""
+    """Logits (N, C) to probabilities by softmax or sigmoid; numbers are unchanged."""
     if kind == "values":
         return score
     if kind == "labels":
@@ -64,7 +65,7 @@ def activated(score: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def fit(level: LevelData) -> Calibration:
-    """The lowest loss of these rows, by slope and bias."""
+    """Fit slope and bias by minimising the penalised loss on these rows."""
     x = terms(level.oof, level.kind).mean(0)  # (N, C)
     if level.kind == "classes":
         found = _minimum(lambda p: _of_classes(p, x, level.targets), x.shape[1])
@@ -78,7 +79,7 @@ def fit(level: LevelData) -> Calibration:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least squares; the penalty on the slope is in units of x's and y's variance."""
+    """Least squares with a penalty on the slope, in units of the variance of x and y."""
     if len(y) < 2 or x.var() == 0:
         return 1.0, 0.0
     one = PENALTY * max(x.var(), y.var())
@@ -87,7 +88,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def _sigmoid(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Platt's; a label that all rows share stays as it is."""
+    """Platt scaling; the identity if all rows have the same label."""
     if len(y) == 0 or y.min() == y.max():
         return 1.0, 0.0
 
@@ -107,7 +108,7 @@ def _of_classes(p: np.ndarray, x: np.ndarray, targets: np.ndarray) -> tuple[floa
 
 
 def _minimum(value: Callable[[np.ndarray], tuple[float, np.ndarray]], biases: int) -> np.ndarray:
-    """(1 + biases,) slope and biases, by L-BFGS-B."""
+    """Slope and biases (1 + biases,) that minimise the penalised loss, by L-BFGS-B."""
     from scipy.optimize import minimize
 
     start = np.append(1.0, np.zeros(biases))

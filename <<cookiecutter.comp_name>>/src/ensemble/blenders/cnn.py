@@ -1,10 +1,10 @@
-"""A small 1-D convolution over the (member x output) grid: members are channels, neighbouring outputs the
-kernel.
+"""Small monotone 1-D CNN over the (member x output) grid: members are the channels, the kernel spans
+neighbouring outputs.
 
-For outputs whose neighbours mean something: grades in order, labels that go together. It may rise with its
-own output's words, and what the neighbours' words do to it is never more than what its own do: on noise,
-words of other classes tell as much of a fold's labels as the class's own (docs/decisions.md), with the
-opposite sign.
+It is for outputs whose neighbours are related: ordered grades, labels that occur together. An output may only
+rise with the members' predictions of that output, and the influence of its neighbours is at most as large. On
+noise, predictions of other classes contain as much information about a fold's labels as those of the class
+itself, with the opposite sign (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from src.ensemble.blenders.base import LevelData
 from src.ensemble.blenders.linear import Linear
 from src.ensemble.blenders.networks import BlenderNetwork, train_network
 
-_WIDTH = 3  # outputs a kernel sees
+_WIDTH = 3  # kernel size in outputs
 
 
 class CNN(BlenderNetwork):
-    """Added to an output: tanh units of a window of outputs around it, the same for all of them."""
+    """Monotone CNN blender: adds tanh units over a window of neighbouring outputs to each output, with shared
+    weights."""
 
     def __init__(self, start: Linear, members: int, outputs: int):
         super().__init__(start, members, outputs)
@@ -30,13 +31,14 @@ class CNN(BlenderNetwork):
         self.bend_out = torch.nn.Parameter(torch.zeros(self.hidden))
 
     def bend(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, M, C) to (N, C)."""
+        """Non-linear part: (N, M, C) to (N, C)."""
         inner = F.conv1d(x, self.bend_in / self.members, self.bend_shift, padding=_WIDTH // 2)
         inner = torch.tanh(inner)  # (N, H, C)
         return torch.einsum("nhc,h->nc", inner, self.bend_out)
 
     def project(self) -> None:
-        """No weight of an output's own words below 0, and those of its neighbours no larger together."""
+        """Project the weights to the monotone set: weights of an output's own predictions are at least 0, and
+        the sum of its neighbours' absolute weights is at most as large."""
         own = self.bend_in[:, :, _WIDTH // 2]  # (H, M)
         for weight in (self.bend_out, own):
             weight.clamp_(min=0)
@@ -48,5 +50,5 @@ class CNN(BlenderNetwork):
 
 
 def fit(level: LevelData) -> CNN:
-    """Trained on these rows, stopped inside them."""
+    """Train on these rows, with early stopping on an inner fold."""
     return train_network(CNN, level)

@@ -1,8 +1,8 @@
-"""The weighted mean by hill climbing: members are added one by one, with replacement, as long as the score
-gains.
+"""Hill climbing (greedy ensemble selection): a weighted mean to which members are added one by one, with
+replacement, while the score improves.
 
-Caruana, Niculescu-Mizil, Crew, Ksikes 2004, Ensemble Selection from Libraries of Models; the bags of members
-are of Caruana, Munson, Niculescu-Mizil 2006, Getting the Most Out of Ensemble Selection.
+Caruana, Niculescu-Mizil, Crew, Ksikes 2004, Ensemble Selection from Libraries of Models. The bags of members
+are from Caruana, Munson, Niculescu-Mizil 2006, Getting the Most Out of Ensemble Selection.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 
 from src.ensemble.blenders.base import EPSILON, LevelData
 
-CLIMB_ROUNDS = 25  # members added in a climb, the best of all rounds is kept ...
-CLIMB_PATIENCE = 6  # ... and after so many without a gain it ends
-BAGS = 10  # climbs, each among a random half of the members ...
-FEWEST_MEMBERS = 4  # ... but no fewer than these
-_ROWS = 50_000  # that decide a step by the kind's own loss
-METRIC_CELLS, METRIC_ROWS, METRIC_BAGS = 20_000, 2_000, 4  # a metric takes longer a step
+CLIMB_ROUNDS = 25  # members added in one climb; the best of all rounds is kept
+CLIMB_PATIENCE = 6  # rounds without a gain after which a climb ends
+BAGS = 10  # climbs, each over a random half of the members ...
+FEWEST_MEMBERS = 4  # ... but at least this many
+_ROWS = 50_000  # rows for a climb by the kind's own loss
+METRIC_CELLS, METRIC_ROWS, METRIC_BAGS = 20_000, 2_000, 4  # a metric is slower per step
 Loss = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """The weighted mean: a weight a member, none below 0, 1 together."""
+    """A weighted mean: one weight per member, at least 0, with sum 1."""
 
     weights: np.ndarray  # (M,)
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-        """(M, N, C) to (N, C)."""
+        """Weighted mean over members: (M, N, C) to (N, C)."""
         return np.tensordot(self.weights, said, axes=1)
 
     def as_json(self) -> dict[str, Any]:
@@ -40,19 +40,19 @@ class Weighted:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Weighted:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         return cls(np.array(stored["weights"]))
 
 
 def fit(level: LevelData) -> Weighted:
-    """Weights that score best on these rows by the competition's metric, or by the kind's own loss where the
-    metric needs decisions. Never worse there than the best member alone."""
+    """Weights that score best on these rows by the competition's metric, or by the kind's own loss if the
+    metric needs decisions. On these rows they are never worse than the best single member."""
     metric, outputs = level.metric, level.oof.shape[2]
     own = metric is None or metric.decides is not None or metric.name == "log_loss"
     level = level.sample(_ROWS if own else max(METRIC_ROWS, METRIC_CELLS // outputs))
     x, plain = _parts(level) if own else _scored(level)
 
-    def loss(said: np.ndarray) -> float:  # what is no number is the worst
+    def loss(said: np.ndarray) -> float:  # an undefined loss counts as the worst
         found = plain(said)
         return found if np.isfinite(found) else np.inf
 
@@ -67,7 +67,8 @@ def fit(level: LevelData) -> Weighted:
 
 
 def bags(members: int, seed: int) -> list[np.ndarray]:
-    """Which members each climb may take; one climb among all where a half would be too few."""
+    """Indices of the members each climb may use; a single climb over all members if half of them would be too
+    few."""
     size = max(min(members, FEWEST_MEMBERS), (members + 1) // 2)
     if size == members:
         return [np.arange(members)]
@@ -78,8 +79,9 @@ def bags(members: int, seed: int) -> list[np.ndarray]:
 def hill_climb_bag(
     x: np.ndarray, loss: Loss, bag: np.ndarray, alone: list[float], known: dict[bytes, float] | None = None
 ) -> np.ndarray:
-    """(M,) weights, from the best member of the bag on; `x` (M, L) holds what is averaged, `alone` each
-    member's own loss, and `known` what other climbs found of the same counts."""
+    """Weights (M,) of one climb, from the best single member of the bag on. `x` (M, L) holds the values that
+    are averaged, `alone` each member's own loss, and `known` caches the losses that other climbs found for
+    the same counts."""
     known = {} if known is None else known
     counts = np.zeros(len(x), np.int64)
     counts[bag[int(np.argmin([alone[m] for m in bag]))]] = 1
@@ -104,8 +106,8 @@ def hill_climb_bag(
 
 
 def _parts(level: LevelData) -> tuple[np.ndarray, Loss]:
-    """(M, L) of each known cell the probability of what is true, or the error: both are linear in the
-    weights, so a step looks at one number a cell."""
+    """Values (M, L) to average, one per known cell: the probability of the true answer, or the error. Both
+    are linear in the weights, so a step evaluates one number per cell."""
     known = ~np.isnan(level.targets)
     if level.kind == "values":
         scale = np.nanstd(level.targets, axis=0) + 1e-12
@@ -118,7 +120,7 @@ def _parts(level: LevelData) -> tuple[np.ndarray, Loss]:
 
 
 def _scored(level: LevelData) -> tuple[np.ndarray, Loss]:
-    """(M, N * C) the predictions themselves, scored by the metric."""
+    """The predictions themselves as (M, N * C), with the metric as their loss."""
     metric, shape = level.metric, level.oof.shape[1:]
     return level.oof.reshape(
         len(level.oof), -1

@@ -1,5 +1,5 @@
-"""LightGBM over the outputs (Ke et al. 2017); what it learns from is in trees.py, its settings in
-ensemble/boosting.py."""
+"""LightGBM blender over the outputs (Ke et al. 2017). Its training examples are built in trees.py, its
+settings are in ensemble/boosting.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.ensemble.boosting import fit_booster
 
 
 class LightGBMEngine:
-    """LightGBM."""
+    """LightGBM as a `BoostingEngine`."""
 
     def grow(
         self,
@@ -26,27 +26,27 @@ class LightGBMEngine:
         free: int,
         categories: tuple[int, ...],
     ) -> tuple[lgb.Booster, int]:
-        """A booster, and the rounds it has or was stopped at."""
+        """A booster, and its number of rounds or the round at which it stopped early."""
         train, watch = _dataset(train), None if watch is None else _dataset(watch)
         booster = fit_booster(train, watch, rounds, level.kind, level.settings, level.seed, free, categories)
         return booster, (booster.best_iteration or rounds) if watch is not None else rounds
 
     def raw(self, booster: lgb.Booster, features: np.ndarray) -> np.ndarray:
-        """(n,) what the trees add to the start."""
+        """What the trees add to the start (n,)."""
         return booster.predict(features, raw_score=True)
 
     def written(self, booster: lgb.Booster) -> str:
-        """LightGBM's own text."""
+        """The booster as LightGBM's model text."""
         return booster.model_to_string()
 
     def read(self, stored: str) -> lgb.Booster:
-        """What `written` gave."""
+        """Rebuild from the output of `written`."""
         return lgb.Booster(model_str=stored)
 
 
 def _dataset(examples: Examples) -> tuple[np.ndarray | None, ...]:
     features, answers, start = examples
-    return features, answers, None, None, start  # neither weights nor groups
+    return features, answers, None, None, start  # no weights and no groups
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class LightGBM(Trees):
     engine: ClassVar[LightGBMEngine] = LightGBMEngine()
 
     def gain(self, features: int) -> np.ndarray:
-        """(features,) how much each was used, summed over boosters."""
+        """Feature importance by gain (features,), summed over boosters."""
         used = [b.feature_importance("gain")[:features] for b in self.boosters if b is not None]
         return np.sum(used, axis=0) if used else np.zeros(features)
 
 
 def fit(level: LevelData) -> LightGBM:
-    """A booster an output, or one for all classes."""
+    """Fit one booster per output, or one for all classes."""
     return LightGBM.fitted(level)

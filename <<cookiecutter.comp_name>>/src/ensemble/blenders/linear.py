@@ -1,13 +1,13 @@
-"""Ridge and logistic regression over the members: shares that are not below 0 and add to 1, of the slope that
-their mean deserves (see calibration.py), drawn to even shares.
+"""Ridge and logistic regression over the members with non-negative weights that sum to 1, shrunk to equal
+weights and scaled by the slope of the calibrated mean (see calibration.py).
 
-Free weights learn what is not there: OOF columns know the labels of the fold that is scored, see "The stack
-is monotone" in docs/decisions.md. Shares can say whom to trust more, and nothing else. Breiman 1996, Stacked
-Regressions, wants them so for another reason.
+Unconstrained weights fit leaked information: OOF columns contain the labels of the scored fold, see "The
+stack is monotone" in docs/decisions.md. Convex weights can only express which members to trust more. Breiman
+1996, Stacked Regressions, uses them for another reason.
 
-- `classes`: softmax of the shared-out log-probabilities and a bias a class.
-- `labels`: a logistic regression a label, of the members' log-odds of it.
-- `values`: a regression a target.
+- `classes`: softmax of the weighted log-probabilities with a bias per class.
+- `labels`: one logistic regression per label, on the members' log-odds of it.
+- `values`: one regression per target.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from src.ensemble.blenders import calibration
 from src.ensemble.blenders.base import Kind, LevelData, loss
 from src.ensemble.blenders.calibration import activated, terms
 
-# Of a sum of losses. Not weaker: shares would follow luck on noise of a few hundred rows, see test_leaks.py;
-# from a few thousand rows on these, too, let the better member have it all.
+# Relative to a sum of losses. With a weaker penalty the weights would fit noise on a few hundred rows, see
+# test_leaks.py. From a few thousand rows on, these penalties also let the better member take all the weight.
 PENALTIES = (100.0, 1000.0)
-USUAL = 100.0  # where there is no fold to choose by
-CHOICE_ROWS = 5_000  # from here on the penalty hardly counts: the weakest
-_ROWS = 20_000  # that shares are found on
+USUAL = 100.0  # used if there is no fold to choose by
+CHOICE_ROWS = 5_000  # with more rows the penalty hardly matters: the weakest is used
+_ROWS = 20_000  # rows on which the weights are fitted
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights (M, C), or (M, 1) shared by classes, and biases (C,)."""
+    """Fitted weights (M, C), or (M, 1) shared by all classes, and biases (C,)."""
 
     kind: Kind
     weights: np.ndarray
     bias: np.ndarray
 
     def score(self, said: np.ndarray) -> np.ndarray:
-        """(M, N, C) to (N, C) logits, or numbers."""
+        """Weighted logits or numbers: (M, N, C) to (N, C)."""
         return (terms(said, self.kind) * self.weights[:, None]).sum(0) + self.bias
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-        """(M, N, C) to (N, C)."""
+        """Predictions: (M, N, C) to (N, C)."""
         return activated(self.score(said), self.kind)
 
     def as_json(self) -> dict[str, Any]:
@@ -52,12 +52,13 @@ class Linear:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Linear:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         return cls(stored["kind"], np.array(stored["weights"]), np.array(stored["bias"]))
 
 
 def fit(level: LevelData) -> Linear:
-    """The penalty whose loss on the watched folds is lowest, then all rows, or `_ROWS` of them."""
+    """Choose the penalty with the lowest loss on held-out inner folds, then fit on all rows, or on `_ROWS` of
+    them."""
     if len(level.oof) == 1 or len(level.fold) > CHOICE_ROWS:
         return fit_one(level.sample(_ROWS), PENALTIES[0])
     pairs, best = list(level.inner()), USUAL
@@ -69,8 +70,9 @@ def fit(level: LevelData) -> Linear:
 
 
 def start(level: LevelData) -> Linear:
-    """Where trees and networks start from: drawn to the mean so strongly that of few rows it is the mean,
-    calibrated; of many it trusts whom they show to be better, which what is only added to could not."""
+    """The linear model that trees and networks start from, with the strongest shrinkage to the mean. On few
+    rows it is the calibrated mean; on many rows it gives more weight to better members, which an additive
+    correction cannot do."""
     return fit_one(level.sample(_ROWS), PENALTIES[-1])
 
 
@@ -79,8 +81,8 @@ def _loss(fitted: Linear, watched: LevelData) -> float:
 
 
 def fit_one(level: LevelData, penalty: float) -> Linear:
-    """With a given penalty: shares of the lowest sum of losses and penalty / 2 * the squared distance from
-    even ones. Numbers are in units of their variance."""
+    """Fit with a given penalty: the convex weights that minimise the sum of losses plus penalty / 2 times the
+    squared distance from equal weights. Values are in units of their variance."""
     x, start = terms(level.oof, level.kind), calibration.fit(level)  # (M, N, C)
     if level.kind == "classes":
         value = _softmax(x * start.slope, start.bias, level.targets)
@@ -95,7 +97,7 @@ def fit_one(level: LevelData, penalty: float) -> Linear:
     return Linear(level.kind, shares * start.slope, start.bias)
 
 
-Value = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of shares: the sum of losses, and its slope
+Value = Callable[[np.ndarray], tuple[float, np.ndarray]]  # maps weights to the sum of losses and its gradient
 
 
 def _softmax(x: np.ndarray, bias: np.ndarray, targets: np.ndarray) -> Value:
@@ -116,7 +118,7 @@ def _logistic(x: np.ndarray, bias: float, y: np.ndarray) -> Value:
 
 
 def _square(x: np.ndarray, bias: float, y: np.ndarray) -> Value:
-    """Through the members' products, so that rows are looked at once."""
+    """Squared error through the members' Gram matrix, so that the rows are read only once."""
     unit = y.var() + 1e-12
     products, right, rest = x @ x.T / unit, x @ (y - bias) / unit, (y - bias) @ (y - bias) / unit
 
@@ -128,7 +130,8 @@ def _square(x: np.ndarray, bias: float, y: np.ndarray) -> Value:
 
 
 def _member_shares(value: Value, members: int, penalty: float) -> np.ndarray:
-    """(M,) the best shares, by sequential least squares; even ones where it fails."""
+    """The best convex weights (M,) by SLSQP (sequential least squares programming); equal weights if it
+    fails."""
     from scipy.optimize import minimize
 
     even = np.full(members, 1 / members)

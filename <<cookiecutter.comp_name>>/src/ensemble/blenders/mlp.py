@@ -1,6 +1,6 @@
-"""A multi-layer perceptron of eight hidden units over the members, monotone, added to what is linear.
+"""Monotone multi-layer perceptron (MLP) with eight hidden units over the members, added to a linear model.
 
-Classes share one, each label and each number has its own.
+All classes share one MLP; each label and each value has its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from src.ensemble.blenders.networks import BlenderNetwork, train_network
 
 
 class MLP(BlenderNetwork):
-    """Added to an output: tanh units of the members' words of it, none with a weight below 0."""
+    """Monotone MLP blender: adds tanh units of the members' predictions of an output to it, with non-negative
+    weights."""
 
     def __init__(self, start: Linear, members: int, outputs: int):
         super().__init__(start, members, outputs)
@@ -23,7 +24,7 @@ class MLP(BlenderNetwork):
         self.bend_out = torch.nn.Parameter(torch.zeros(shared, self.hidden))
 
     def bend(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, M, C) to (N, C)."""
+        """Non-linear part: (N, M, C) to (N, C)."""
         shape = (self.outputs, self.hidden)
         weights = self.bend_in.expand(*shape, self.members) / self.members
         inner = torch.einsum("nmc,chm->nch", x, weights)
@@ -31,11 +32,11 @@ class MLP(BlenderNetwork):
         return torch.einsum("nch,ch->nc", inner, self.bend_out.expand(shape))
 
     def project(self) -> None:
-        """No weight below 0."""
+        """Clamp the weights to at least 0."""
         for weight in (self.bend_in, self.bend_out):
             weight.clamp_(min=0)
 
 
 def fit(level: LevelData) -> MLP:
-    """Trained on these rows, stopped inside them."""
+    """Train on these rows, with early stopping on an inner fold."""
     return train_network(MLP, level)

@@ -1,8 +1,7 @@
-"""Small monotone networks as second levels, added to what is linear: what they read, how they learn, how
-they are kept.
+"""Small monotone networks as second levels, added to a linear model: their inputs, training and storage.
 
-Weights that must not be below 0 are put back there after each step (projected gradient descent), so that no
-output falls when a member says more. Sill 1998, Monotonic Networks; Daniels, Velikova 2010, Monotone and
+Weights that must not be negative are clamped after each step (projected gradient descent), so that no output
+falls when a member's prediction rises. Sill 1998, Monotonic Networks; Daniels, Velikova 2010, Monotone and
 Partially Monotone Neural Networks.
 """
 
@@ -20,18 +19,18 @@ from src.ensemble.blenders.calibration import activated
 from src.ensemble.blenders.linear import Linear
 from src.ensemble.blenders.linear import start as start_of
 
-EPOCHS, PATIENCE = 80, 8  # at most; without a gain on the watched fold
+EPOCHS, PATIENCE = 80, 8  # at most; epochs without a gain on the held-out fold
 RATE, DECAY = 0.02, 0.01  # AdamW
-_NUMBERS = 2_000_000  # to learn a few hundred weights from
-_STEPS = 8  # of an epoch; a batch is an eighth of the rows ...
-BATCH = (64, 4096)  # ... within these
+_NUMBERS = 2_000_000  # largest number of training values, ample for a few hundred weights
+_STEPS = 8  # steps per epoch: a batch is an eighth of the rows ...
+BATCH = (64, 4096)  # ... within these limits
 
 
 class BlenderNetwork(torch.nn.Module, ABC):
-    """What is added to the start of linear.py, by the members' words (N, M, C), standardised; at the start
-    nothing.
+    """Base class of network blenders: a correction to the linear start (linear.py), from the members'
+    standardised predictions (N, M, C). It is zero at initialisation.
 
-    Fitted it is a second level: `apply`, `as_json`, `from_json`.
+    A trained network is a `Fitted` second level with `apply`, `as_json` and `from_json`.
     """
 
     hidden: ClassVar[int] = 8
@@ -40,30 +39,30 @@ class BlenderNetwork(torch.nn.Module, ABC):
         super().__init__()
         self.start, self.kind, self.members, self.outputs = start, start.kind, members, outputs
         self.epochs = 0
-        self.register_buffer("centre", torch.zeros(outputs))  # of an output's words
+        self.register_buffer("centre", torch.zeros(outputs))  # mean of an output's predictions
         self.register_buffer("scale", torch.ones(outputs))
-        self.register_buffer("unit", torch.ones(outputs))  # of what is added: a logit, or numbers' deviation
+        self.register_buffer("unit", torch.ones(outputs))  # of the correction: a logit, or values' deviation
 
     @abstractmethod
     def bend(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, M, C) to (N, C): what is not linear, 0 at the start."""
+        """The non-linear correction: (N, M, C) to (N, C), 0 at initialisation."""
 
     @abstractmethod
     def project(self) -> None:
-        """Put weights back to where the network is monotone."""
+        """Project the weights back to the set in which the network is monotone."""
 
     def forward(self, x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """(N, M, C) words and the start (N, C) to (N, C) scores: logits, or numbers."""
+        """Predictions (N, M, C) and the start (N, C) to scores (N, C): logits, or numbers."""
         return start + self.unit * self.bend((x - self.centre) / self.scale)
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-        """(M, N, C) members' predictions to (N, C)."""
+        """Members' predictions (M, N, C) to (N, C)."""
         with torch.no_grad():
             score = self(as_network_input(said, self.kind), torch.from_numpy(self.start.score(said)))
         return activated(score.numpy(), self.kind)
 
     def loss(self, x: torch.Tensor, start: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Log loss, or squared error in units of the numbers' variance, over the known cells."""
+        """Log loss, or squared error in units of the values' variance, over the known cells."""
         score, known = self(x, start), ~targets.isnan()
         if self.kind == "classes":
             return F.cross_entropy(score, targets)
@@ -79,7 +78,7 @@ class BlenderNetwork(torch.nn.Module, ABC):
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> BlenderNetwork:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         network = cls(Linear.from_json(stored["start"]), stored["members"], stored["outputs"])
         network.load_state_dict({name: torch.tensor(value) for name, value in stored["state"].items()})
         network.epochs = stored["epochs"]
@@ -87,14 +86,14 @@ class BlenderNetwork(torch.nn.Module, ABC):
 
 
 def as_network_input(said: np.ndarray, kind: Kind) -> torch.Tensor:
-    """(M, N, C) members' predictions to (N, M, C) float32 log-odds, or numbers."""
+    """Members' predictions (M, N, C) to float32 log-odds, or numbers, as (N, M, C)."""
     found = as_logits(said, kind).astype(np.float32, order="C")
-    return torch.from_numpy(found).permute(1, 0, 2).contiguous()  # one layout, for the same bits
+    return torch.from_numpy(found).permute(1, 0, 2).contiguous()  # one layout: identical bits
 
 
 def train_network(cls: type[BlenderNetwork], level: LevelData) -> BlenderNetwork:
-    """A network of all rows, in as many epochs as gained on a watched fold; a quarter of `EPOCHS` where there
-    is none to watch."""
+    """Train on all rows, for the number of epochs that was best on one held-out fold, or a quarter of
+    `EPOCHS` if there is no fold to hold out."""
     level = level.sample(max(1, _NUMBERS // (level.oof.shape[0] * level.oof.shape[2])))
     epochs = EPOCHS // 4
     for learned, watched in level.inner():
@@ -106,8 +105,8 @@ def train_network(cls: type[BlenderNetwork], level: LevelData) -> BlenderNetwork
 def train(
     cls: type[BlenderNetwork], level: LevelData, epochs: int, watched: LevelData | None = None
 ) -> BlenderNetwork:
-    """Train for so many epochs; with `watched`, `epochs` of the network says how many of them were best, 0
-    where the start itself was."""
+    """Train for `epochs` epochs. With `watched` (held-out data) there is early stopping, and the network's
+    `epochs` is the best epoch, 0 if the start was best."""
     generator, first = torch.Generator().manual_seed(level.seed), start_of(level)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(level.seed)
@@ -126,7 +125,7 @@ def train(
             with torch.no_grad():
                 network.project()
         found = _loss_of(network, others)
-        if np.isfinite(found) and not found >= lowest:  # also where the start has no loss
+        if np.isfinite(found) and not found >= lowest:  # also if the loss of the start is undefined
             lowest, best = found, epoch
         if others is not None and epoch - best >= PATIENCE:
             break
@@ -135,13 +134,14 @@ def train(
 
 
 def tensors(level: LevelData, start: Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Words (N, M, C), starts (N, C) and targets (N, C), in float32."""
+    """Float32 tensors: log-odds or numbers (N, M, C), starts (N, C) and targets (N, C)."""
     score = torch.from_numpy(start.score(level.oof).astype(np.float32))
     return as_network_input(level.oof, level.kind), score, torch.from_numpy(level.targets.astype(np.float32))
 
 
 def _standardise(network: BlenderNetwork, x: torch.Tensor, targets: torch.Tensor) -> None:
-    """By the words (N, M, C), of classes all alike; what is added to numbers by the targets (N, C)."""
+    """Set mean and scale from the inputs (N, M, C), shared by all classes, and for values the unit of the
+    correction from the targets (N, C)."""
     axes = (0, 1, 2) if network.kind == "classes" else (0, 1)
     network.centre[:] = x.mean(axes)
     network.scale[:] = x.std(axes).clamp_min(1e-6)

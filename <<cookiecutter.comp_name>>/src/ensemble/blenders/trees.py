@@ -1,14 +1,14 @@
-"""What boosted trees of any library learn from, and how many rounds they get.
+"""Gradient-boosted trees as blenders: training examples and number of rounds, independent of the library.
 
-- `classes`: one booster over (row, class) examples, the members' log-odds of that class.
-- `labels`: a booster a label, the members' log-odds of it.
-- `values`: a booster a target, the members' numbers.
+- `classes`: one booster over (row, class) examples, on the members' log-odds of that class.
+- `labels`: one booster per label, on the members' log-odds of it.
+- `values`: one booster per target, on the members' numbers.
 
-Extra features stand behind the members' columns, for classes with the class itself as a category: they say
-which class they speak for only together with it.
+Extra features follow the members' columns. For classes the class itself is added as a category, because extra
+features say something about a class only together with it.
 
-Trees start from what is linear, see `start` in linear.py, and say what is to be added to it; where they gain
-nothing on the watched rows there are none, and it stays as it is.
+Trees start from a linear model, see `start` in linear.py, and predict a correction to it. If they do not
+improve on the held-out rows there are no trees, and the linear model stays as it is.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from src.ensemble.blenders.base import Kind, LevelData, as_logits, log_odds, los
 from src.ensemble.blenders.calibration import activated
 from src.ensemble.blenders.linear import Linear
 
-WATCH_EVERY = 2_000_000  # numbers to learn from, beyond which one watched fold says how many rounds
-Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, F), answers (n,), starts (n,)
+WATCH_EVERY = 2_000_000  # number of training values beyond which one held-out fold decides the rounds
+Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, F), targets (n,), starts (n,)
 
 
 class BoostingEngine(Protocol):
-    """A library of boosted trees."""
+    """Interface to a gradient-boosting library."""
 
     def grow(
         self,
@@ -40,22 +40,22 @@ class BoostingEngine(Protocol):
         free: int,
         categories: tuple[int, ...],
     ) -> tuple[Any, int]:
-        """A booster of `rounds`, or of as many as gain on `watch`, and their number. The last `free` features
-        may speak either way, `categories` are columns of codes."""
+        """A booster of `rounds` rounds, or one stopped early on `watch`, and its number of rounds. The last
+        `free` features have no monotone constraint; `categories` are the indices of categorical columns."""
 
     def raw(self, booster: Any, features: np.ndarray) -> np.ndarray:
-        """(n,) what the trees add to the start."""
+        """What the trees add to the start (n,)."""
 
     def written(self, booster: Any) -> Any:
-        """The booster in the library's own form, for JSON."""
+        """The booster in the library's own format, for JSON."""
 
     def read(self, stored: Any) -> Any:
-        """What `written` gave."""
+        """Rebuild from the output of `written`."""
 
 
 @dataclass(frozen=True)
 class Trees:
-    """Fitted boosters, an output or one for all classes; None where no tree is better than the start."""
+    """Fitted boosters, one per output or one for all classes; None if trees do not improve on the start."""
 
     kind: Kind
     start: Linear
@@ -64,7 +64,7 @@ class Trees:
     engine: ClassVar[BoostingEngine]
 
     def apply(self, said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-        """(M, N, C) and (N, F) features to (N, C); rows of `classes` add to 1."""
+        """Predictions from (M, N, C) and features (N, F) to (N, C); each row of `classes` sums to 1."""
         score, several = starts(self.start, said), range(said.shape[2])
         if self.kind == "classes":
             more = self._raw(0, lambda: _features(said, extra), score.size).reshape(score.shape)
@@ -74,20 +74,20 @@ class Trees:
         return activated(score + np.stack(more, axis=1), self.kind)
 
     def as_json(self) -> dict[str, Any]:
-        """Start, rounds, and boosters in their library's own form."""
+        """Start, rounds, and boosters in their library's own format."""
         boosters = [None if booster is None else self.engine.written(booster) for booster in self.boosters]
         return {"start": self.start.as_json(), "rounds": list(self.rounds), "boosters": boosters}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """What `as_json` gave."""
+        """Rebuild from the output of `as_json`."""
         boosters = [None if one is None else cls.engine.read(one) for one in stored["boosters"]]
         start = Linear.from_json(stored["start"])
         return cls(start.kind, start, boosters, tuple(stored["rounds"]))
 
     @classmethod
     def fitted(cls, level: LevelData) -> Self:
-        """A booster an output, or one for all classes."""
+        """Fit one booster per output, or one for all classes."""
         return cls(level.kind, *grow_all(level, cls.engine))
 
     def _raw(self, output: int, x: Callable[[], np.ndarray], n: int) -> np.ndarray:
@@ -96,15 +96,16 @@ class Trees:
 
 
 def starts(start: Linear, said: np.ndarray) -> np.ndarray:
-    """(N, C) where trees start: log-odds of what is linear, or its numbers."""
+    """Where the trees start (N, C): log-odds, or numbers, of the linear model."""
     return start.score(said) if start.kind != "classes" else log_odds(start.apply(said))
 
 
 def grow_all(level: LevelData, engine: BoostingEngine) -> tuple[Linear, list[Any], tuple[int, ...]]:
-    """The start, the boosters of a level's outputs, and their rounds.
+    """The linear start, the boosters of all outputs, and their rounds.
 
-    Each fold of the level in turn is watched while the others teach, until nothing is gained on it; of large
-    levels one fold. With the median of these rounds all rows teach. A fold alone can stop nobody.
+    Each fold in turn is held out for early stopping while the trees are fitted on the others; large data uses
+    only one fold. The final boosters are fitted on all rows with the median of these rounds. With a single
+    fold there is no early stopping.
     """
     most, stopped, shape = level.settings.max_rounds, [], _shape(level)
     for learned, watched in level.inner():
@@ -127,7 +128,7 @@ def _rounds(
     level: LevelData,
     shape: tuple[int, tuple[int, ...]],
 ) -> int:
-    """The rounds that are best on the watched rows; 0 where the start is better."""
+    """The number of rounds that is best on the held-out rows; 0 if the start is better."""
     booster, rounds = engine.grow(train, watch, level.settings.max_rounds, level, *shape)
     x, y, start = watch
     kind = "values" if level.kind == "values" else "labels"
@@ -139,7 +140,7 @@ def _rounds(
 
 
 def _shape(level: LevelData) -> tuple[int, tuple[int, ...]]:
-    """How many features are no member's word, and which columns of all are codes."""
+    """Number of features that are not members' predictions, and the indices of all categorical columns."""
     if level.extra is None:
         return 0, ()
     first, extra = len(level.oof), level.extra.shape[1]
@@ -148,7 +149,7 @@ def _shape(level: LevelData) -> tuple[int, tuple[int, ...]]:
 
 
 def examples(level: LevelData, start: Linear) -> list[Examples]:
-    """The training set of each booster, rows with an unknown answer left out."""
+    """Training examples of each booster, without the rows whose target is unknown."""
     score = starts(start, level.oof)
     if level.kind == "classes":
         return [(_features(level.oof, level.extra), level.targets.ravel(), score.ravel())]
@@ -161,7 +162,8 @@ def examples(level: LevelData, start: Linear) -> list[Examples]:
 
 
 def _features(said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
-    """(M, N, C) probabilities to (N * C, M) log-odds; with (N, F) features these and the class behind."""
+    """Probabilities (M, N, C) to log-odds (N * C, M), followed by the features (N, F) and the class if there
+    are extra features."""
     _, n, c = said.shape
     own = np.ascontiguousarray(log_odds(said).reshape(len(said), -1).T)
     if extra is None:
@@ -170,6 +172,7 @@ def _features(said: np.ndarray, extra: np.ndarray | None = None) -> np.ndarray:
 
 
 def column(said: np.ndarray, output: int, kind: Kind, extra: np.ndarray | None = None) -> np.ndarray:
-    """(N, M) the members' word on one output, log-odds or numbers; and (N, F) features behind."""
+    """The members' predictions of one output (N, M), as log-odds or numbers, followed by the features (N, F)
+    if there are any."""
     own = np.ascontiguousarray(as_logits(said[:, :, output], kind).T)
     return own if extra is None else np.hstack([own, extra])

@@ -1,6 +1,7 @@
-"""XGBoost over the outputs (Chen, Guestrin 2016), where it is installed; what it learns from is in trees.py.
+"""XGBoost blender over the outputs (Chen, Guestrin 2016), if xgboost is installed. Its training examples are
+built in trees.py.
 
-It is no requirement of the project: Kaggle's image has it, and `pip install xgboost` adds it.
+XGBoost is not a requirement of the project: Kaggle's image has it, and `pip install xgboost` adds it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from src.ensemble.blenders.trees import Examples, Trees
 
 
 def library() -> Any:
-    """The module; raises `UserError` where it is not installed."""
+    """The xgboost module. Raises `UserError` if it is not installed."""
     try:
         import xgboost
     except ImportError:
@@ -29,7 +30,7 @@ def library() -> Any:
 
 
 class XGBoostEngine:
-    """XGBoost."""
+    """XGBoost as a `BoostingEngine`."""
 
     def grow(
         self,
@@ -40,8 +41,8 @@ class XGBoostEngine:
         free: int,
         categories: tuple[int, ...],
     ) -> tuple[Any, int]:
-        """A booster, and the rounds it has or was stopped at. Codes of categories are taken as numbers, which
-        small trees cut in pieces."""
+        """A booster, and its number of rounds or the round at which it stopped early. Category codes are used
+        as numbers, which small trees split into ranges."""
         xgboost, settings = library(), level.settings
         own = train[0].shape[1] - free
         parameters = {
@@ -52,7 +53,7 @@ class XGBoostEngine:
             "grow_policy": "lossguide",
             "max_depth": 0,
             "max_leaves": settings.num_leaves,
-            # a number weighs 1, a yes or no p (1 - p): an eighth where p is .85
+            # the hessian of a value is 1, of a binary target p (1 - p): an eighth at p = .85
             "min_child_weight": settings.min_data_in_leaf / (1 if level.kind == "values" else 8),
             "lambda": 1.0,
             "monotone_constraints": str((int(settings.monotone),) * own + (0,) * free),
@@ -74,16 +75,16 @@ class XGBoostEngine:
         return found[: found.best_iteration + 1], found.best_iteration + 1
 
     def raw(self, booster: Any, features: np.ndarray) -> np.ndarray:
-        """(n,) what the trees add to the start."""
+        """What the trees add to the start (n,)."""
         nothing = np.zeros(len(features))
         return booster.predict(library().DMatrix(features, base_margin=nothing), output_margin=True)
 
     def written(self, booster: Any) -> dict[str, Any]:
-        """XGBoost's own JSON."""
+        """The booster as XGBoost's JSON."""
         return json.loads(booster.save_raw("json").decode())
 
     def read(self, stored: dict[str, Any]) -> Any:
-        """What `written` gave."""
+        """Rebuild from the output of `written`."""
         booster = library().Booster()
         booster.load_model(bytearray(json.dumps(stored).encode()))
         return booster
@@ -102,6 +103,6 @@ class XGBoost(Trees):
 
 
 def fit(level: LevelData) -> XGBoost:
-    """A booster an output, or one for all classes."""
+    """Fit one booster per output, or one for all classes. Raises `UserError` if xgboost is not installed."""
     library()
     return XGBoost.fitted(level)
