@@ -1,1 +1,1 @@
-"""Pseudo-labels: what is confident, and the recursion."""
+"""Pseudo-labelling: selection of confident rows, and the rounds of training on them."""

@@ -1,7 +1,8 @@
-"""Temperature scaling: probabilities that are right as often as they say, by rows whose label is known.
+"""Temperature scaling of pseudo-label probabilities, fitted on rows whose label is known.
 
-The rows must be none that the model learned from, and none whose label its pupil is scored by: of fold k the
-rows that decide when to stop. A temperature fitted on all OOF rows would carry fold k's labels back to it.
+The model must not have been trained on these rows, and the student must not be scored on them: for fold k
+they are the early-stopping rows of that fold. A temperature fitted on all OOF rows would leak fold k's labels
+into its own training.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from src.config import UserError
 from src.maps import Maps, resize_maps
 from src.tasks.base import Task, targets_in
 
-FEWEST_ROWS = 20  # rows to calibrate on: fewer say nothing of one in ten
-HOTTEST = 20.0  # no temperature lies above this, or below its inverse
-TINY = 1e-7  # the smallest probability; float32 knows none between it and zero that a softmax gives
+FEWEST_ROWS = 20  # rows needed for calibration: fewer cannot show an error rate of one in ten
+HOTTEST = 20.0  # upper limit of the temperature; its inverse is the lower limit
+TINY = 1e-7  # smallest probability: a float32 softmax gives none between it and zero
 
 
 def calibrated(said: Any, known: pd.DataFrame, task: Task, outputs: list[str]) -> Any:
-    """Predictions at the temperature that suits `known`, a prediction table with its targets; raises
-    `UserError` where that has too few rows."""
+    """Predictions rescaled by the temperature fitted on `known`, a prediction table with its targets. Raises
+    `UserError` if `known` has too few rows."""
     if len(known) < FEWEST_ROWS:
         raise UserError(
             f"04: pseudo.calibrate fits a temperature on the rows that decide when to stop, and there are "
@@ -36,7 +37,7 @@ def calibrated(said: Any, known: pd.DataFrame, task: Task, outputs: list[str]) -
     truth = task.encode(targets_in(known), outputs)
     logs = np.log(np.clip(seen.astype(np.float64), TINY, 1 - TINY))
     counts = truth
-    if task.stacking == "labels":  # each label a pair of yes and no
+    if task.stacking == "labels":  # each label becomes a pair of log(1 - p) and log p
         logs = np.stack([np.log1p(-np.exp(logs)), logs], -1).reshape(-1, 2)
         counts = np.stack([1 - truth, truth], -1).reshape(-1, 2)
     found = temperature(logs, counts.astype(np.float64), rows=len(known))
@@ -44,11 +45,13 @@ def calibrated(said: Any, known: pd.DataFrame, task: Task, outputs: list[str]) -
 
 
 def temperature(logs: np.ndarray, counts: np.ndarray, rows: int) -> float:
-    """The T that makes softmax(logs / T) (M, K) likeliest, `counts` (M, K) saying how often each was right.
-    Guo, Pleiss, Sun and Weinberger 2017, On Calibration of Modern Neural Networks.
+    """The temperature T that maximises the likelihood of softmax(logs / T) (M, K); `counts` (M, K) is how
+    often each answer was true. Guo, Pleiss, Sun and Weinberger 2017, On Calibration of Modern Neural
+    Networks.
 
-    The truth is taken as certain to (rows + 1) / (rows + 2), as Platt 1999 does, so that thirty rows without
-    a mistake make nobody surer than that. The likelihood is convex in 1 / T: its slope is halved to zero.
+    Targets are smoothed to (rows + 1) / (rows + 2), as in Platt 1999, so that thirty rows without an error do
+    not make the model more certain than that. The likelihood is concave in 1 / T, so bisection finds where
+    its slope is zero.
     """
     doubt = 1 / (rows + 2)
     total = counts.sum(1, keepdims=True)
@@ -60,7 +63,7 @@ def temperature(logs: np.ndarray, counts: np.ndarray, rows: int) -> float:
         p /= p.sum(1, keepdims=True)
         return float(((total * p - wanted) * logs).sum())
 
-    low, high = -np.log(HOTTEST), np.log(HOTTEST)  # of 1 / T
+    low, high = -np.log(HOTTEST), np.log(HOTTEST)  # log of 1 / T
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(np.exp(middle)) < 0 else (low, middle)
@@ -68,9 +71,10 @@ def temperature(logs: np.ndarray, counts: np.ndarray, rows: int) -> float:
 
 
 def at_temperature(said: Any, t: float, labels: bool = False) -> Any:
-    """Probabilities (N, C) of one answer a row, of `labels` one a cell, or `Maps`, as they are at T = t."""
+    """Probabilities (N, C) or `Maps` rescaled to temperature t. Each row of (N, C) is one softmax; with
+    `labels` each cell is an independent sigmoid."""
     if isinstance(said, Maps):
-        table = np.clip(np.arange(256) / 255, 1 / 510, 509 / 510)  # of a level between two steps
+        table = np.clip(np.arange(256) / 255, 1 / 510, 509 / 510)  # 0 and 255 count as half a step
         table = np.round(255 / (1 + (1 / table - 1) ** (1 / t))).astype(np.uint8)
         return Maps.of(table[maps] for maps in said.resized(None)).resized(said.sizes)
     p = np.clip(said.astype(np.float64), TINY, 1 - TINY)
@@ -80,8 +84,8 @@ def at_temperature(said: Any, t: float, labels: bool = False) -> Any:
 
 
 def _levels(seen: Maps, truth: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """Of 256 levels log(1 - p) and log p (256, 2), and in how many pixels of the masks each was wrong and
-    right (256, 2)."""
+    """For each of 256 levels log(1 - p) and log p (256, 2), and the number of pixels of that level outside
+    and inside the masks (256, 2)."""
     counts = np.zeros((256, 2))
     for maps, mask in zip(seen.resized(None), truth, strict=True):
         inside = resize_maps(mask, maps.shape[1:]) >= 128

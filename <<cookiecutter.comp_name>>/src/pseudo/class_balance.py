@@ -1,8 +1,8 @@
-"""How many pseudo-labels of each class: a cap, and the class prior.
+"""Class balance of pseudo-labels: a cap per class, and the class prior.
 
-A bare threshold collapses the prior: common classes are learned best, so their rows are sure first, and the
-rare classes all but vanish from what is selected. A label of many is a pair of classes, yes and no; numbers
-and masks have one class.
+A bare confidence threshold collapses the prior. Common classes are learned best, so their rows are confident
+first, and rare classes almost vanish from the selection. Each label of a multi-label task counts as two
+classes, positive and negative; numbers and masks have a single class.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 from src.config import Pseudo
 from src.tasks.base import Task
 
-HEAVIEST = 10.0  # a row's weight against the mean: one wrong label of a rare class must not count for fifty
+HEAVIEST = 10.0  # limit of a row's weight, so that no wrong label of a rare class dominates
 
 
 def classes_of_cells(told: np.ndarray, task: Task) -> np.ndarray:
-    """(N, L) the class of each cell, -1 where it is unknown, of what rows were told (N, L): a class or an
-    identity as its number, labels as 0, 1 or NaN, or numbers."""
+    """Class of each cell (N, L), -1 if unknown, from hard labels `told` (N, L): the index of a class or
+    identity, labels as 0, 1 or NaN, or numbers."""
     if task.stacking in ("values", "pixels"):
         return np.zeros((len(told), 1), dtype=np.int64)
     return np.where(np.isnan(told), -1, told).astype(np.int64)
 
 
 def class_shares_by_column(classes: np.ndarray, n: int) -> np.ndarray:
-    """(L, n) the share of each class among a column's known cells (N, L)."""
+    """Share of each class (L, n) among the known cells of each column of `classes` (N, L)."""
     counts = np.stack([np.bincount(column[column >= 0], minlength=n) for column in classes.T])
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
@@ -32,8 +32,9 @@ def class_shares_by_column(classes: np.ndarray, n: int) -> np.ndarray:
 def balanced_cells(
     classes: np.ndarray, sure: np.ndarray, prior: np.ndarray | None, settings: Pseudo, asked: int
 ) -> np.ndarray:
-    """(N, L) which cells stay under `pseudo.cap` and `pseudo.prior`, the surest of each class; `classes` and
-    `sure` are (N, L), `prior` (L, K), `asked` the rows there were to choose from."""
+    """Which cells (N, L) are kept under `pseudo.cap` and `pseudo.prior`: the most confident ones of each
+    class. `classes` and confidence `sure` are (N, L), `prior` is (L, K), and `asked` is the number of
+    unlabelled rows to choose from."""
     kept = np.zeros(classes.shape, dtype=bool)
     n = 1 + max(int(classes.max(initial=0)), 0 if prior is None else prior.shape[1] - 1)
     for column in range(classes.shape[1]):
@@ -49,11 +50,11 @@ def balanced_cells(
 def quotas(
     counts: np.ndarray, prior: np.ndarray | None, settings: Pseudo, asked: int, reached: int
 ) -> np.ndarray:
-    """(K,) how many rows of each class are taken, of `counts` (K,) that could be.
+    """Number of rows to select for each class (K,), given the available `counts` (K,).
 
-    `keep` leaves out rows of the common classes until the shares are those of `prior`: the scarcest class
-    decides. `quota` deals out as many rows as reach the threshold by `prior`, whether a class has as many
-    above it or not (Zou, Yu, Kumar and Wang 2018, class-balanced self-training).
+    `keep` drops rows of common classes until the shares match `prior`, so the scarcest class decides the
+    total. `quota` distributes as many rows as reach the threshold according to `prior`, even if a class has
+    fewer rows above the threshold (Zou, Yu, Kumar and Wang 2018, class-balanced self-training).
     """
     room = counts.astype(np.float64)
     if settings.cap is not None:
@@ -67,7 +68,8 @@ def quotas(
 
 
 def most_confident(classes: np.ndarray, sure: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """(N,) bool: of each class the `room` (K,) rows with the most of `sure` (N,); of equals the first."""
+    """Boolean mask (N,) of the `room` (K,) rows of each class with the highest confidence `sure` (N,); ties
+    go to the first row."""
     order = np.lexsort((-sure, classes))
     starts = np.searchsorted(classes[order], np.arange(len(room)))
     place = np.empty(len(classes), dtype=np.int64)
@@ -76,8 +78,8 @@ def most_confident(classes: np.ndarray, sure: np.ndarray, room: np.ndarray) -> n
 
 
 def class_weights(classes: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(N,) a weight a row, 1 in the mean, by which the shares of `classes` (N,) become those of `prior` (K,),
-    but for rows that would outweigh ten."""
+    """Sample weights (N,) with mean 1 that turn the class shares of `classes` (N,) into `prior` (K,). They
+    are capped at `HEAVIEST` before normalisation."""
     if not len(classes):
         return np.empty(0)
     share = np.bincount(classes, minlength=len(prior)) / len(classes)

@@ -1,4 +1,5 @@
-"""How likely the first answer of a ranking is right: its cosine, calibrated on rows whose label is known."""
+"""Confidence of pseudo-labels from rankings: the probability that the first answer is correct, calibrated
+from its cosine similarity."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ from src.pseudo.calibrate import FEWEST_ROWS
 
 
 def first_is_right(seen: Ranking, truth: np.ndarray, asked: Ranking) -> np.ndarray:
-    """(N,) probability that the first answer of each `asked` list is right, rising with its cosine: isotonic
-    regression (Zadrozny and Elkan 2002) on rankings `seen` whose answers `truth` are known.
+    """Probability (N,) that the first answer of each ranking in `asked` is correct, as an increasing function
+    of its cosine. It is fitted by isotonic regression (Zadrozny and Elkan 2002) on the rankings `seen`, whose
+    labels are `truth`.
 
-    They must be rows that the model never learned from: of its own it is always sure. Raises `UserError`
-    where there are too few.
+    The model must not have been trained on the rows of `seen`, because it is always confident on its training
+    rows. Raises `UserError` if there are too few of them.
     """
     from sklearn.isotonic import IsotonicRegression
 

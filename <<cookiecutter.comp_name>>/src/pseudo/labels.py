@@ -1,5 +1,5 @@
-"""The labels of one round: for each fold what was said of the unlabelled rows, what of it is sure, and what
-changed since the round before."""
+"""Pseudo-labels of one round: for each fold the predictions on the unlabelled rows, the confident selection,
+and the change since the round before."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from src.tasks.base import Task, targets_in
 
 
 def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
-    """Select each fold's rows, and describe the selection: rows, rows and share a class, agreement with the
-    round before."""
+    """Select each fold's pseudo-labelled rows and describe the selection: number of rows, rows and share per
+    class, and agreement with the round before."""
     outputs = read_outputs(run)
     before = run.config.root / "runs" / str(run.labels_from)
     tables, earlier = [], []
@@ -55,8 +55,8 @@ def label_round(run: Run, task: Task, folds: tuple[int, ...]) -> dict[str, Any]:
 
 
 def unlabelled_predictions(run: Run, fold: int, task: Task, outputs: list[str]) -> pd.DataFrame:
-    """What is said of the unlabelled rows for fold `fold`, the mean where several models say it: the test
-    rows, then the external images."""
+    """Predictions for fold `fold` on the unlabelled rows: the test rows, then the external images. Several
+    models are averaged."""
     parts = []
     for name, paths in unlabelled(run, fold).items():
         parts.append(mean_tables([{name: read_parquet(path)} for path in paths], task, outputs)[name])
@@ -64,13 +64,13 @@ def unlabelled_predictions(run: Run, fold: int, task: Task, outputs: list[str]) 
 
 
 def calibration_rows(run: Run, fold: int) -> pd.DataFrame | None:
-    """The table that confidence is calibrated on, or None."""
+    """The prediction table on which confidence is calibrated, or None."""
     path = calibrated_on(run, fold)
     return None if path is None else read_parquet(path)
 
 
 def labelled_rows(run: Run, fold: int, task: Task, outputs: list[str]) -> np.ndarray | ClassTargets:
-    """(N, L) targets of the labelled rows that fold `fold` may know: all but its own."""
+    """Targets (N, L) of the labelled rows that fold `fold` may use: all folds but its own."""
     table = read_folds(run.config)
     return targets_of(task, targets_in(table[table["fold"] != fold]), outputs)
 

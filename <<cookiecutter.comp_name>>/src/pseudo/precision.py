@@ -1,6 +1,6 @@
-"""How often labels like those of a round are right, by out-of-fold rows put through the same selection.
+"""Estimated precision of a round's pseudo-labels, from OOF rows that pass the same selection.
 
-For people to read: it looks at every fold's labels, so nothing may be chosen by it within a fold.
+It is for reporting only: it uses every fold's labels, so nothing may be chosen by it within a fold.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from src.tasks.base import Task, targets_in
 def estimated_precision(
     run: Run, task: Task, outputs: list[str], folds: tuple[int, ...], asked: int
 ) -> tuple[float | None, int]:
-    """The share of labels that are right among the OOF rows that a round's rule would select, and how many
-    (of labels and of masks cells and pixels); `asked` unlabelled rows are what a cap in rows is of. None for
-    numbers, which are never just right, and where nothing is selected."""
+    """Share of correct labels among the OOF rows that the round's rule would select, and their number
+    (cells for multi-label tasks, pixels for masks). `asked` is the number of unlabelled rows, to which a
+    cap given in rows refers. The share is None for numbers, which are never exactly right, and if nothing
+    is selected."""
     if task.stacking == "values":
         return None, 0
     before, right, told = run.config.root / "runs" / str(run.labels_from), 0, 0
@@ -38,7 +39,7 @@ def estimated_precision(
 
 
 def correct_cells(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
-    """(cells,) bool: whether each label that was told is the row's own, one a known cell."""
+    """Boolean mask (cells,): whether each selected label equals the true one, one entry per known cell."""
     if task.kind == "rankings":
         told = [row[0] for row in chosen["candidates"]]
         return np.array([a == b for a, b in zip(told, truth.iloc[:, 0], strict=True)], dtype=bool)
@@ -55,7 +56,8 @@ def correct_cells(chosen: pd.DataFrame, truth: pd.DataFrame, task: Task, outputs
 
 
 def _as_share(settings: Pseudo, asked: int) -> Pseudo:
-    """The same settings for other rows: a cap in rows becomes the share that it is of those asked."""
+    """The same settings with a cap in rows converted to a share of the `asked` rows, so that it applies to
+    another number of rows."""
     if not isinstance(settings.cap, int):
         return settings
     return settings.model_copy(update={"cap": settings.cap / asked if settings.cap < asked else None})

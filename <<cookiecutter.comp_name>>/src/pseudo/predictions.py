@@ -1,5 +1,5 @@
-"""What a fold's models say of rows that stage 03 has not asked them: of those that decided when they stop,
-and of external images."""
+"""Predictions of a fold's models for rows that stage 03 does not cover: the early-stopping rows and external
+images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Rows = Literal["stop", "extra"]
 
 def predict_rows(run: Run, folds: tuple[int, ...], rows: _Rows) -> None:
     """Bring each fold's `stop.parquet` (id, fold, target, predictions) or `extra.parquet` (id, predictions)
-    up to date; both are seen as test rows are."""
+    up to date. Both are predicted in the same way as test rows."""
     steps = {fold: (early_stopping_step if rows == "stop" else external_step)(run, fold) for fold in folds}
     with alone(*(step.folder for step in steps.values() if not step.fresh())):
         _ask(run, rows, steps)
@@ -47,7 +47,7 @@ def _ask(run: Run, rows: _Rows, steps: dict[int, Step]) -> None:
 
 
 def predict_fold_rows(run: Run, fold: int, rows: _Rows, step: Step, device: torch.device, report) -> None:
-    """Write one fold's table."""
+    """Write one fold's prediction table."""
     config, task = run.config, create_task(run.config)
     data, said = load_fold(config, task, fold), []
     store = data.store
@@ -66,8 +66,9 @@ def predict_fold_rows(run: Run, fold: int, rows: _Rows, step: Step, device: torc
 def predict_positions(
     asked: FoldPredictor, positions: np.ndarray, sizes: list[tuple[int, int]]
 ) -> pd.DataFrame:
-    """Predictions for images at `positions` whose files have `sizes`, as columns of a prediction table. A
-    ranking is one among the rows that the model learned from, as test rows are ranked for their labels."""
+    """Predictions for the images at `positions`, whose files have the given `sizes`, as columns of a
+    prediction table. Rankings are searched among the rows that the model was trained on, as test rows are for
+    pseudo-labels."""
     data, task, settings = asked.data, asked.task, asked.config.inference
     where, how = (asked.model, data.store), (settings, asked.device, asked.report)
     if task.kind == "rankings":
@@ -85,7 +86,7 @@ def predict_positions(
 
 
 def known_rows(asked: FoldPredictor, index: np.ndarray) -> pd.DataFrame:
-    """The rows `index` of folds.csv: id, fold and targets; of maps the true masks."""
+    """Rows `index` of folds.csv: id, fold and targets; for maps the true masks."""
     if asked.task.kind != "maps":
         return asked.table(index)
     truth = true_masks(images_step(asked.config).folder, asked.data.outputs).iloc[index]

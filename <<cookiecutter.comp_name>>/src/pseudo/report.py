@@ -1,4 +1,5 @@
-"""What a round shows: its table, its classes in full, and every label with its probability and its source."""
+"""Report of a pseudo-label round: its summary table, all classes, and every label with its confidence and
+source."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from src.reading import read_parquet
 from src.steps import Run
 from src.tasks.base import Task, targets_in
 
-_SHOWN = 10  # classes a line holds; all are in classes.csv
+_SHOWN = 10  # classes printed; all of them are in classes.csv
 
 
 def labelled_shares(run: Run, task: Task, outputs: list[str]) -> dict[str, float]:
-    """Of the training rows what `select.shares` says of a selection: the share of a class, of yes, or the
-    mean."""
+    """Class shares of the training rows, comparable with `select.label_shares` of a selection: the share of
+    each class, of positives, or the mean."""
     targets = targets_of(task, targets_in(read_folds(run.config)), outputs)
     if task.stacking == "pairs":
         targets = ClassTargets.of(targets[:, 0], len(outputs))
@@ -34,8 +35,8 @@ def labelled_shares(run: Run, task: Task, outputs: list[str]) -> dict[str, float
 
 
 def round_table(row: dict[str, Any], metric: str) -> str:
-    """A round in a few lines: how many were selected and stayed, the classes before and after, how often they
-    are right, the CV, the verdict."""
+    """Summary of a round in a few lines: selected rows, agreement with the round before, class shares before
+    and after, estimated precision, CV, and verdict."""
     agree, right = row["agreement"], row["precision"]
     told = f"{row['selected']:,.0f} of {row['asked']:,} unlabelled rows a fold"
     told += f", {row['external']:,.0f} of them external" if row["external"] else ""
@@ -51,7 +52,7 @@ def round_table(row: dict[str, Any], metric: str) -> str:
 
 
 def _classes(row: dict[str, Any]) -> list[str]:
-    """The labelled and the selected share of each class, those that moved most where there are many."""
+    """Labelled and selected share of each class; if there are many, only those that changed most."""
     before, after, rows = row["labelled_share"], row["class_share"], row["class_rows"]
     names = list(after)
     if len(names) > _SHOWN:
@@ -75,7 +76,7 @@ def _plus_minus(value: float | None, error: float | None, sign: str = "") -> str
 
 
 def write_classes(folder: Path, row: dict[str, Any]) -> None:
-    """`classes.csv`: each class with its share of the labelled and of the selected rows."""
+    """Write `classes.csv`: each class with its share of the labelled and of the selected rows."""
     columns = {"labelled_share": "labelled_share", "selected_share": "class_share", "rows": "class_rows"}
     table = {"class": list(row["class_share"])}
     table |= {name: list(row[key].values()) for name, key in columns.items()}
@@ -83,8 +84,8 @@ def write_classes(folder: Path, row: dict[str, Any]) -> None:
 
 
 def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...]) -> None:
-    """`labels.parquet`: every label of a round (fold, id), what it says as text, its probability or whatever
-    the task's confidence is, and whose word it is."""
+    """Write `labels.parquet`: every label of a round (fold, id), its value as text, its confidence (a
+    probability or the task's own measure), and the models it comes from."""
     parts = []
     for fold in folds:
         table = read_parquet(run.pseudo_labels(fold))
@@ -97,7 +98,8 @@ def write_labels(run: Run, task: Task, outputs: list[str], folds: tuple[int, ...
 
 
 def _as_text(told: np.ndarray, task: Task, outputs: list[str]) -> list[str]:
-    """A class or identity by its name; labels and numbers as `name=value`, unknown ones left out."""
+    """Labels as text: a class or identity by its name; labels and numbers as `name=value`, without unknown
+    ones."""
     if task.stacking in ("classes", "pairs"):
         return [outputs[int(number)] for number in told[:, 0]]
     return [

@@ -1,15 +1,15 @@
-"""Stage 04: recursive pseudo-labelling, honest by construction.
+"""Stage 04: recursive pseudo-labelling (self-training) without leakage into CV.
 
-Round r is a run of its own, `<name>-round<r>`. Its fold k learns from the training rows of fold k and from
-the test rows that fold k's own model of the round before was sure of. The ensemble of all folds would label
-better, but all of its other models learned from fold k's rows: their labels would come back as confident
-pseudo-labels, and CV would be above chance on pure noise (docs/decisions.md of the template has the figures).
-`pseudo.source=ensemble` does so all the same, for the labels' sake, and its CV is marked as optimistic
+Round r is a run of its own, `<name>-round<r>`. Its fold k is trained on the training rows of fold k and on
+the test rows that fold k's own model of the round before predicts with confidence. The ensemble of all folds
+would label better, but all of its other models were trained on fold k's rows. Their labels would come back as
+confident pseudo-labels, and CV would be above chance on pure noise (docs/decisions.md of the template has the
+figures). `pseudo.source=ensemble` does so all the same, for better labels, and its CV is marked as optimistic
 wherever it is shown.
 
-The rounds end when nothing is selected, the selection is that of the round before, or a round's CV does not
-beat the best so far by more than the standard error of the difference; such a round is not kept. Of an
-optimistic CV nothing can be told: those rounds go on, and none is kept.
+The rounds end when nothing is selected, when the selection equals that of the round before, or when a round's
+CV does not beat the best so far by more than the standard error of the difference; such a round is not kept.
+An optimistic CV cannot decide this: those rounds continue, and none is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from src.training.launch import train_run
 
 
 def label_recursively(config: Config) -> None:
-    """Run the rounds, each skipped where it is up to date, and write which were kept to
+    """Run all rounds, skip those that are up to date, and write which were kept to
     `runs/<name>/pseudo.json`."""
     step = pseudo_step(config)
     with alone(step.folder / "pseudo.json") as waited:
@@ -68,7 +68,8 @@ def _label_recursively(config: Config, step: Step) -> None:
 
 
 def rounds_of(config: Config) -> int:
-    """`pseudo.rounds`; none where a code competition shows no test rows and no external images are named."""
+    """The number of rounds, `pseudo.rounds`; 0 if a code competition has no public test rows and no external
+    images are configured."""
     tests = read_parquet(run_of(config).folder / "test.parquet", ["id"])
     if len(tests) or config.pseudo.external is not None:
         return config.pseudo.rounds
@@ -79,7 +80,7 @@ def rounds_of(config: Config) -> int:
 
 
 def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
-    """Have the run `before` label for a round, and describe what came of it."""
+    """Create a round's pseudo-labels with the models of the run `before`, and describe them."""
     folds, outputs = tuple(range(run.config.cv.n_folds)), read_outputs(run)
     if run.config.pseudo.calibrate and run.config.pseudo.source == "fold" and task.kind != "rankings":
         predict_rows(before, folds, "stop")
@@ -93,7 +94,7 @@ def prepare_round(run: Run, before: Run, task: Task) -> dict[str, Any]:
 
 
 def _train_round(run: Run) -> dict[str, Any]:
-    """Train and predict a round; gives its metrics."""
+    """Train and predict a round; return its metrics."""
     folds = tuple(range(run.config.cv.n_folds))
     train_run(run, folds)
     predict_run(run, folds)
@@ -101,14 +102,14 @@ def _train_round(run: Run) -> dict[str, Any]:
 
 
 def why_end(row: dict[str, Any], task: Task, threshold: float) -> str | None:
-    """Why a round's labels are not worth a training, or None."""
+    """The reason why a round's labels are not worth training on, or None."""
     if row["selected"] == 0:
         return f"no unlabelled row {'agrees with itself' if task.scaled else f'reaches {threshold}'}"
     return "the same rows with the same labels as the round before" if row["unchanged"] else None
 
 
 def selection_rule(run: Run, task: Task) -> str:
-    """How a round's rows were chosen, in words."""
+    """Description of how a round's rows are selected, as text."""
     pseudo = run.config.pseudo
     words = [
         f"the {pseudo.quantile:.0%} whose views agree best" if task.scaled else f"from {pseudo.threshold}"
@@ -123,7 +124,9 @@ def selection_rule(run: Run, task: Task) -> str:
 
 
 def check_allowed(config: Config) -> None:
-    """Stage 04 works on all folds: one fold's labels are of no use to another; and on probabilities."""
+    """Check that the config allows stage 04. Raises `UserError` if it is limited to some folds, because one
+    fold's labels are of no use to another, or if predictions are averaged as ranks, which are not
+    probabilities."""
     if config.partial:
         raise UserError("04 works on all folds; leave fold= and folds= out")
     if config.inference.average == "rank" and config.pseudo.rounds:

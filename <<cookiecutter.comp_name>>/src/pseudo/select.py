@@ -1,4 +1,4 @@
-"""Which test rows one fold's model is sure enough of to learn from, and what they are told to be."""
+"""Selection of pseudo-labels: which unlabelled rows are confident enough to train on, and their labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def select(
     known: pd.DataFrame | None = None,
     labelled: np.ndarray | ClassTargets | None = None,
 ) -> pd.DataFrame:
-    """The confident rows of a fold's predictions: id, `confidence`, then the columns of `Task.write`, and
-    `pseudo.weight` where rows weigh differently.
+    """The confident rows of a fold's predictions as pseudo-labels (Lee 2013, Pseudo-Label): id, `confidence`,
+    the columns of `Task.write`, and `pseudo.weight` if rows have different weights.
 
-    What is sure is the task's to say; probabilities, and the cosines of a ranking always, are calibrated on
-    `known`, rows that this very model did not learn from. `labelled` (N, L), the targets of the fold's own
-    labelled rows, says what the class prior is. Lee 2013, Pseudo-Label. Made anew every round, so that a
-    label can be withdrawn.
+    The task defines confidence. Probabilities are calibrated if `pseudo.calibrate` is set, and the cosines of
+    rankings always, on `known`, rows on which this model was not trained. `labelled` (N, L), the targets of
+    the fold's own labelled rows, defines the class prior. The selection is made anew in every round, so that
+    a label can be withdrawn.
     """
     said = task.read(predictions, outputs)
     spread = predictions["spread"].to_numpy() if "spread" in predictions else None
@@ -60,8 +60,8 @@ def balanced(
     asked: int,
     labelled: np.ndarray | ClassTargets | None,
 ) -> pd.DataFrame:
-    """The rows of a selection that `pseudo.cap` and `pseudo.prior` leave, of many labels the cells; `sure`
-    (n, L) of each."""
+    """The rows of a selection that remain under `pseudo.cap` and `pseudo.prior`; for multi-label tasks the
+    cells. `sure` (n, L) is the confidence of each cell."""
     classes, prior = classes_of_cells(hard_labels(table, task, outputs), task), None
     if settings.prior is not None:
         n = 2 if task.stacking == "labels" else len(outputs)
@@ -79,12 +79,12 @@ def balanced(
 
 
 def _numbers(targets: np.ndarray | ClassTargets, task: Task) -> np.ndarray:
-    """(N, L) encoded targets as `hard_labels` gives them."""
+    """Encoded targets in the format of `hard_labels` (N, L)."""
     return targets.argmax(1)[:, None] if task.stacking == "classes" else targets
 
 
 def hard_labels(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarray:
-    """(n, L) what each row was told, without shades: its class or identity, its labels as 0, 1 or NaN, or
+    """Hard labels (n, L) of each row: the index of its class or identity, its labels as 0, 1 or NaN, or
     numbers."""
     values = task.hard_targets(table, outputs)
     if task.stacking == "classes":
@@ -95,8 +95,8 @@ def hard_labels(table: pd.DataFrame, task: Task, outputs: list[str]) -> np.ndarr
 
 
 def agreement(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> float | None:
-    """Of the rows selected in both rounds, the share that kept what they were told; None where there are
-    none, and for numbers and masks, which never stay exactly."""
+    """Share of the rows selected in both rounds whose labels are the same. None if there are no such rows,
+    and for numbers and masks, which are never exactly the same."""
     if before is None or task.stacking in ("values", "pixels"):
         return None
     told = [table.set_index("id") for table in (now, before)]
@@ -108,17 +108,17 @@ def agreement(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, output
 
 
 def same_selection(now: pd.DataFrame, before: pd.DataFrame | None, task: Task, outputs: list[str]) -> bool:
-    """Whether two selections hold the same rows, told the same."""
+    """Whether two selections have the same rows with the same labels."""
     if before is None or now["id"].tolist() != before["id"].tolist():
         return False
     return np.array_equal(hard_labels(now, task, outputs), hard_labels(before, task, outputs), equal_nan=True)
 
 
 def label_shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
-    """What was told, output by output: the share of rows of a class, of known cells that are positive, or the
-    mean.
+    """Distribution of the selected labels per output: the share of rows of a class, the share of positives
+    among known cells, or the mean.
 
-    A bare threshold tends to collapse the class prior: this is where it shows.
+    It shows whether the class prior collapses, as a bare threshold tends to cause.
     """
     told = np.concatenate([hard_labels(table, task, outputs) for table in tables])
     if not len(told):
@@ -131,7 +131,7 @@ def label_shares(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> 
 
 
 def label_counts(tables: list[pd.DataFrame], task: Task, outputs: list[str]) -> dict[str, float]:
-    """Rows a fold that were told a class or an identity, or yes to a label; all rows for numbers and
+    """Selected rows per fold for each class or identity, or with a positive label; all rows for numbers and
     masks."""
     told = np.concatenate([hard_labels(table, task, outputs) for table in tables])
     if task.stacking in ("values", "pixels"):

@@ -1,11 +1,11 @@
-"""Stage 04 as a graph: what each step writes, and what it depends on. No work is done here.
+"""Dependency graph of stage 04: what each step writes, and what it depends on. No work is done here.
 
 | step | writes | depends on |
 |---|---|---|
-| calibrate, a fold | `runs/<before>/fold<k>/stop.parquet` | that fold's model, `inference` |
-| external, a fold | `runs/<before>/fold<k>/extra.parquet` | that fold's model, `inference`, the images |
-| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | predictions of the run before, `pseudo` |
-| all rounds | `runs/<name>/pseudo.json` | the run that they start from, `pseudo` |
+| calibrate, per fold | `runs/<before>/fold<k>/stop.parquet` | that fold's model, `inference` |
+| external, per fold | `runs/<before>/fold<k>/extra.parquet` | that fold's model, `inference`, the images |
+| select, per fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | predictions of the run before, `pseudo` |
+| all rounds | `runs/<name>/pseudo.json` | the run from which they start, `pseudo` |
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from src.steps import Run, digest_of, extra_step, predict_step, run_of, train_st
 
 
 def early_stopping_step(run: Run, fold: int) -> Step:
-    """What one fold's model says of the rows that decided when it stops, where labels are calibrated on them;
-    of rankings stage 03 says so anyway."""
+    """Step that predicts one fold's early-stopping rows, on which pseudo-labels are calibrated. For rankings
+    stage 03 already predicts them."""
     return Step(
         title=f"04 calibrate {run.name} fold {fold}",
         folder=run.fold_folder(fold),
@@ -31,7 +31,7 @@ def early_stopping_step(run: Run, fold: int) -> Step:
 
 
 def external_step(run: Run, fold: int) -> Step:
-    """What one fold's model says of the external images."""
+    """Step that predicts the external images with one fold's model."""
     return Step(
         title=f"04 external images, {run.name} fold {fold}",
         folder=run.fold_folder(fold),
@@ -42,8 +42,8 @@ def external_step(run: Run, fold: int) -> Step:
 
 
 def external_images(config: Config) -> str | None:
-    """A digest of the packed external images, None where there are none; raises `UserError` where stage 01
-    has not packed them."""
+    """Digest of the packed external images, None if there are none. Raises `UserError` if stage 01 has not
+    packed them yet."""
     extra = extra_step(config)
     if extra is not None and not extra.fresh():
         raise UserError(
@@ -53,16 +53,17 @@ def external_images(config: Config) -> str | None:
 
 
 def labellers(run: Run, fold: int) -> list[Path]:
-    """The folders of the models that label for fold `fold`: its own model of the round before and no other,
-    or with `pseudo.source=ensemble` those of all folds."""
+    """Folders of the models that label for fold `fold`: only its own model of the round before, or the models
+    of all folds with `pseudo.source=ensemble`."""
     before = run.config.root / "runs" / str(run.labels_from)
     everybody = range(run.config.cv.n_folds) if run.config.pseudo.source == "ensemble" else (fold,)
     return [before / f"fold{k}" for k in everybody]
 
 
 def unlabelled(run: Run, fold: int) -> dict[str, list[Path]]:
-    """What these models say of the `test` rows, a table each, and of the `extra` images where there are; of
-    rankings, which say whose the rows of the gallery are, the table without that fold's rows in it."""
+    """Prediction tables of these models: one per model for the `test` rows, and for the `extra` images if
+    there are any. A ranking reveals the labels of its gallery rows, so for rankings the `blind` table is
+    used, whose gallery excludes the fold's own rows."""
     blind = run.config.task.name == "retrieval" and run.config.pseudo.source == "fold"
     folders = labellers(run, fold)
     tables = {"test": [folder / f"{'blind' if blind else 'test'}.parquet" for folder in folders]}
@@ -72,9 +73,9 @@ def unlabelled(run: Run, fold: int) -> dict[str, list[Path]]:
 
 
 def calibrated_on(run: Run, fold: int) -> Path | None:
-    """The predictions, with their labels, that make confidence a probability: of rows that the labelling
-    model did not learn from and that fold `fold` is not scored by; of an ensemble, which is scored by what it
-    learned anyway, the OOF rows. None where nothing is calibrated."""
+    """The prediction table with labels on which confidence is calibrated; None without calibration. Its rows
+    were neither used to train the labelling model nor scored for fold `fold`. For an ensemble, whose CV is
+    optimistic anyway, it is the OOF table."""
     if run.config.task.name != "retrieval" and not run.config.pseudo.calibrate:
         return None
     if run.config.pseudo.source == "ensemble":
@@ -83,7 +84,8 @@ def calibrated_on(run: Run, fold: int) -> Path | None:
 
 
 def select_step(run: Run, fold: int) -> Step:
-    """The confident test rows of fold `fold`, by the models of the run before that may label for it."""
+    """Step that selects the pseudo-labels of fold `fold`, from the models of the run before that may label
+    for it."""
     pseudo, known = run.config.pseudo, calibrated_on(run, fold)
     keys = ("threshold", "labels", "pixels", "quantile", "calibrate", "cap", "prior")
     said = [digest(path) for paths in unlabelled(run, fold).values() for path in paths]
@@ -102,7 +104,7 @@ def select_step(run: Run, fold: int) -> Step:
 
 
 def pseudo_step(config: Config) -> Step:
-    """All rounds of one run's pseudo-labelling, and which of them was kept."""
+    """Step for all rounds of one run's pseudo-labelling, and which of them were kept."""
     base = run_of(config)
     for name in ("oof.parquet", "test.parquet"):
         digest_of(base.folder / name, "04", hint=f"make oof EXP={config.name}")
@@ -119,7 +121,8 @@ def pseudo_step(config: Config) -> Step:
 
 
 def pseudo_settings(config: Config) -> dict[str, Any]:
-    """`pseudo` as values, what is as it was before there was a choice as null."""
+    """Settings of `pseudo` for the recipe. Options added later are null at their original value, so that
+    existing stamps stay valid."""
     values = config.effective("pseudo")
     before = (("source", "fold"), ("start", "scratch"))
     return values | {key: None for key, usual in before if values.get(key) == usual}

@@ -1,4 +1,5 @@
-"""Whether a round is kept: its gain over the best so far must be more than chance."""
+"""Decision whether a pseudo-label round is kept: its gain over the best run so far must exceed its standard
+error."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from src.scoring import finite, standard_error
 
 
 def round_verdict(metrics: dict[str, Any], best: dict[str, Any], sign: int) -> dict[str, Any]:
-    """`gain` in CV over the best run so far, positive when better; `gain_error`, the standard error of their
-    difference fold by fold; `kept`, where the one is more than the other; and `why`.
+    """Compare a round's CV with the best run so far: `gain`, positive when better; `gain_error`, the standard
+    error of the paired difference over folds; `kept`, whether the gain is larger than that; and `why`.
 
-    The folds are the same, so the difference is known better than either score. Of a CV that is optimistic
-    nothing can be told, so such a round is not kept: whether it helps only the leaderboard knows.
+    Both runs use the same folds, so their difference is known more precisely than either score. An optimistic
+    CV decides nothing, so such a round is not kept; only the leaderboard shows whether it helps.
     """
     if metrics.get("optimistic"):
         why = "its CV flatters, so it cannot tell; name the run in stack.members or submit.source to use it"

@@ -31,7 +31,7 @@ class LevelData:
     seed: int
     extra: np.ndarray | None = None  # (N, F) features that are not predictions of a member
     categories: tuple[int, ...] = ()  # which of the F features are category codes
-    metric: Metric | None = None  # the kind's own loss is used if None
+    metric: Metric | None = None  # the kind's own loss is used if None or if it needs decisions
     truth: Any = None  # targets in the metric's format
 
     def take(self, rows: np.ndarray) -> LevelData:
