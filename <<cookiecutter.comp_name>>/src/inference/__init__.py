@@ -1,1 +1,1 @@
-"""From fold models to OOF and test tables."""
+"""Inference: from fold models to OOF and test prediction tables."""

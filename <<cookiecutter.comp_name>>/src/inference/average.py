@@ -1,4 +1,4 @@
-"""The mean over views as ranks: what each view says of a row is its place among all rows."""
+"""Rank averaging of TTA views: each view's prediction for a row becomes its rank among all rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from src.metrics import METRICS, Metric, own
 if TYPE_CHECKING:
     import numpy as np
 
-ORDER = ("roc_auc", "average_precision")  # they ask a column for its order and nothing else
+ORDER = ("roc_auc", "average_precision")  # metrics that depend only on the order within each column
 
 
 def rank_mean(said: np.ndarray) -> np.ndarray:
-    """Predictions (V, N, C) of V views to (N, C) float32 in (0, 1): each row's mean rank among the N rows of
-    its column, less a half, over N; ties share theirs.
+    """Rank averaging: predictions (V, N, C) of V views to (N, C) float32 in (0, 1). The result is each row's
+    mean rank among the N rows of its column, minus one half, divided by N; ties share the mean of their
+    ranks.
 
-    It needs every row at once, and a rank says how a row compares with the others of its set, not how likely
-    it is: a fold's rows are ranked among themselves, the test rows among themselves. A threshold fitted on
-    OOF then means a share of the rows, the same at test where the classes are as frequent there.
+    It needs all rows at once. A rank compares a row with the others of its set and is not a probability: the
+    rows of a fold are ranked among themselves, and so are the test rows. A threshold fitted on OOF therefore
+    selects a share of the rows, which fits the test set if its classes are as frequent.
     """
     import numpy as np
     from scipy.stats import rankdata
@@ -29,7 +30,8 @@ def rank_mean(said: np.ndarray) -> np.ndarray:
 
 
 def takes_ranks(metric: Metric, task: str) -> bool:
-    """Whether a metric asks a column for its order alone; one of the competitor's own is taken as it is."""
+    """Whether a metric depends only on the order within each column; the competitor's own metrics are assumed
+    to."""
     by_column = metric.decides == "threshold" and task in ("binary", "multilabel")
     return task in ("binary", "multilabel", "multiclass") and (
         metric.name in ORDER or by_column or metric in own.METRICS
@@ -37,8 +39,8 @@ def takes_ranks(metric: Metric, task: str) -> bool:
 
 
 def check_average(settings: Inference, metric: Metric, task: str) -> None:
-    """Raise `UserError` where ranks are averaged and the metric asks for more than the order of a column: for
-    probabilities, or for the likeliest column of a row."""
+    """Raise `UserError` if ranks are averaged although the metric needs more than the order within a column,
+    that is probabilities or the most likely column of a row."""
     if settings.average != "rank" or takes_ranks(metric, task):
         return
     good = [name for name, one in METRICS[task].items() if takes_ranks(one, task)]

@@ -1,5 +1,5 @@
-"""Query expansion: an embedding is drawn towards those of its nearest gallery images, before it is searched
-with."""
+"""Query expansion (QE, alpha-QE) for retrieval: before the search an embedding is averaged with those of its
+nearest gallery images. Adding neighbours to the gallery is database augmentation (DBA)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from src.inference.nearest import nearest_images, unit_rows
 
 
 def expand(queries: np.ndarray, gallery: np.ndarray, settings: Expansion) -> tuple[np.ndarray, np.ndarray]:
-    """Queries (Q, D) and gallery (G, D), of any length, as they are searched with: float32 rows of length 1.
+    """Expanded queries (Q, D) and gallery (G, D) for the search: float32 rows of length 1, from rows of any
+    length.
 
-    A query becomes the mean of itself and its k nearest gallery images, each weighed by its cosine to the
-    power alpha, none below 0: alpha query expansion (Radenovic, Tolias, Chum 2018, Fine-tuning CNN Image
-    Retrieval with No Human Annotation); with alpha = 0 the plain mean (Chum et al. 2007, Total Recall). With
-    `settings.gallery` the gallery has its own neighbours added first, in the same way (Arandjelovic,
-    Zisserman 2012, Three Things Everyone Should Know to Improve Object Retrieval). No label is looked at, and
-    no other query.
+    A query becomes the weighted mean of itself and its k nearest gallery images, each with weight max(cosine,
+    0) to the power alpha: alpha query expansion (Radenovic, Tolias, Chum 2018, Fine-tuning CNN Image
+    Retrieval with No Human Annotation). With alpha = 0 it is the plain mean, average query expansion (Chum et
+    al. 2007, Total Recall). With `settings.gallery` the gallery images are first averaged with their own
+    neighbours in the same way (Arandjelovic, Zisserman 2012, Three Things Everyone Should Know to Improve
+    Object Retrieval). It uses no labels and no other queries.
     """
     queries, gallery = unit_rows(queries), unit_rows(gallery)
     if settings.gallery:
@@ -26,10 +27,10 @@ def expand(queries: np.ndarray, gallery: np.ndarray, settings: Expansion) -> tup
 
 
 def _drawn(rows: np.ndarray, gallery: np.ndarray, settings: Expansion, own: bool) -> np.ndarray:
-    """(N, D) rows, drawn towards their neighbours, of length 1."""
+    """Rows (N, D) averaged with their neighbours, normalised to length 1."""
     near, cosines = nearest_images(rows, gallery, settings.k, own=own)
     weights = np.maximum(cosines, 0) ** settings.alpha  # (N, k)
     total = rows.copy()
-    for place in range(near.shape[1]):  # one neighbour at a time: (N, D) and never (N, k, D)
+    for place in range(near.shape[1]):  # one neighbour at a time keeps memory at (N, D), not (N, k, D)
         total += weights[:, place, None] * gallery[near[:, place]]
     return unit_rows(total)

@@ -1,5 +1,5 @@
-"""What one fold's model says of its own rows and of the test rows, as the tables that stage 03 writes; one
-function a kind of prediction."""
+"""Prediction tables of one fold's model for its own rows and for the test rows, as stage 03 writes them; one
+function per kind of prediction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from src.tasks.base import Task, as_target_columns, targets_in
 
 @dataclass(frozen=True)
 class FoldPredictor:
-    """One fold's model and all it is asked with."""
+    """One fold's model with everything needed to predict with it."""
 
     config: Config
     task: Task
@@ -43,7 +43,8 @@ class FoldPredictor:
 
 
 def number_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
-    """(N, C) predictions; of numbers without a probability the spread of the views too, for pseudo-labels."""
+    """Tables of predictions (N, C). For numbers without a probability they include the spread of the TTA
+    views, which is the confidence of pseudo-labels."""
     data, task, settings = asked.data, asked.task, asked.config.inference
 
     def ask(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -59,7 +60,7 @@ def number_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
 
 
 def map_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
-    """Probability maps; the target of an OOF row is its true mask."""
+    """Tables of probability maps; the target of an OOF row is its true mask."""
     config, data, task = asked.config, asked.data, asked.task
 
     def ask(positions: np.ndarray, sizes: list[tuple[int, int]]) -> pd.DataFrame:
@@ -84,13 +85,14 @@ def map_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
 
 
 def ranking_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
-    """Identities by the cosine to their nearest training image, or by what `inference.expansion` and
-    `inference.rerank` make of it. A fold's own rows look among the other folds' rows, its stopping rows among
-    those it learned from, and the test rows among all; no query looks at another.
+    """Tables of identities ranked by the cosine to their nearest training image, with `inference.expansion`
+    and `inference.rerank` applied. A fold's own rows are searched among the other folds' rows, its
+    early-stopping rows among those it was trained on, and the test rows among all. No query is searched among
+    other queries.
 
-    `blind` are the test rows among those it learned from: pseudo-labels chosen from all would hand the fold's
-    own labels to the model that is scored by them. The target of a row whose identity is nowhere among the
-    rows it looks at is the label for new ones, where there is one.
+    `blind` holds the test rows searched among the rows that the fold was trained on: pseudo-labels from a
+    search among all rows would leak the fold's own labels into the model that is scored on them. A row whose
+    identity does not occur in its gallery has the label for new identities as its target, if there is one.
     """
     data, task, model, settings = asked.data, asked.task, asked.model, asked.config.inference
 
@@ -123,10 +125,10 @@ def ranking_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
 def identities(
     queries: np.ndarray, gallery: np.ndarray, owners: np.ndarray, settings: Inference
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, candidates) identities of queries (Q, D) and their similarity, as `top_identities` gives them, in a
-    gallery (G, D) of `owners` (G,); each query on its own, whatever the settings."""
+    """Identities of queries (Q, D) and their similarities, both (Q, candidates) as from `top_identities`, in
+    a gallery (G, D) with identities `owners` (G,). The result for a query never depends on other queries."""
     if not len(queries):
-        queries = gallery[:0]  # of no images a network says not even how long an embedding is
+        queries = gallery[:0]  # without images the embedding size is unknown
     if settings.expansion is not None:
         queries, gallery = expand(queries, gallery, settings.expansion)
     by = None if settings.rerank is None else partial(Reranked, settings=settings.rerank)

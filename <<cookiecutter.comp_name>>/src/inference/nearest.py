@@ -1,5 +1,5 @@
-"""Who is nearest: each query's identities, ranked by the cosine to the nearest of their gallery images; and
-each query's nearest images."""
+"""Nearest-neighbour search for retrieval: each query's identities ranked by the cosine to the nearest of
+their gallery images, and each query's nearest images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-SIMILARITY_CELLS = 2**24  # similarities held at a time: 64 MiB, however large the gallery
+SIMILARITY_CELLS = 2**24  # similarities in memory at a time: 64 MiB, however large the gallery
 
 
 def top_identities(
@@ -21,14 +21,14 @@ def top_identities(
     block: int = 1024,
     by: Callable[..., Product] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) the best identities of queries (Q, D), -1 where there are fewer, and (Q, k) float32 their
-    similarity, falling, -inf there: the highest cosine to the images of `gallery` (G, D) that `owners` (G,)
-    says are theirs. Of equal ones the lower number comes first.
+    """The k best identities of queries (Q, D), as (Q, k) with -1 if there are fewer, and their similarities
+    (Q, k) float32, descending, -inf for missing ones. An identity's similarity is the highest cosine to the
+    images of `gallery` (G, D) that belong to it according to `owners` (G,). Ties go to the lower identity.
 
-    Embeddings of any length are brought to 1; of 0 they stay 0. `exclude` (Q,) is a gallery row that a query
-    must not find, as it is the query itself; -1 for none. `block` queries are looked up at a time, fewer in a
-    large gallery. With faiss installed, its exact index does it; `by` is another `Product`, with a similarity
-    of its own.
+    Embeddings are normalised to length 1; zero rows stay zero. `exclude` (Q,) is the gallery row that a query
+    must not find because it is the query itself, -1 for none. Queries are searched in blocks of `block`, or
+    fewer if the gallery is large. If faiss is installed, its exact index is used; `by` selects another
+    `Product` with a similarity of its own.
     """
     queries, gallery = unit_rows(queries), unit_rows(gallery)
     exclude = np.full(len(queries), -1) if exclude is None else np.asarray(exclude)
@@ -44,12 +44,13 @@ def top_identities(
         part = slice(start, start + search.block)
         numbers, similarity[part, :kept] = search(queries[part], exclude[part])
         found[part, :kept] = names[numbers]
-    found[np.isneginf(similarity)] = -1  # all its images were left out
+    found[np.isneginf(similarity)] = -1  # all its images were excluded
     return found, similarity
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """(N, D) float32 rows of length 1, or 0 where they were 0. Raises ValueError where one is not finite."""
+    """Rows (N, D) normalised to length 1 as float32; zero rows stay zero. Raises ValueError if a row is not
+    finite."""
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)  # (N, 1)
     if not np.isfinite(length).all():
@@ -60,11 +61,12 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 def nearest_images(
     queries: np.ndarray, gallery: np.ndarray, k: int, own: bool = False, block: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) the nearest rows of `gallery` (G, D) to queries (Q, D), all of length 1, and (Q, k) float32
-    their cosines, falling; of equal ones the lower row first. Fewer than k where the gallery has fewer.
+    """The k nearest rows of `gallery` (G, D) for queries (Q, D), all of length 1, as (Q, k), and their
+    cosines (Q, k) float32, descending. Ties go to the lower row. There are fewer than k columns if the
+    gallery is smaller.
 
-    With `own` the queries are the gallery itself, and no row is its own neighbour. With faiss installed its
-    exact index does it, and equal ones come in any order.
+    With `own` the queries are the gallery itself, and no row is its own neighbour. If faiss is installed, its
+    exact index is used, and ties come in any order.
     """
     k = min(k, len(gallery) - own)
     found = np.empty((len(queries), max(k, 0)), dtype=np.int64)
@@ -73,7 +75,7 @@ def nearest_images(
         return found, cosines
     if importlib.util.find_spec("faiss"):
         return _nearest_by_faiss(queries, gallery, k, own)
-    block = max(1, min(block, SIMILARITY_CELLS // (4 * len(gallery))))  # beside what the caller holds
+    block = max(1, min(block, SIMILARITY_CELLS // (4 * len(gallery))))  # leaves memory for the caller
     for start in range(0, len(queries), block):
         rows = np.arange(start, min(start + block, len(queries)))
         product = queries[rows] @ gallery.T  # (b, G)
@@ -86,8 +88,8 @@ def nearest_images(
 def _nearest_by_faiss(
     queries: np.ndarray, gallery: np.ndarray, k: int, own: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same; of `own` rows one more is asked for, and the row itself left out, or the last beside copies
-    of it."""
+    """The same search by faiss. With `own` it requests one more neighbour and drops the row itself, or the
+    last one if the row is hidden behind duplicates of it."""
     import faiss
 
     index = faiss.IndexFlatIP(gallery.shape[1])
@@ -101,10 +103,10 @@ def _nearest_by_faiss(
 
 
 class Product:
-    """All similarities of a block of queries, by one matrix product."""
+    """Exact search: all similarities of a block of queries by one matrix product."""
 
     def __init__(self, gallery: np.ndarray, owner: np.ndarray, k: int, block: int):
-        order = np.argsort(owner, kind="stable")  # one identity's images side by side
+        order = np.argsort(owner, kind="stable")  # the images of each identity are contiguous
         self.gallery, self.k = gallery[order], k
         self.place = np.empty_like(order)
         self.place[order] = np.arange(len(order))
@@ -118,12 +120,14 @@ class Product:
         return _first_k(np.maximum.reduceat(found, self.first, axis=1), self.k)  # of (b, identities)
 
     def similarity(self, queries: np.ndarray) -> np.ndarray:
-        """(b, G) of queries (b, D) to the rows of `self.gallery`, one identity's side by side."""
+        """Similarities (b, G) of queries (b, D) to the rows of `self.gallery`, which are sorted by
+        identity."""
         return queries @ self.gallery.T
 
 
 def _first_k(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns (b, k) of the highest values (b, n) and these, falling; of equal ones the first column."""
+    """Columns (b, k) of the k highest values in (b, n), and these values, descending; ties go to the first
+    column."""
     least = np.partition(values, -k, axis=1)[:, [-k]]  # (b, 1)
     kept = values >= least
     tied = np.flatnonzero(np.count_nonzero(kept, axis=1) > k)
@@ -131,15 +135,16 @@ def _first_k(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         level = values[tied] == least[tied]
         room = k - (values[tied] > least[tied]).sum(1, keepdims=True)
         kept[tied] &= ~level | (np.cumsum(level, axis=1, dtype=np.int32) <= room)
-    columns = (np.flatnonzero(kept) % values.shape[1]).reshape(-1, k)  # rising
+    columns = (np.flatnonzero(kept) % values.shape[1]).reshape(-1, k)  # ascending
     best = np.take_along_axis(values, columns, 1)
     order = np.argsort(-best, axis=1, kind="stable")
     return np.take_along_axis(columns, order, 1), np.take_along_axis(best, order, 1)
 
 
 class _Faiss:
-    """The nearest images by faiss, more and more of them until k identities are among them; queries that
-    would need very many, as beside an identity with most of the images, fall back on the product."""
+    """Search by faiss with a growing number of nearest images until they contain k identities. Queries that
+    would need very many images, as when one identity owns most of the gallery, fall back to the matrix
+    product."""
 
     def __init__(self, gallery: np.ndarray, owner: np.ndarray, k: int, block: int):
         import faiss
@@ -147,11 +152,11 @@ class _Faiss:
         self.index = faiss.IndexFlatIP(gallery.shape[1])
         self.index.add(gallery)
         self.gallery, self.owner, self.k, self.block = gallery, owner, k, block
-        self.most = max(1, SIMILARITY_CELLS // (4 * block))  # images a query; each takes several numbers
+        self.most = max(1, SIMILARITY_CELLS // (4 * block))  # images per query; each takes several numbers
 
     @cached_property
     def product(self) -> Product:
-        """Made when it is needed, for it holds the gallery once more."""
+        """The fallback, created only when needed because it holds a second copy of the gallery."""
         return Product(self.gallery, self.owner, self.k, self.block)
 
     def __call__(self, queries: np.ndarray, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,16 +177,16 @@ class _Faiss:
     def nearest(
         self, queries: np.ndarray, exclude: np.ndarray, asked: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the `asked` nearest images say: identities and similarity (b, k), and (b,) whether no image
-        beyond them could change that."""
+        """Identities and similarities (b, k) from the `asked` nearest images, and (b,) whether images beyond
+        them cannot change the result."""
         cosines, images = self.index.search(queries, asked)  # (b, asked), falling
         last = cosines[:, -1].copy()
         owner = self.owner[images]
         cosines = np.where(images == exclude[:, None], np.float32(-np.inf), cosines)
-        order = np.lexsort((-cosines, owner), axis=1)  # one identity's images side by side, the nearest first
+        order = np.lexsort((-cosines, owner), axis=1)  # sorted by identity, then nearest first
         owner, cosines = np.take_along_axis(owner, order, 1), np.take_along_axis(cosines, order, 1)
         cosines[:, 1:][owner[:, 1:] == owner[:, :-1]] = -np.inf
         columns, best = _first_k(cosines, self.k)
-        # An image that ties with the last of them may be of a lower number.
+        # An image beyond the last one may tie with it and belong to a lower identity.
         complete = (best[:, -1] > last) | (asked == len(self.owner))
         return np.take_along_axis(owner, columns, 1), best, complete

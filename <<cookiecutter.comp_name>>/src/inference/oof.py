@@ -1,9 +1,9 @@
-"""Stage 03: OOF and test predictions of a run, fold by fold, then its tables and its CV.
+"""Stage 03: out-of-fold (OOF) and test predictions of a run, fold by fold, then its tables and its CV.
 
-`oof.parquet`: id, fold, target, then the columns of `Task.write`; rows and order of train.csv.
-`test.parquet`: id, then these columns, the mean of the folds; rows and order of test.csv.
-`metrics.json`: the metric, its value over all OOF rows (`cv`), fold by fold, the standard error of their
-mean, and what the best constant prediction scores.
+- `oof.parquet`: id, fold, target, then the columns of `Task.write`; rows and order of train.csv.
+- `test.parquet`: id, then these columns, averaged over folds; rows and order of test.csv.
+- `metrics.json`: the metric, its value over all OOF rows (`cv`) and per fold, the standard error of the fold
+mean, and the score of the best constant prediction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from src.training.worker_pool import run_in_parallel
 
 
 def predict_run(run: Run, folds: tuple[int, ...]) -> None:
-    """Bring the given folds' predictions up to date; with all folds there, the run's tables and CV too."""
+    """Bring the given folds' predictions up to date; if these are all folds, also the run's tables and CV."""
     steps = {fold: predict_step(run, fold) for fold in folds}
     stale = [step.folder for step in steps.values() if not step.fresh()]
     with alone(*stale):
@@ -60,7 +60,7 @@ def predict_run(run: Run, folds: tuple[int, ...]) -> None:
 
 
 def predict_folds(run: Run, steps: dict[int, Step]) -> None:
-    """Predict what is missing or stale of these folds, side by side."""
+    """Predict the missing or stale folds in parallel."""
     todo = [fold for fold, step in steps.items() if step.begin()]
     if todo:
         store = open_images(run.config)
@@ -76,7 +76,7 @@ def predict_folds(run: Run, steps: dict[int, Step]) -> None:
 
 
 def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) -> None:
-    """Write one fold's oof.parquet and test.parquet; of rankings stop.parquet and blind.parquet too."""
+    """Write one fold's oof.parquet and test.parquet; for rankings also stop.parquet and blind.parquet."""
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     answers, models = TABLES_BY_KIND[task.kind], load_models(step.folder)
@@ -94,8 +94,8 @@ def predict_fold(run: Run, fold: int, step: Step, device: torch.device, report) 
 
 
 def check_predictions(table: pd.DataFrame, task: Task, outputs: list[str], title: str) -> None:
-    """Raise `UserError` where a prediction is no finite number: nothing can be scored or stacked with it."""
-    if task.kind != "numbers":  # maps and rankings are looked at where they are made
+    """Raise `UserError` if a prediction is not finite, since it could not be scored or stacked."""
+    if task.kind != "numbers":  # maps and rankings are checked where they are made
         return
     bad = ~np.isfinite(task.read(table, outputs)).all(1)
     if bad.any():
@@ -130,7 +130,7 @@ def score_run(run: Run, step: Step) -> None:
 
 
 def look_back(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> None:
-    """What a competitor looks at after a run: outputs.csv, and worst.png."""
+    """Write the files with which a competitor inspects a run: outputs.csv and worst.png."""
     truth, said = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
     table = describe_outputs(task, truth, said, outputs)
     write_csv(run.folder / "outputs.csv", table)
@@ -142,7 +142,7 @@ def look_back(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> No
 
 
 def _describe(name: str, metrics: dict[str, Any]) -> str:
-    """One line: the run's CV, its standard error, its folds."""
+    """One line with the run's CV, its standard error and its fold scores."""
     folds = " ".join("-" if score is None else f"{score:.4f}" for score in metrics["folds"])
     cv, error = ("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in ("cv", "standard_error"))
     return (
@@ -152,5 +152,5 @@ def _describe(name: str, metrics: dict[str, Any]) -> str:
 
 
 def read_outputs(run: Run) -> list[str]:
-    """The task's outputs, as stage 01 found them."""
+    """The task's outputs as stage 01 determined them."""
     return read_dataset(run.config.root)["outputs"]

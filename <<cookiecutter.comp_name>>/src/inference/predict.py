@@ -1,5 +1,5 @@
-"""A fold model's predictions: every view of every row, averaged in the rows' own order, none padded, none
-dropped."""
+"""Predictions of a fold model with test-time augmentation (TTA): every view of every row, averaged, in row
+order. No row is padded or dropped."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def predict(
     device: torch.device,
     report: _Report = lambda rows: None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predictions (N, C) float32 for the images at `positions`; and how far the views of each are apart (N,),
-    their standard deviation, or None for a single view.
+    """Predictions (N, C) float32 for the images at `positions`, averaged over TTA views, and the spread of
+    the views (N,), which is their standard deviation, or None if there is a single view.
 
-    Views are averaged as probabilities or as logits (`inference.average`), image by image, or as ranks among
-    all images, for which all views of all of them are held: the three can differ a lot, so decide on OOF.
+    Views are averaged per image as probabilities or as logits (`inference.average`), or as ranks among all
+    images, which keeps all views of all images in memory. The three can differ a lot, so choose by OOF score.
     """
     model, views = model.to(device).eval(), views_of(settings)
     result = np.empty((len(positions), model.architecture.n_outputs), np.float32)
@@ -74,9 +74,11 @@ def predict_maps(
     device: torch.device,
     report: _Report = lambda rows: None,
 ) -> Maps:
-    """Probability maps of the images at `positions`, each view undone before the mean, the padding cut off.
+    """Probability maps of the images at `positions`, averaged over TTA views after each view is inverted,
+    without the padding.
 
-    They stay at the size the model saw; `sizes` are those of the files, at which they come when looked at.
+    They are stored at the model's input size; `sizes` are the file sizes, to which maps are resized when
+    read.
     """
     model = model.to(device).eval()
 
@@ -94,10 +96,10 @@ def predict_maps(
 
 @torch.inference_mode()
 def _levels(model: Network, task: Task, images: torch.Tensor, settings: Inference) -> np.ndarray:
-    """(B, C, S, S) uint8 levels, the mean of the views' probabilities or logits, of a pixel's over those that
-    saw it."""
+    """Levels (B, C, S, S) uint8: the mean of the views' probabilities or logits, for each pixel over the
+    views that contain it."""
     total: torch.Tensor | float = 0.0
-    seen: torch.Tensor | float = 0.0  # (1, 1, S, S) how many views
+    seen: torch.Tensor | float = 0.0  # (1, 1, S, S) number of views that contain the pixel
     for view in views_of(settings):
         raw = model(view.see(images)).logits.float()
         said = raw if settings.average == "logit" else task.activate(raw)
@@ -118,7 +120,7 @@ def embed(
     device: torch.device,
     report: _Report = lambda rows: None,
 ) -> np.ndarray:
-    """(N, D) embeddings of the images at `positions`: the views' sum, of length one."""
+    """Embeddings (N, D) of the images at `positions`: the sum over TTA views, normalised to length 1."""
     model, views, found = model.to(device).eval(), views_of(settings), []
     for images in evaluation_batches(store, positions, settings.batch_size):
         images = images.to(device)

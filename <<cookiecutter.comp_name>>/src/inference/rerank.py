@@ -1,12 +1,13 @@
-"""k-reciprocal re-ranking: images are alike that have neighbours in common, and not only a small angle.
+"""k-reciprocal re-ranking: images are similar if they share neighbours, not only if their angle is small.
 
-Zhong, Zheng, Cao, Li 2017, Re-ranking Person Re-identification with k-reciprocal Encoding. N images are kept
-as sparse neighbourhoods of a few dozen each, never as N x N distances.
+Zhong, Zheng, Cao, Li 2017, Re-ranking Person Re-identification with k-reciprocal Encoding. The neighbourhoods
+of N images are stored as sparse rows with a few dozen entries each, never as N x N distances.
 
-The gallery's neighbourhoods are made of the gallery alone, a query's of the gallery and itself. The paper
-also lets the queries of a set be each other's neighbours. Here they are not: a query's answer, and the
-similarity that thresholds are fitted on, would then depend on how many others are asked with it, and a fold
-asks fewer than the test set does. So OOF, stopping and test rows are ranked by the very same rule.
+The gallery's neighbourhoods are computed from the gallery alone, a query's from the gallery and the query
+itself. The paper also lets the queries of a set be neighbours of each other. Here they are not: a query's
+answer, and the similarity on which thresholds are fitted, would then depend on the number of other queries,
+and a fold has fewer queries than the test set. So OOF, early-stopping and test rows are ranked by the same
+rule.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from scipy import sparse
 from src.config import Rerank
 from src.inference.nearest import SIMILARITY_CELLS, Product, nearest_images
 
-STEP = 2**20  # pairs of images that are worked on at a time: some tens of MiB
+STEP = 2**20  # pairs of images processed at a time: some tens of MiB
 
 
 class Reranked(Product):
-    """`settings.weight` times the cosine, and the rest the overlap of the two images' neighbourhoods, 0 to 1:
-    as the paper's weighted distance, the other way round."""
+    """Re-ranked similarity: `settings.weight` times the cosine plus the remaining weight times the overlap of
+    the two neighbourhoods, from 0 to 1. It corresponds to the paper's weighted distance, expressed as a
+    similarity."""
 
     def __init__(self, gallery: np.ndarray, owner: np.ndarray, k: int, block: int, settings: Rerank):
         super().__init__(gallery, owner, k, block)
-        self.block = max(1, min(self.block, SIMILARITY_CELLS // (4 * len(gallery))))  # several numbers a pair
+        self.block = max(1, min(self.block, SIMILARITY_CELLS // (4 * len(gallery))))  # several values per pair
         self.weight, self.neighbourhoods = settings.weight, Neighbourhoods(self.gallery, settings)
 
     def similarity(self, queries: np.ndarray) -> np.ndarray:
-        """(b, G) float32."""
+        """Similarities (b, G) float32."""
         overlap = self.neighbourhoods.overlap(queries)
         overlap *= 1 - self.weight
         overlap += self.weight * super().similarity(queries)
@@ -38,41 +40,41 @@ class Reranked(Product):
 
 
 class Neighbourhoods:
-    """Which images of a gallery (G, D), rows of length 1, have which of them for neighbours, and how much.
+    """Weighted k-reciprocal neighbourhoods of a gallery (G, D) with rows of length 1.
 
-    A neighbourhood is a row of `near`, (G, G) sparse: the images that hold each other among their `k1`
-    nearest, and the mutual neighbours within k1 / 2 of each such image if it shares two thirds of them
-    (equations 3 and 5); each weighs exp(-distance) (equation 7), the row adds to 1. The distance is 1 minus
-    the cosine: the authors' code divides by each query's farthest image, after which queries cannot be
-    compared. `local` are their means over the `k2` nearest images (equation 11).
+    A neighbourhood is a row of `near`, (G, G) sparse. It contains the images that are among each other's `k1`
+    nearest, and the mutual neighbours within k1 / 2 of each such image if two thirds of them are shared
+    (equations 3 and 5). Each entry weighs exp(-distance) (equation 7), and a row sums to 1. The distance is 1
+    minus the cosine: the authors' code divides by each query's farthest image, after which queries are not
+    comparable. `local` is the mean of the rows over the `k2` nearest images (equation 11).
     """
 
     def __init__(self, gallery: np.ndarray, settings: Rerank):
         self.gallery, self.k1, self.k2 = gallery, settings.k1, settings.k2
         nearest, cosines = nearest_images(gallery, gallery, self.k1, own=True)  # (G, k1)
-        whole = nearest.shape[1] == self.k1  # else everyone is among everyone's nearest
+        whole = nearest.shape[1] == self.k1  # otherwise all images are neighbours of each other
         self.reach = cosines[:, -1] if whole else np.full(len(gallery), -np.inf, np.float32)  # (G,)
         mutual, self.half = (_mutual(nearest[:, :k]) for k in (self.k1, round(self.k1 / 2)))
         self.near = _weighted(_expanded(mutual, self.half), gallery, gallery)
         self.local = sparse.csc_array(_averaged(self.near, self.near, nearest[:, : self.k2 - 1]))
 
     def of(self, queries: np.ndarray) -> sparse.csr_array:
-        """(b, G) the neighbourhoods of queries (b, D), averaged too; of one that no image holds near, nothing
-        of its own."""
+        """Neighbourhoods (b, G) of queries (b, D), averaged over their nearest images. A query that is not
+        near any image has no own entries, only those of its nearest images."""
         nearest, cosines = nearest_images(queries, self.gallery, self.k1)
         mutual = _pattern(nearest, len(self.gallery), keep=cosines >= self.reach[nearest])
         own = _weighted(_expanded(mutual, self.half), queries, self.gallery)
         return _averaged(own, self.near, nearest[:, : self.k2 - 1])
 
     def overlap(self, queries: np.ndarray) -> np.ndarray:
-        """(b, G) float32, 0 to 1: what two neighbourhoods have in common over what they have together, the
-        generalised Jaccard similarity (equation 10)."""
+        """Overlap (b, G) float32 of two neighbourhoods, from 0 to 1: the generalised Jaccard similarity,
+        intersection over union (equation 10)."""
         asked, known = self.of(queries), self.local
         common = np.zeros((len(queries), len(self.gallery)), np.float32)
-        holders = np.diff(known.indptr)[asked.indices]  # how many gallery rows hold each entry of `asked`
-        pairs = np.r_[0, np.cumsum(holders)][asked.indptr]  # (b + 1,) rises with the rows
+        holders = np.diff(known.indptr)[asked.indices]  # number of gallery rows that share each entry
+        pairs = np.r_[0, np.cumsum(holders)][asked.indptr]  # (b + 1,) cumulative
         row = 0
-        while row < len(queries):  # as many rows as make STEP pairs, one at least
+        while row < len(queries):  # as many rows as make up STEP pairs, at least one
             end = max(row + 1, int(np.searchsorted(pairs, pairs[row] + STEP, side="right")) - 1)
             common[row:end] = _common(asked[row:end], known)
             row = end
@@ -81,22 +83,24 @@ class Neighbourhoods:
 
 
 def _pattern(nearest: np.ndarray, n: int, keep: np.ndarray | None = None) -> sparse.csr_array:
-    """(N, n) ones where row i has j among its `nearest` (N, k), those of `keep` (N, k)."""
+    """Sparse pattern (N, n) with ones where row i has j among its `nearest` (N, k); `keep` (N, k) selects
+    some of them."""
     rows, places = np.nonzero(np.ones(nearest.shape, bool) if keep is None else keep)
     columns = nearest[rows, places]
     return sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(nearest), n))
 
 
 def _mutual(nearest: np.ndarray) -> sparse.csr_array:
-    """(G, G) ones where two images have each other among their `nearest` (G, k), and for each itself."""
+    """Sparse pattern (G, G) with ones where two images are among each other's `nearest` (G, k), and on the
+    diagonal."""
     n = len(nearest)
     one_way = _pattern(nearest, n) + sparse.eye_array(n, dtype=np.float32, format="csr")
     return sparse.csr_array(one_way.multiply(one_way.T))
 
 
 def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
-    """(N, G) ones for `mutual` (N, G) and for the half neighbourhoods of those of its images that lie within
-    it by two thirds."""
+    """Sparse pattern (N, G): `mutual` (N, G) plus the half-size neighbourhoods of its images, for those that
+    lie within it by at least two thirds."""
     shared = (mutual @ half).multiply(mutual).tocoo()  # `half` is symmetric
     enough = 3 * shared.data >= 2 * half.sum(1)[shared.col]
     kept = (shared.data[enough] > 0, (shared.row[enough], shared.col[enough]))
@@ -107,7 +111,8 @@ def _expanded(mutual: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_ar
 
 
 def _weighted(pattern: sparse.csr_array, rows: np.ndarray, gallery: np.ndarray) -> sparse.csr_array:
-    """The pattern (N, G) with exp(cosine - 1) of each pair of a row (N, D) and an image, rows adding to 1."""
+    """The pattern (N, G) with weights exp(cosine - 1) between rows (N, D) and gallery images; each row sums
+    to 1."""
     row, column = np.repeat(np.arange(len(rows)), np.diff(pattern.indptr)), pattern.indices
     step, cosines = max(1, STEP // gallery.shape[1]), np.empty(len(row), np.float32)
     for start in range(0, len(row), step):
@@ -119,16 +124,16 @@ def _weighted(pattern: sparse.csr_array, rows: np.ndarray, gallery: np.ndarray) 
 
 
 def _averaged(own: sparse.csr_array, near: sparse.csr_array, nearest: np.ndarray) -> sparse.csr_array:
-    """(N, G) the mean of each own neighbourhood and those of its `nearest` (N, k2 - 1) images."""
+    """Mean (N, G) of each own neighbourhood and those of its `nearest` (N, k2 - 1) images."""
     count = 1 + nearest.shape[1]
     return sparse.csr_array((own + _pattern(nearest, near.shape[0]) @ near) / np.float32(count))
 
 
 def _common(asked: sparse.csr_array, known: sparse.csc_array) -> np.ndarray:
-    """(b, G) the sums of the smaller of two rows' entries, for `asked` (b, G) and all rows of `known`
+    """Sums of the element-wise minimum of two sparse rows (b, G), for `asked` (b, G) and all rows of `known`
     (G, G)."""
     size = known.indptr[asked.indices + 1] - known.indptr[asked.indices]
-    entry = np.repeat(np.arange(len(size)), size)  # each entry of `asked`, once a row of `known` that has it
+    entry = np.repeat(np.arange(len(size)), size)  # each entry of `asked`, once per row of `known` with it
     place = np.arange(len(entry)) - np.repeat(np.cumsum(size) - size, size)
     place += known.indptr[asked.indices][entry]
     row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))[entry]

@@ -1,4 +1,4 @@
-"""The models that a fold left, and their predictions as one."""
+"""Snapshot ensembling: all models of a fold, and the mean of their predictions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ SNAPSHOTS = "snapshot*.safetensors"
 
 
 def model_files(folder: Path) -> list[Path]:
-    """What predicts in a fold's folder: its snapshots where there are any, else its one model."""
+    """Model files of a fold's folder that are used for prediction: its snapshots if there are any, otherwise
+    its single model."""
     snapshots = sorted(folder.glob(SNAPSHOTS), key=lambda path: (len(path.name), path.name))
     return snapshots or [folder / "model.safetensors"]
 
 
 def load_models(folder: Path) -> list[Network]:
-    """These models, in evaluation mode."""
+    """The models of a fold's folder, in evaluation mode."""
     return [load_model(path) for path in model_files(folder)]
 
 
 def mean_tables(
     several: list[dict[str, pd.DataFrame]], task: Task, outputs: list[str]
 ) -> dict[str, pd.DataFrame]:
-    """Several models' prediction tables of the same rows as their mean, as folds are averaged; of the spread
-    over the views, too."""
+    """Mean of several models' prediction tables for the same rows, in the way folds are averaged, including
+    the spread over TTA views."""
     first, columns = several[0], list(task.columns(outputs))
     if len(several) == 1:
         return first

@@ -1,4 +1,5 @@
-"""The images a run is most wrong about: mislabelled rows, broken files and blind spots are among them."""
+"""Images with the highest loss of a run: they include mislabelled rows, broken files and blind spots of the
+model."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from src.steps import Run
 from src.tasks.base import Task, targets_in
 
 _SHOWN = 40
-_LEAST = 1e-7  # probability: its logarithm is a number
+_LEAST = 1e-7  # smallest probability, so that its logarithm is finite
 
 
 def show_worst(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> None:
-    """Write `worst.png` of a run's OOF table, the worst rows first; nothing for rankings,
-    whose rows have no loss."""
+    """Write `worst.png` from a run's OOF table, highest loss first. Nothing is written for rankings, whose
+    rows have no loss."""
     if task.stacking not in _LOSSES:
         return
     truth, said = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
@@ -39,24 +40,24 @@ def show_worst(run: Run, task: Task, oof: pd.DataFrame, outputs: list[str]) -> N
 
 
 def of_classes(truth: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """(N,) -log of the right class's probability, of truth (N,) and predictions (N, C)."""
+    """Negative log-likelihood (N,) of the true class, from truth (N,) and predictions (N, C)."""
     return -np.log(np.maximum(said[np.arange(len(truth)), truth], _LEAST))
 
 
 def of_labels(truth: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """(N,) the mean binary cross-entropy over the known labels, of truth (N,) or (N, C)."""
+    """Mean binary cross-entropy (N,) over the known labels, from truth (N,) or (N, C)."""
     truth = np.asarray(truth, dtype=np.float64).reshape(said.shape)
     right = np.where(truth > 0.5, said, 1 - said)
     return np.nan_to_num(np.nanmean(np.where(np.isnan(truth), np.nan, -np.log(np.maximum(right, _LEAST))), 1))
 
 
 def of_values(truth: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """(N,) the mean absolute error in standard deviations of each target, of (N, C)."""
+    """Mean absolute error (N,) in units of each target's standard deviation, from (N, C)."""
     return np.abs((truth - said) / np.maximum(truth.std(0), _LEAST)).mean(1)
 
 
 def of_masks(truth: Any, said: Any) -> np.ndarray:
-    """(N,) 1 - Dice, the mean over classes, of `Maps`."""
+    """1 - Dice (N,), averaged over classes, from `Maps`."""
     return 1 - dice(*pixel_counts(truth, said)).mean(1)
 
 
@@ -64,7 +65,7 @@ _LOSSES = {"classes": of_classes, "labels": of_labels, "values": of_values, "pix
 
 
 def caption_of_row(task: Task, truth: Any, said: Any, outputs: list[str], row: int) -> str:
-    """What is true and what was said of a row, in a few words."""
+    """Short caption with the target and the prediction of a row."""
     if task.stacking == "classes":
         top = int(said[row].argmax())
         return f"{outputs[truth[row]]} {said[row, truth[row]]:.2f}, said {outputs[top]} {said[row, top]:.2f}"
@@ -79,7 +80,7 @@ def caption_of_row(task: Task, truth: Any, said: Any, outputs: list[str], row: i
 
 
 def seen(maps: np.ndarray, store: ImageStore, row: int, settings: Data) -> np.ndarray:
-    """(S, S, C) the mask of a row, of its image's own size, as it lies on the cached image."""
+    """Boolean mask (S, S, C) of a row on the cached image, from maps at the image's own size."""
     height, width = store.train_sizes[row]
     _, _, h, w = content_box(height, width, settings)
     return frame(resize_maps(maps, (h, w)), height, width, settings).transpose(1, 2, 0) >= 128
