@@ -1,5 +1,5 @@
-"""Runs whose CV is better than they deserve, because labels of a fold came back to it: marked wherever that
-CV is shown, and passed on to what learns from them."""
+"""Optimistic CV: marks runs whose CV is too high because labels of a fold leaked into its training. The mark
+is shown with the CV and passed on to runs that learn from such a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ENSEMBLE = "pseudo.source=ensemble: its labels come from models that learned fro
 
 
 def why_optimistic(config: Config, labels_from: str | None, fold: int) -> str | None:
-    """Why the CV of a run flatters, of a fold's model that learns from the round `labels_from` or from a
-    teacher; None where it is honest."""
+    """The reason why the CV of a fold's model is optimistic, given the pseudo-label round `labels_from` and
+    the distillation teachers it learns from; None if its CV is honest."""
     if labels_from is not None and config.pseudo.source == "ensemble":
         return ENSEMBLE
     for name in (labels_from, *config.distill.teachers):
@@ -24,16 +24,16 @@ def why_optimistic(config: Config, labels_from: str | None, fold: int) -> str | 
 
 
 def optimism_flag(why: str | None) -> dict[str, Any]:
-    """What metrics.json says of it; nothing where the CV is honest."""
+    """Fields for metrics.json that mark the CV as optimistic; empty if there is no reason."""
     return {} if why is None else {"optimistic": True, "why_optimistic": why}
 
 
 def optimism_note(metrics: dict[str, Any]) -> str:
-    """What stands behind a CV that flatters, wherever it is shown; else nothing."""
+    """Note shown after an optimistic CV, otherwise an empty string."""
     return f" (OPTIMISTIC: {metrics['why_optimistic']})" if metrics.get("optimistic") else ""
 
 
 def cv_of(metrics: dict[str, Any], remark: str = "") -> str:
-    """The CV in metrics.json with a remark and its caution, in words."""
+    """The CV in metrics.json as text, with a remark and the optimism note."""
     cv = "undefined" if metrics["cv"] is None else f"{metrics['cv']:.4f}"
     return f"CV {metrics['metric']} {cv}{remark}{optimism_note(metrics)}"

@@ -39,6 +39,7 @@ class FoldPredictor:
         return read_folds(self.config).iloc[index].drop(columns=["stop", "group"]).reset_index(drop=True)
 
     def test_ids(self) -> pd.DataFrame:
+        """The ids of the test rows."""
         return pd.DataFrame({"id": pd.Series(self.data.store.test_ids, dtype=str)})
 
 

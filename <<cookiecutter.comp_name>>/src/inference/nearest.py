@@ -177,9 +177,9 @@ class _Faiss:
     def nearest(
         self, queries: np.ndarray, exclude: np.ndarray, asked: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Identities and similarities (b, k) from the `asked` nearest images, and (b,) whether images beyond
-        them cannot change the result."""
-        cosines, images = self.index.search(queries, asked)  # (b, asked), falling
+        """Identities and similarities (b, k) from the nearest images, `asked` of them per query, and (b,)
+        whether images beyond them cannot change the result."""
+        cosines, images = self.index.search(queries, asked)  # (b, asked), descending
         last = cosines[:, -1].copy()
         owner = self.owner[images]
         cosines = np.where(images == exclude[:, None], np.float32(-np.inf), cosines)

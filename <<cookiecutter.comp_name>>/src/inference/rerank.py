@@ -28,7 +28,7 @@ class Reranked(Product):
 
     def __init__(self, gallery: np.ndarray, owner: np.ndarray, k: int, block: int, settings: Rerank):
         super().__init__(gallery, owner, k, block)
-        self.block = max(1, min(self.block, SIMILARITY_CELLS // (4 * len(gallery))))  # several values per pair
+        self.block = max(1, min(self.block, SIMILARITY_CELLS // (4 * len(gallery))))  # 4 values per pair
         self.weight, self.neighbourhoods = settings.weight, Neighbourhoods(self.gallery, settings)
 
     def similarity(self, queries: np.ndarray) -> np.ndarray:

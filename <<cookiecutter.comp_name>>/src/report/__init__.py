@@ -1,1 +1,1 @@
-"""Pictures, where people would rather look than read."""
+"""Figures and tables that a run leaves for people to inspect."""

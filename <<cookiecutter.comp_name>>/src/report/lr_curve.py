@@ -1,4 +1,4 @@
-"""The picture of a learning-rate range test."""
+"""Figure of a learning-rate range test (LR finder)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.report.pictures import QUALITY
 def draw_range(
     path: Path, curve: pd.DataFrame, steepest: float | None, tenth: float | None, now: float
 ) -> None:
-    """Loss by rate, with the rates that are suggested and the one that the config has."""
+    """Draw the loss over the learning rate, with the suggested rates and the configured one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6))

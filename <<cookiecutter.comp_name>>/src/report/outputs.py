@@ -1,4 +1,5 @@
-"""Truth and predictions side by side, an output a row: a class that is never said, a number out of range."""
+"""Targets and predictions compared, one row per output: shows a class that is never predicted, or a number
+out of range."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from src.tasks.base import Task
 
 
 def describe_outputs(task: Task, truth: Any, said: Any, outputs: list[str]) -> pd.DataFrame:
-    """Of classes and labels the rows that have one and those said to, the mean, least and highest
-    probability; of numbers mean, least and highest of both; of masks the share of pixels; of rankings how
-    often a label comes first."""
+    """Compare targets and predictions per output. For classes and labels: the true and predicted counts, and
+    the mean, lowest and highest probability; for numbers: mean, lowest and highest of both; for masks: the
+    share of pixels; for rankings: how often a label comes first."""
     return _KINDS[task.stacking](truth, said, outputs)
 
 
 def classes(truth: np.ndarray, said: np.ndarray, outputs: list[str]) -> pd.DataFrame:
-    """Counts of truth (N,) and of the likeliest class of predictions (N, C)."""
+    """Counts of the true classes (N,) and of the most likely classes of predictions (N, C)."""
     size = len(outputs)
     return pd.DataFrame(
         {
@@ -31,19 +32,20 @@ def classes(truth: np.ndarray, said: np.ndarray, outputs: list[str]) -> pd.DataF
 
 
 def labels(truth: np.ndarray, said: np.ndarray, outputs: list[str]) -> pd.DataFrame:
-    """Counts of ones in truth (N,) or (N, C), and of probabilities (N, C) of one half or more."""
+    """Counts of positives in the targets, (N,) or (N, C), and of probabilities (N, C) of at least 0.5."""
     truth = np.asarray(truth, dtype=np.float64).reshape(said.shape)
     rows, yes = np.nansum(truth, axis=0).astype(int), (said >= 0.5).sum(0)
     return pd.DataFrame({"output": outputs, "rows": rows, "said": yes, **_range(said, "probability")})
 
 
 def values(truth: np.ndarray, said: np.ndarray, outputs: list[str]) -> pd.DataFrame:
-    """The ranges of numbers (N, C)."""
+    """Ranges of the numbers (N, C)."""
     return pd.DataFrame({"output": outputs, **_range(truth, "target"), **_range(said, "said")})
 
 
 def pixels(truth: Any, said: Any, outputs: list[str]) -> pd.DataFrame:
-    """Images with a class, images that are said to have it, and its share of all pixels; of `Maps`."""
+    """Number of images with a class, number predicted to have it, and its share of all pixels; from
+    `Maps`."""
     true, told = [np.stack([m.mean((1, 2)) / 255 for m in maps]) for maps in (truth, said)]  # (N, C)
     there, yes = ((np.stack([(m >= 128).any((1, 2)) for m in maps])) for maps in (truth, said))
     return pd.DataFrame(
@@ -58,7 +60,8 @@ def pixels(truth: Any, said: Any, outputs: list[str]) -> pd.DataFrame:
 
 
 def describe_rankings(truth: np.ndarray, said: Any, outputs: list[str]) -> pd.DataFrame:
-    """Queries of each label, and queries it is the first answer to; of a `Ranking`."""
+    """Number of queries of each label, and number of queries that have it as their first answer; from a
+    `Ranking`."""
     rows, first = pd.Series(truth).value_counts(), pd.Series([row[0] for row in said.labels]).value_counts()
     names = list(dict.fromkeys([*outputs, *rows.index]))
     counts = (found.reindex(names, fill_value=0).to_numpy() for found in (rows, first))

@@ -1,4 +1,5 @@
-"""Pictures: what the network will see, class by class or with its masks, and how its folds learned."""
+"""Figures of the data and of training: sample images by class or with their masks, worst predictions, and
+training curves."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from src.artifacts import atomic
 
-COLUMNS, ROWS = 10, 12  # images of a class, classes: what fits a screen
+COLUMNS, ROWS = 10, 12  # columns are images of a class, rows are classes: as many as fit a screen
 _COLOURS = ((255, 64, 64), (64, 192, 255), (255, 208, 0), (96, 255, 96), (255, 96, 255), (255, 160, 64))
 RIGHT, WRONG = (64, 224, 64), (255, 64, 64)
 QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
@@ -19,7 +20,7 @@ QUALITY = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 def draw_samples(
     path: Path, pixels: np.ndarray, positions: np.ndarray, targets: pd.Series, seed: int
 ) -> None:
-    """A row of images for each of the largest classes, as they lie in the cache: resized, upright, RGB."""
+    """Draw a row of images for each of the largest classes, as stored in the cache: resized, upright, RGB."""
     from matplotlib.figure import Figure
 
     counts = targets.value_counts().head(ROWS)
@@ -42,8 +43,8 @@ def draw_samples(
 
 
 def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
-    """Images with the outlines of their masks, a colour a class: whether masks lie on what they mean is seen
-    at once. `store` is the open image cache, `masks` (N, S, S, C)."""
+    """Draw images with the outlines of their masks, one colour per class, to show whether the masks fit the
+    images. `store` is the open image cache, `masks` is (N, S, S, C)."""
     from matplotlib.figure import Figure
 
     rows = np.random.default_rng(seed).permutation(len(store.train))[: COLUMNS * 4]
@@ -58,8 +59,8 @@ def draw_masks(path: Path, store: Any, masks: np.ndarray, seed: int) -> None:
 
 
 def outlined(image: np.ndarray, masks: np.ndarray, colour: tuple[int, int, int] | None = None) -> np.ndarray:
-    """(S, S, 3) of an image (S, S, C) with the outline of each of its masks (S, S, K), in one colour or a
-    colour a class; what is not 0 is inside."""
+    """An image (S, S, C) as (S, S, 3) with the outline of each of its masks (S, S, K), in one colour or in
+    one colour per class. Non-zero mask values are inside."""
     import cv2
 
     drawn = three_channels(image).copy()
@@ -73,8 +74,8 @@ def outlined(image: np.ndarray, masks: np.ndarray, colour: tuple[int, int, int] 
 def draw_worst(
     path: Path, images: list[np.ndarray], captions: list[str], masks: list[list[np.ndarray]] | None = None
 ) -> None:
-    """Images (S, S, C) with a caption each; with `masks` the outlines of the true one (green) and of what was
-    said (red), (S, S, classes) bool each."""
+    """Draw images (S, S, C) with a caption each. With `masks`, also the outlines of the true mask (green) and
+    of the predicted one (red), (S, S, classes) bool each."""
     from matplotlib.figure import Figure
 
     pictures = [three_channels(image) for image in images]
@@ -82,9 +83,9 @@ def draw_worst(
         for mask, colour in zip(masks[number], (RIGHT, WRONG), strict=True):
             pictures[number] = outlined(pictures[number], mask, colour)
     side, lines = max(max(one.shape[:2]) for one in pictures), -(-len(pictures) // COLUMNS)
-    wide, high = side * 1.08, side * 1.25  # with the gap, and with the caption
+    wide, high = side * 1.08, side * 1.25  # including the gap and the caption
     figure = Figure(figsize=(COLUMNS * 1.5, lines * 1.5 * high / wide))
-    axis = figure.add_axes((0, 0, 1, 1))  # one for all: forty take most of a second
+    axis = figure.add_axes((0, 0, 1, 1))  # one axis for all images: forty axes take most of a second
     axis.set_axis_off()
     axis.set_xlim(0, COLUMNS * wide)
     axis.set_ylim(lines * high, 0)
@@ -100,12 +101,13 @@ def draw_worst(
 
 
 def three_channels(pixels: np.ndarray) -> np.ndarray:
-    """(S, S, C) as (S, S, 3): the first three channels, or the only one as grey."""
+    """An image (S, S, C) as (S, S, 3): the first three channels, or a single channel as grey."""
     return pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
-    """Training loss, loss on the stopping rows and the metric there, by epoch, a line a fold."""
+    """Draw the training loss, the loss on the early-stopping split and its metric by epoch, one line per
+    fold."""
     from matplotlib.figure import Figure
 
     metric = [c for c in next(iter(histories.values())).columns if c.startswith("stop_") and c != "stop_loss"]

@@ -1,4 +1,5 @@
-"""What the pipeline does to images, as a picture: a row an image, before and after."""
+"""Preview of the data pipeline (augmentation, mixup, CutMix) as a figure: one row per image, before and
+after."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from src.artifacts import atomic
 from src.report.pictures import QUALITY, outlined, three_channels
 
 _NAMED = 3  # labels in a caption
-_WIDTH = 26  # letters in a line of it
-_LEAST = 0.005  # a share that is shown
+_WIDTH = 26  # characters per caption line
+_LEAST = 0.005  # smallest share that is shown
 
 
 @dataclass(frozen=True)
 class PreviewImage:
-    """One image (S, S, C) uint8, what is said below it, and its masks (S, S, K) uint8 where it has some."""
+    """One image (S, S, C) uint8, its caption, and its masks (S, S, K) uint8 if it has any."""
 
     image: np.ndarray
     caption_of_targets: str
@@ -26,7 +27,7 @@ class PreviewImage:
 
 
 def draw_preview(path: Path, heads: list[str], rows: list[list[PreviewImage]]) -> None:
-    """A table of images, a row of `rows` each, with `heads` above its columns."""
+    """Draw a grid of images, one row for each of `rows`, with `heads` above the columns."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(len(heads) * 1.7, len(rows) * 1.9))
@@ -45,8 +46,8 @@ def draw_preview(path: Path, heads: list[str], rows: list[list[PreviewImage]]) -
 
 
 def caption_of_targets(task: str, targets: np.ndarray, outputs: list[str]) -> str:
-    """What targets (C,) say, as `0.7 cat + 0.3 dog`; numbers as they are; of binary targets the other class
-    is called not."""
+    """Text of targets (C,), such as `0.7 cat + 0.3 dog`; numbers unchanged. For binary targets the other
+    class is named `not ...`."""
     if task == "retrieval":
         return outputs[int(targets[0])]
     if task == "regression":

@@ -1,4 +1,4 @@
-"""Pictures of trials: what each change does, with its error; a sweep of one key as a line, of two as a
+"""Figures of trials: the effect of each change with its error; a sweep of one key as a line, of two keys as a
 map."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _COLOURS = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:gray"}
 
 
 def draw_differences(path: Path, rows: list[Any], title: str) -> None:
-    """A dot and its 95 % interval a change, the best on top. `rows` have `change.name`, `difference`,
-    `margin` and `verdict`."""
+    """Draw one dot with its 95 % interval per change, the best on top. `rows` have `change.name`,
+    `difference`, `margin` and `verdict`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.32 * max(1, len(rows))))
@@ -34,7 +34,7 @@ def draw_differences(path: Path, rows: list[Any], title: str) -> None:
 
 
 def draw_line(path: Path, key: str, values: list[Any], rows: list[Any], title: str) -> None:
-    """The difference by the values of one key, in their order, with its 95 % interval."""
+    """Draw the difference with its 95 % interval over the values of one key, in their order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6))
@@ -52,12 +52,13 @@ def draw_line(path: Path, key: str, values: list[Any], rows: list[Any], title: s
 
 
 def draw_map(path: Path, keys: list[str], values: list[list[Any]], cells: np.ndarray, title: str) -> None:
-    """The differences (len(values[0]), len(values[1])) of two keys; NaN is a point that was not tried."""
+    """Draw the differences (len(values[0]), len(values[1])) of two keys as a heat map; NaN is a point that
+    was not tried."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 + 0.9 * len(values[1]), 1.8 + 0.5 * len(values[0])))
     axis = figure.subplots()
-    size = 1.3 * np.abs(cells[np.isfinite(cells)]).max(initial=1e-9)  # the ends are too dark to read on
+    size = 1.3 * np.abs(cells[np.isfinite(cells)]).max(initial=1e-9)  # the dark ends hide text
     shown = axis.imshow(cells, cmap="RdBu", vmin=-size, vmax=size, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(cells)), strict=True):
         axis.text(column, row, f"{cells[row, column]:+.4f}", ha="center", va="center", fontsize=8)

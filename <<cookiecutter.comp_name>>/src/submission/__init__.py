@@ -1,1 +1,1 @@
-"""From prediction tables to a checked submission."""
+"""Submission: from prediction tables to a checked submission file."""

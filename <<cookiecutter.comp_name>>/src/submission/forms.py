@@ -1,4 +1,4 @@
-"""Predictions into the cells of a submission, whatever form the sample has; the forms are those of
+"""Conversion of predictions to the cells of a submission, for each form of sample submission in
 `src/data/submission_form.py`."""
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def fill_form(
     rule: Rule,
     dataset: dict[str, Any],
 ) -> pd.DataFrame:
-    """The submission, rows and columns as the sample has them. `predictions` have the sample's rows; where a
-    row is a pair, each row's image. `rule` decides where the metric asks for decisions."""
+    """The submission, with the rows and columns of the sample. `predictions` have one row per sample row,
+    or each row's image if a row is an (image, class) pair. `rule` makes the decisions if the metric needs
+    them."""
     if form.kind in _CELLS:
         cells = _CELLS[form.kind](form, task, predictions, rule, dataset["outputs"])
         return sample.assign(**{form.value_columns[0]: cells})
@@ -34,8 +35,9 @@ def fill_form(
 
 
 def separated(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> list[str]:
-    """A cell a row: the likeliest classes, as many as the sample's fullest cell holds; the likeliest
-    identities, as many as the metric looks at; or the labels decided on, the likeliest first."""
+    """One cell per row with several labels: the most likely classes, as many as the fullest cell of the
+    sample; the most likely identities, as many as the metric uses; or the predicted labels, most likely
+    first."""
     _check_apart([*outputs, *filter(None, [getattr(predictions, "new", None)])], form.separator)
     decided = rule.apply(predictions)
     if task.kind == "rankings":
@@ -49,7 +51,7 @@ def separated(form: SampleForm, task: Task, predictions: Any, rule: Rule, output
 
 
 def _check_apart(labels: list[str], separator: str) -> None:
-    """Raise `UserError` for a label that would be read as several answers."""
+    """Raise `UserError` for a label that would be read as several labels."""
     several = next((label for label in labels if len(labels_of(label, separator)) > 1), None)
     if several is not None:
         raise UserError(
@@ -59,14 +61,14 @@ def _check_apart(labels: list[str], separator: str) -> None:
 
 
 def long(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> np.ndarray:
-    """The value of each row's class."""
+    """Predicted value of each row's class, for the long format (one row per image-class pair)."""
     place = {name: i for i, name in enumerate(outputs)}
     return rule.apply(predictions)[np.arange(len(form.images)), [place[name] for name in form.classes]]
 
 
 def rle(form: SampleForm, task: Task, predictions: Any, rule: Rule, outputs: list[str]) -> list[str]:
-    """Run lengths of the mask at the image's own size; without a class a row its only one, or all of them
-    together."""
+    """Run-length encoding (RLE) of each row's mask at the image's own size. Rows without a class hold the
+    only class, or the union of all classes."""
     place = {name: i for i, name in enumerate(outputs)}
     cells = []
     for row in range(len(form.images)):
@@ -80,7 +82,7 @@ _CELLS: dict[str, Callable] = {"separated": separated, "long": long, "rle": rle}
 
 
 def check_cells(form: SampleForm, task: Task, table: pd.DataFrame, dataset: dict[str, Any]) -> None:
-    """Raise `UserError` where a value of a submission cannot be right."""
+    """Raise `UserError` if a value of a submission cannot be valid."""
     columns = list(form.value_columns)
     if form.kind == "separated":
         said = {name for cell in table[columns[0]] for name in str(cell).split(form.separator) if name}
@@ -94,8 +96,8 @@ def check_cells(form: SampleForm, task: Task, table: pd.DataFrame, dataset: dict
 
 
 def check_runs(form: SampleForm, table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> None:
-    """Raise `UserError` for the first row whose run lengths do not lie inside its image, or are not written
-    as we write them."""
+    """Raise `UserError` for the first row whose run lengths do not lie inside its image or are not in
+    canonical form."""
     for row, (image, text) in enumerate(zip(form.images, table[form.value_columns[0]], strict=True)):
         try:
             mask = decode_runs(text, *sizes[image])

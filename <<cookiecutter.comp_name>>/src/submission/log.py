@@ -1,4 +1,5 @@
-"""submissions/log.csv: every submission with its CV and its scores, one row each, oldest first."""
+"""Submission log, submissions/log.csv: every submission with its CV and its leaderboard scores, one row each,
+oldest first."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from src.locks import alone
 
 @dataclass(frozen=True)
 class LogRow:
-    """One submission; a score is None where Kaggle shows none, `ref` (Kaggle's number) where it was noted by
-    hand."""
+    """One submission. A score is None if Kaggle shows none; `ref`, Kaggle's number of the submission, is None
+    if the row was entered by hand."""
 
     when: str
     name: str
@@ -30,12 +31,12 @@ class LogRow:
 COLUMNS = [field.name for field in fields(LogRow)]
 
 
-FAR = 0.1  # of the larger of a CV and a public score; folds and leaderboards seldom differ by more
+FAR = 0.1  # relative to the larger of CV and public score; folds and leaderboards seldom differ by more
 
 
 def remarks(cv: float | None, public: float | None, message: str) -> list[str]:
-    """What is odd about a submission: most of its rows hold the prior (which its `message` ends in), or its
-    public score is far from CV."""
+    """Warnings about a submission: most of its rows hold the prior (its `message` then ends with that), or
+    its public score is far from CV."""
     found = [message.rpartition("; ")[2]] if "hold the prior" in message else []
     if cv is not None and public is not None and abs(cv - public) > FAR * max(abs(cv), abs(public)):
         found.append(
@@ -46,18 +47,19 @@ def remarks(cv: float | None, public: float | None, message: str) -> list[str]:
 
 
 def log_path(root: Path) -> Path:
+    """Path of the submission log."""
     return root / "submissions" / "log.csv"
 
 
 def read_log(root: Path) -> list[dict[str, str]]:
-    """The rows as they stand, empty cells as ''. Raises `UserError` where it is no such table."""
+    """The log's rows as text, with empty cells as ''. Raises `UserError` if the file is not such a table."""
     path = log_path(root)
     if not path.exists():
         return []
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
         rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:  # by hand too, so it is never set aside
+    except (OSError, UnicodeDecodeError, csv.Error) as error:  # edited by hand too, so never set aside
         raise UserError(
             f"{path}: cannot be read as CSV in UTF-8 ({error}); mend it or move it away"
         ) from None
@@ -80,8 +82,8 @@ def read_log(root: Path) -> list[dict[str, str]]:
 
 
 def log_submission(root: Path, row: LogRow) -> None:
-    """Write the row to the log; one of the same submission is replaced (the same `ref`, or by hand the same
-    name), all others stay as they are."""
+    """Write a row to the log. It replaces a row of the same submission (the same `ref`, or the same name if
+    entered by hand); all other rows stay unchanged."""
     ref = "" if row.ref is None else str(row.ref)
 
     def same(old: dict[str, str]) -> bool:

@@ -1,7 +1,8 @@
-"""`manifest.json`: the hash of every file in a folder that goes to Kaggle, and one hash of them all.
+"""`manifest.json`: the hash of every file in a folder that is uploaded to Kaggle, and one hash over all of
+them.
 
-The bundle has one, and so has the code to train with. The kernel checks it on arrival; here it tells whether
-a rehearsal, an upload and a push speak of the same files.
+The bundle and the training code have one each. The kernel checks it on arrival. Locally it shows whether a
+rehearsal, an upload and a push refer to the same files.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from src.artifacts import read_json, sha256, write_json
 from src.config import UserError
 
 _NAME = "manifest.json"
-NOT_CARRIED = {_NAME, "dataset-metadata.json"}  # the client keeps the latter to itself
+NOT_CARRIED = {_NAME, "dataset-metadata.json"}  # Kaggle's client does not upload the latter
 
 
 def write_manifest(folder: Path, **more: Any) -> dict[str, Any]:
-    """Hash every file of the folder, write manifest.json into it and give it; `more` is kept beside."""
+    """Hash every file of the folder, write manifest.json into it and return the manifest, which also contains
+    `more`."""
     hashes = {name: sha256(folder / name) for name in sorted(files_in_bundle(folder))}
     manifest = {**more, "sha256": hashes, "bundle_hash": bundle_hash(hashes)}
     write_json(folder / _NAME, manifest)
@@ -27,9 +29,9 @@ def write_manifest(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path, made_by: str) -> dict[str, Any]:
-    """The manifest of a folder whose files are still those it lists; `made_by` is the command that makes it.
+    """The manifest of a folder, checked against its files; `made_by` is the command that creates the folder.
 
-    Raises `UserError` naming the first file that is missing, added or changed.
+    Raises `UserError` that names the first missing, added or changed file.
     """
     try:
         manifest = read_json(folder / _NAME, sha256=dict, bundle_hash=str)
@@ -51,11 +53,11 @@ def read_manifest(folder: Path, made_by: str) -> dict[str, Any]:
 
 
 def bundle_hash(hashes: dict[str, str]) -> str:
-    """One hash, in hexadecimal, of all names and contents."""
+    """One hexadecimal hash over all file names and contents."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def files_in_bundle(folder: Path) -> set[str]:
-    """Every file below the folder that is carried, by its path with forward slashes."""
+    """Relative paths, with forward slashes, of all files below the folder that are uploaded."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return set(paths) - NOT_CARRIED

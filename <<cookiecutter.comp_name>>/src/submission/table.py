@@ -1,5 +1,5 @@
-"""Stage 06: a prediction table to `submissions/<name>.csv`, checked against the sample submission before it
-is written."""
+"""Stage 06: writes a prediction table as `submissions/<name>.csv`, checked against the sample submission
+before it is stored."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from src.tasks.base import Task
 
 
 def write_submission(step: Step, config: Config, source: Path) -> None:
-    """Write the CSV in the sample's row and column order, and beside it a JSON that says where it came
-    from."""
+    """Write the CSV in the row and column order of the sample, and a JSON with its provenance."""
     with alone(step.folder / step.outputs[0]) as waited:
         if waited and step.fresh():
             print(step.up_to_date_line())
@@ -46,7 +45,7 @@ def _write_submission(step: Step, config: Config, source: Path) -> None:
     path = step.folder / step.outputs[0]
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
-        # What Kaggle will read, not what we meant; a file that fails takes the place of none.
+        # Check the file as Kaggle will read it. A file that fails the check replaces none.
         written = read_table(temporary, may_be_empty=True)
         check(form, task, written, sample, dataset, sample_path)
         if form.kind == "rle":
@@ -67,8 +66,8 @@ def build(
     rule: Rule,
     path: Path,
 ) -> pd.DataFrame:
-    """The submission of the predictions, rows and columns as the sample has them; raises `UserError` for an
-    id without one."""
+    """The submission from the predictions, with the rows and columns of the sample. Raises `UserError` if an
+    id has no prediction or a prediction is not finite."""
     outputs = dataset["outputs"]
     if form.kind in ("label", "columns"):
         task.check_sample(sample, form.id_column, outputs, path)
@@ -103,8 +102,7 @@ def check(
     dataset: dict[str, Any],
     path: Path,
 ) -> None:
-    """Raise `UserError` unless columns, order, ids, values and ranges are what the sample and the task
-    allow."""
+    """Raise `UserError` unless columns, row order, ids, values and ranges match the sample and the task."""
     if list(table.columns) != list(sample.columns):
         raise UserError(
             f"the submission's columns are {list(table.columns)}, {path} has {list(sample.columns)}"
@@ -128,7 +126,7 @@ def check(
 def provenance(
     step: Step, config: Config, source: Path, metrics: dict[str, Any], rows: int
 ) -> dict[str, Any]:
-    """Where a submission came from: enough to make it again, and to tell next week which it was."""
+    """Provenance of a submission: enough to reproduce it and to identify it later."""
     return {
         "competition": config.competition.slug,
         "source": str(source.relative_to(config.root)),
@@ -147,8 +145,8 @@ def provenance(
 
 
 def git_commit(root: Path) -> str | None:
-    """The project's commit, with `+` where there are changes since; None outside git, and where it does not
-    answer."""
+    """The project's git commit, with a `+` if there are uncommitted changes; None outside git or if git does
+    not respond."""
     import subprocess
 
     try:

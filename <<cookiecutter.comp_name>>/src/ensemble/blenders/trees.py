@@ -5,7 +5,7 @@
 - `values`: one booster per target, on the members' numbers.
 
 Extra features follow the members' columns. For classes the class itself is added as a category, because extra
-features say something about a class only together with it.
+features are informative about a class only together with it.
 
 Trees start from a linear model, see `start` in linear.py, and predict a correction to it. If they do not
 improve on the held-out rows there are no trees, and the linear model stays as it is.
