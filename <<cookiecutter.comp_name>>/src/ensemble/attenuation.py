@@ -5,9 +5,9 @@ all fold models. Blending runs cancels noise, and CV counts that as a gain; on t
 has already cancelled most of that noise.
 
 The size of the noise is measured without labels, on test rows, where the fold models of a run differ only by
-it. With the noise of K averaged models removed, the correlation of a candidate with the truth is the one to
-expect on test rows. Spearman 1904 (correction for attenuation, here for the mean of K); Krogh, Vedelsby 1995
-(the noise that remains in a mean of K).
+it. With the noise reduced to what a mean of K models keeps, the correlation of a candidate with the truth is
+the one to expect on test rows. Spearman 1904 (correction for attenuation, here for the mean of K); Krogh,
+Vedelsby 1995 (the share of noise that a mean of K keeps).
 """
 
 from __future__ import annotations

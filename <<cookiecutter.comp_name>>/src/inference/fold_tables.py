@@ -45,7 +45,7 @@ class FoldPredictor:
 
 def number_tables(asked: FoldPredictor) -> dict[str, pd.DataFrame]:
     """Tables of predictions (N, C). For numbers without a probability they include the spread of the TTA
-    views, which is the confidence of pseudo-labels."""
+    views, from which the confidence of pseudo-labels is derived."""
     data, task, settings = asked.data, asked.task, asked.config.inference
 
     def ask(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

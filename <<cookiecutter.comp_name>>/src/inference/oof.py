@@ -3,7 +3,7 @@
 - `oof.parquet`: id, fold, target, then the columns of `Task.write`; rows and order of train.csv.
 - `test.parquet`: id, then these columns, averaged over folds; rows and order of test.csv.
 - `metrics.json`: the metric, its value over all OOF rows (`cv`) and per fold, the standard error of the fold
-mean, and the score of the best constant prediction.
+  mean, and the score of the best constant prediction.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def labellers(run: Run, fold: int) -> list[Path]:
 
 def unlabelled(run: Run, fold: int) -> dict[str, list[Path]]:
     """Prediction tables of these models: one per model for the `test` rows, and for the `extra` images if
-    there are any. A ranking reveals the labels of its gallery rows, so for rankings the `blind` table is
-    used, whose gallery excludes the fold's own rows."""
+    there are any. A ranking reveals the labels of its gallery rows, so with `pseudo.source=fold` rankings use
+    the `blind` table, whose gallery excludes the fold's own rows."""
     blind = run.config.task.name == "retrieval" and run.config.pseudo.source == "fold"
     folders = labellers(run, fold)
     tables = {"test": [folder / f"{'blind' if blind else 'test'}.parquet" for folder in folders]}
