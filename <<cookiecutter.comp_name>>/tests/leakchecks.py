@@ -31,7 +31,7 @@ class Checked:
 
     project: Path
     done: subprocess.CompletedProcess[str]
-    permuted_labels: Config
+    noise: Config
 
 
 def competition(folder: Path, made: str) -> Path:

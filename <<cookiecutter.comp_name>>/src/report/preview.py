@@ -22,7 +22,7 @@ class PreviewImage:
     """One image (S, S, C) uint8, its caption, and its masks (S, S, K) uint8 if it has any."""
 
     image: np.ndarray
-    caption_of_targets: str
+    caption: str
     masks: np.ndarray | None = None
 
 

@@ -93,12 +93,12 @@ def train_fold(
     if len(data.valid):
         check_trained(title, valid, loss, config.train)
     score = task.score(data.valid_truth, valid)
-    for rows, scores in (
-        (f"the {len(data.stop):,} stopping rows in every epoch, so the loss chose", trainer.stop_scores),
+    for scored, scores in (
+        (f"the {len(data.stop):,} early-stopping rows in every epoch, so the loss chose", trainer.stop_scores),
         (f"the {len(data.valid):,} held-out rows", [score]),
     ):
         if scores and not any(map(isfinite, scores)):
-            report(line=f"{title}: {why_undefined(task.metric.name, rows)}", last=True)
+            report(line=f"{title}: {why_undefined(task.metric.name, scored)}", last=True)
     write_csv(step.folder / "history.csv", pd.DataFrame(trainer.history))
     save_model(step.folder / "model.safetensors", trainer.architecture, state)
     summary = {"metric": task.metric.name, "score": finite(score), "best_epoch": trainer.best.epoch + 1}
