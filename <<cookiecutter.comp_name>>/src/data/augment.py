@@ -1,8 +1,8 @@
-"""Training augmentation: uint8 (H, W, C) in, uint8 (S, S, C) out, masks beside them.
+"""Training augmentation: uint8 (H, W, C) to uint8 (S, S, C), together with masks.
 
-First what moves pixels, so that masks move along, then what changes colours, last what erases. What nearly
-every run does (moves, brightness and contrast, cutout) is drawn for a whole batch and written into its one
-array by OpenCV; the rest is albumentations', image by image.
+The order is: geometric transforms (which also move masks), colour transforms, erasing. The augmentations of
+nearly every run (geometry, brightness and contrast, cutout) are drawn for a whole batch and written by OpenCV
+into one array; the others use albumentations, image by image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from src.config import Augment, UserError
 from src.maps import UNSURE
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it accesses the network at import
 import albumentations as A
 import cv2
 
@@ -25,15 +25,16 @@ from src.data.geometry import Geometry
 
 cv2.setNumThreads(0)
 
-GEOMETRY, LIGHT, LOOKS, CUTOUT, ERASING = range(4, 9)  # beside a batch's seed; 1 to 3 are others' streams
+# random streams, combined with the seed of the batch; 1 to 3 are used elsewhere
+GEOMETRY, LIGHT, LOOKS, CUTOUT, ERASING = range(4, 9)
 
 
 class Pipeline:
-    """What the settings say, in its order; without `geometry` images come out where they were, and without
-    the rest as they were."""
+    """The augmentation pipeline of the config. Without `geometry` images keep their size and position;
+    without `pixels` there are no colour transforms and no erasing."""
 
     def __init__(self, settings: Augment, geometry: Geometry | None, image_size: int, pixels: bool = True):
-        self.geometry, self.side = geometry, max(1, image_size // 4)  # of a hole
+        self.geometry, self.side = geometry, max(1, image_size // 4)  # side of a cutout hole
         self.brightness, self.contrast, self.cutout = (
             (settings.brightness, settings.contrast, settings.cutout) if pixels else (0.0, 0.0, 0.0)
         )
@@ -42,7 +43,7 @@ class Pipeline:
 
     @property
     def fixed(self) -> bool:
-        """Whether it makes the same of an image every time."""
+        """Whether the pipeline is deterministic."""
         steps = (*self.looks.transforms, *self.erasing.transforms)
         changes = (self.brightness, self.contrast, self.cutout, steps)
         return not any(changes) and (self.geometry is None or self.geometry.fixed)
@@ -54,10 +55,10 @@ class Pipeline:
         masks: np.ndarray | None = None,
         part: tuple[int, int] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(B, H, W, C) uint8 to (B, S, S, C), and masks with them, drawn from `seed` alone.
+        """Augment (B, H, W, C) uint8 to (B, S, S, C), and masks with them; all draws derive from `seed`.
 
-        With `part` these images are those from number part[0] on of a batch of part[1], and get what they
-        would get there.
+        With `part` = (first, n) the images are those from number `first` on of a batch of n, and get the
+        augmentation that they get in the whole batch.
         """
         first, whole = part or (0, len(images))
         mine = slice(first, first + len(images))
@@ -80,14 +81,15 @@ class Pipeline:
         return images, masks
 
     def _light(self, images: np.ndarray, draws: np.ndarray) -> None:
-        """Contrast a factor, brightness a share of white, in place."""
+        """Contrast (a factor) and brightness (a share of white), in place."""
         for image, (bright, strong) in zip(images, draws * (self.brightness, self.contrast), strict=True):
-            flat = image.reshape(len(image), -1)  # any channels
+            flat = image.reshape(len(image), -1)  # addWeighted then takes any number of channels
             cv2.addWeighted(flat, 1 + strong, flat, 0, 255 * bright, flat)
 
     def _cut_out(self, images: np.ndarray, masks: np.ndarray | None, draws: np.ndarray) -> None:
-        """One black square; of a mask it is unsure, for what was there cannot be seen, and the loss leaves it
-        out (DeVries, Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout)."""
+        """Cutout: one black square per image, in place. In a mask the square is `UNSURE`, because its content
+        cannot be seen, and the loss ignores it. DeVries, Taylor 2017, Improved Regularization of
+        Convolutional Neural Networks with Cutout."""
         corners = (draws[:, 1:] * (np.array(images.shape[1:3]) - self.side + 1)).astype(int)
         for i in np.flatnonzero(draws[:, 0] < self.cutout):
             y, x = corners[i]
@@ -97,11 +99,12 @@ class Pipeline:
 
 
 def _one_by_one(pipeline: A.Compose, images: np.ndarray, masks: np.ndarray | None, seeds: np.ndarray) -> None:
-    """albumentations' steps in place, each image and each step from a seed of its own.
+    """Apply the albumentations transforms in place, with a separate seed for each image and each transform.
 
-    Its own stream repeats every epoch and is one for all workers; `Compose.set_random_seed` starts every step
-    from the same number, so that all coins fall alike: what is blurred is also noisy. A step's own name is
-    part of its seed, so that one more changes no other.
+    The random stream of albumentations repeats every epoch and is the same for all workers, and
+    `Compose.set_random_seed` gives every transform the same seed, which correlates them: every blurred image
+    would also be noisy. The seed includes the name of the transform, so adding a transform does not change
+    the others.
     """
     names = [crc32(type(step).__name__.encode()) for step in pipeline.transforms]
     for i, seed in enumerate(seeds.tolist() if names else ()):
@@ -116,10 +119,11 @@ def _one_by_one(pipeline: A.Compose, images: np.ndarray, masks: np.ndarray | Non
 def create_augmentation(
     settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
 ) -> Pipeline:
-    """The pipeline the settings describe, from images of `cached_size` (None: `image_size`) to `image_size`.
+    """Create the augmentation pipeline of the config, from images of `cached_size` (None: `image_size`) to
+    `image_size`.
 
-    `strict` makes an argument albumentations does not know an error. Raises `UserError` for what only
-    pictures of three channels have.
+    With `strict` albumentations raises for an unknown argument. Raises `UserError` for a colour transform if
+    the images do not have three channels.
     """
     _check_channels(settings, channels)
     return Pipeline(settings, Geometry(settings, image_size, cached_size or image_size), image_size)
@@ -128,8 +132,7 @@ def create_augmentation(
 def create_halves(
     settings: Augment, image_size: int, cached_size: int | None = None, channels: int = 3
 ) -> tuple[Pipeline, Pipeline]:
-    """The same in two pipelines, one after the other: what moves pixels, and what changes or erases them
-    where they are."""
+    """The same pipeline as two consecutive ones: geometric transforms, then colour transforms and erasing."""
     _check_channels(settings, channels)
     geometry = Geometry(settings, image_size, cached_size or image_size)
     return Pipeline(settings, geometry, image_size, pixels=False), Pipeline(settings, None, image_size)
@@ -163,7 +166,7 @@ def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
 
         yield create_policy(settings)
     if settings.blur:
-        most = max(1.0, image_size / 112)  # 2 at 224 pixels, as in SimCLR; below 0.3 nothing changes
+        most = max(1.0, image_size / 112)  # 2 at 224 pixels, as in SimCLR; a sigma below 0.3 has no effect
         yield A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, most), p=settings.blur, strict=True)
     if settings.noise:
         yield A.GaussNoise(std_range=(0.01, 0.05), p=settings.noise, strict=True)
@@ -173,7 +176,8 @@ def _colours(settings: Augment, image_size: int) -> Iterator[A.BasicTransform]:
 
 def _erasing(settings: Augment) -> Iterator[A.BasicTransform]:
     if settings.erasing:
-        # Zhong et al. 2020, Random Erasing Data Augmentation: its ranges, its noise
+        # Random erasing with the ranges and the noise fill of Zhong et al. 2020, Random Erasing Data
+        # Augmentation.
         shape = {"scale": (0.02, 0.33), "ratio": (0.3, 3.3)}
         yield A.Erasing(**shape, fill="random", fill_mask=UNSURE, p=settings.erasing, strict=True)
 
@@ -184,10 +188,10 @@ def augment_batch(
     seed: int,
     part: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """(B, H, W, C) uint8 to (B, S, S, C), drawn from `seed` alone; `part` as `Pipeline` says.
+    """Augment (B, H, W, C) uint8 to (B, S, S, C); all draws derive from `seed`. For `part` see `Pipeline`.
 
-    Seeding by the batch, not by the worker, makes the draw the same for any number of workers and after a
-    resume.
+    The seed belongs to the batch, not to the worker, so the result is the same for any number of workers and
+    after a resume.
     """
     return pipeline(images, seed, part=part)[0]
 
@@ -199,5 +203,6 @@ def augment_with_masks(
     seed: int,
     part: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same with masks (B, H, W, C) uint8 that move with their images, no level between two ever made."""
+    """Augment images and masks (B, H, W, C) uint8 together; masks use nearest-neighbour, so no new values
+    arise."""
     return pipeline(images, seed, masks, part)

@@ -1,4 +1,5 @@
-"""Batches of identities: a few images of each of a few, so that every row meets its like and others."""
+"""PK batches for metric learning: P identities with K images each, so that every row has positives and
+negatives."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ import numpy as np
 def identity_batches(
     labels: np.ndarray, batch_size: int, images_per_class: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Row numbers of each batch of one epoch: batch_size // images_per_class identities (P), or one fewer,
-    with `images_per_class` rows (K) each, side by side.
+    """Row numbers of each PK batch of one epoch: P = batch_size // images_per_class identities (or one fewer)
+    with K = `images_per_class` rows each, side by side.
 
-    Every row of `labels` (N,) comes at least once. Identities whose rows do not fill K are filled up with
-    rows of their own, so a single image gives K copies: its augmented views are then its positives. A batch
-    holds an identity twice only where that one has more rows than K a batch. No batch is left with less than
-    two times K rows, so with P = 2 one may have three times K. The PK batches of Hermans, Beyer, Leibe 2017,
-    In Defense of the Triplet Loss for Person Re-Identification.
+    Every row of `labels` (N,) occurs at least once. Identities whose row count is not a multiple of K are
+    filled up by repeating their own rows, so a single image gives K copies, whose augmented views are its
+    positives. A batch holds an identity twice only if the identity has more than K rows per batch. No batch
+    has fewer than 2 K rows; with P = 2 a batch may therefore have 3 K rows. Hermans, Beyer, Leibe 2017, In
+    Defense of the Triplet Loss for Person Re-Identification.
     """
     rows, owners = _handfuls(labels, images_per_class, rng)
     table = _deal(owners, n_identity_batches(labels, batch_size, images_per_class), rng)
@@ -23,21 +24,22 @@ def identity_batches(
 
 
 def n_identity_batches(labels: np.ndarray, batch_size: int, images_per_class: int) -> int:
-    """How many batches `identity_batches` makes, whatever the generator."""
+    """The number of batches that `identity_batches` makes; it does not depend on the generator."""
     counts = np.unique(labels, return_counts=True)[1]
     handfuls = int(_ceil(counts, images_per_class).sum())
-    # As few as hold them all, but two identities in each: a batch of one has no negatives.
+    # As few batches as possible, with at least two identities in each: a batch of one identity has no
+    # negatives.
     return min(_ceil(handfuls, batch_size // images_per_class), max(1, handfuls // 2))
 
 
 def _ceil(count, size):
-    """Division, rounded up."""
+    """Integer division, rounded up."""
     return -(-count // size)
 
 
 def _handfuls(labels: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers (M, K) of one identity each, and whose they are (M,). Identities come one after the other
-    in random order, their rows too."""
+    """Split the rows into sets of K rows of one identity: row numbers (M, K) and the identity of each set
+    (M,). Identities are in random order and consecutive; their rows are in random order too."""
     identity = np.unique(labels, return_inverse=True)[1].reshape(-1)
     identity = rng.permutation(identity.max(initial=-1) + 1)[identity]
     order = np.lexsort((rng.random(len(identity)), identity))
@@ -48,22 +50,22 @@ def _handfuls(labels: np.ndarray, size: int, rng: np.random.Generator) -> tuple[
     )
     whose = np.repeat(np.arange(len(counts)), handfuls)  # (M,)
     owner = np.repeat(whose, size)
-    # Once through its rows and on from the first again: copies are as few and as even as can be.
+    # Cycle through the rows of an identity, so that copies are as few and as evenly spread as possible.
     rows = order[(counts.cumsum() - counts)[owner] + places % counts[owner]]
     return rows.reshape(-1, size), whose
 
 
 def _deal(owners: np.ndarray, batches: int, rng: np.random.Generator) -> np.ndarray:
-    """Handfuls (M,), those of one owner in succession, to a table (depth, batches) of their numbers, -1
-    where there is none; each owner's as evenly over the batches as can be.
+    """Distribute the sets (M,), consecutive per identity, over the batches: a table (depth, batches) of set
+    numbers, -1 for an empty place, with the sets of an identity spread as evenly as possible.
 
-    Row by row of the table, in a new random order each. Only an owner whose handfuls go on from the row above
-    could meet itself: it takes the batches that hold it least.
+    The table is filled row by row, each in a new random order. Only an identity whose sets continue from the
+    row above can occur twice in a batch; it is put into the batches that hold it least often.
     """
     table = np.full((_ceil(len(owners), batches) if batches else 0, batches), -1)
     for depth, start in enumerate(range(0, len(owners), batches or 1)):
         numbers = np.arange(start, min(start + batches, len(owners)))
-        before = table[:depth]  # full: only the last row of the table can be short
+        before = table[:depth]  # these rows are full: only the last row of the table can be short
         held = (owners[before] == owners[start]).sum(0)  # (batches,)
         columns = rng.permutation(batches)
         table[depth, columns[np.argsort(held[columns], kind="stable")][: len(numbers)]] = numbers

@@ -1,5 +1,5 @@
-"""Targets of one class out of C a row, kept as the numbers of the classes: with 10,000 classes a dense table
-of 20,000 rows has 800 MB. Only the rows of a batch become dense."""
+"""Compact targets for many classes: class indices instead of dense one-hot rows. With 10,000 classes and
+20,000 rows a dense table takes 800 MB, so only the rows of a batch become dense."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from src.tasks.base import Task
 
 @dataclass(frozen=True)
 class ClassTargets:
-    """Targets (N, C) float32, indexed by rows like the array they stand for. A code from 0 on is a class, and
-    -1, -2, ... are the rows of `soft` (M, C): pseudo-labels have shares of several classes."""
+    """Sparse targets that are indexed by rows like the array (N, C) float32. A code >= 0 is a class index;
+    the codes -1, -2, ... refer to the rows of `soft` (M, C), such as soft pseudo-labels."""
 
     codes: np.ndarray  # (N,)
     n_classes: int
@@ -26,7 +26,7 @@ class ClassTargets:
 
     @classmethod
     def of(cls, codes: np.ndarray, n_classes: int) -> ClassTargets:
-        """One class a row."""
+        """Targets with one class per row."""
         return cls(np.asarray(codes, np.int64), n_classes, np.empty((0, n_classes), np.float32))
 
     @property
@@ -53,21 +53,21 @@ class ClassTargets:
         return ClassTargets(np.concatenate([self.codes, codes]), self.n_classes, both)
 
     def part(self, rows: Any) -> ClassTargets:
-        """Those of some rows, as codes."""
+        """The targets of the given rows, still sparse."""
         return ClassTargets(self.codes[rows], self.n_classes, self.soft)
 
     def argmax(self, axis: int = 1) -> np.ndarray:
-        """(N,) the likeliest class."""
+        """(N,) the class with the largest target."""
         best = self.soft.argmax(1) if len(self.soft) else np.zeros(1, np.int64)
         return np.where(self.codes >= 0, self.codes, best[np.maximum(-1 - self.codes, 0)])
 
     def sum(self, axis: int = 0) -> np.ndarray:
-        """(C,) rows of each class, what a row has of it counted."""
+        """(C,) the number of rows per class; a soft row counts by its shares."""
         hard = np.bincount(self.codes[self.codes >= 0], minlength=self.n_classes)
         return hard + self.soft[-1 - self.codes[self.codes < 0]].sum(0, dtype=np.float64)
 
     def __matmul__(self, values: np.ndarray) -> np.ndarray:
-        """(N,) the mean of a value a class (C,), by what a row has of each."""
+        """(N,) the mean of the class values (C,), weighted by the targets of each row."""
         of_soft = self.soft.astype(np.float64) @ values if len(self.soft) else np.zeros(1)
         return np.where(
             self.codes >= 0, values[np.maximum(self.codes, 0)], of_soft[np.maximum(-1 - self.codes, 0)]
@@ -75,12 +75,12 @@ class ClassTargets:
 
 
 def targets_of(task: Task, labels: pd.DataFrame, outputs: list[str]) -> Any:
-    """What a model learns from of labels (N rows): `Task.encode`'s table, or the classes' numbers."""
+    """Training targets of labels (N rows): the array of `Task.encode`, or `ClassTargets` for multiclass."""
     if task.stacking == "classes":
         return ClassTargets.of(task.truth(labels, outputs), len(outputs))
     return task.encode(labels, outputs)
 
 
 def taken(targets: Any, rows: Any) -> Any:
-    """Those of some rows, of an array or of what stands for one, which stays as it is kept."""
+    """The targets of the given rows, from an array, `MaskTargets` or `ClassTargets`; the type is kept."""
     return targets.part(rows) if isinstance(targets, MaskTargets | ClassTargets) else targets[rows]

@@ -1,5 +1,5 @@
-"""JPEG artefacts. albumentations 2.0.8 takes red for blue on the way in and out, and its artefacts are not
-those of any file."""
+"""JPEG compression augmentation. The transform of albumentations 2.0.8 swaps red and blue when it encodes and
+decodes, so its artefacts differ from those of real files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 
 class Jpeg(A.ImageOnlyTransform):
-    """An image (H, W, C) uint8 written as JPEG and read again, at a quality from `low` to `high` of 100;
-    channels of others than RGB pictures one by one."""
+    """JPEG compression augmentation: encode an image (H, W, C) uint8 as JPEG and decode it again, at a random
+    quality from `low` to `high` (of 100). Images without three channels are compressed channel by channel."""
 
     def __init__(self, low: int, high: int, p: float):
         super().__init__(p=p)
@@ -21,11 +21,11 @@ class Jpeg(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, quality: int, **_: object) -> np.ndarray:
         if img.shape[2] == 3:
-            return through_jpeg(img[:, :, ::-1], quality)[:, :, ::-1]  # OpenCV writes BGR
+            return through_jpeg(img[:, :, ::-1], quality)[:, :, ::-1]  # OpenCV encodes BGR
         return np.stack([through_jpeg(img[:, :, c], quality) for c in range(img.shape[2])], axis=2)
 
 
 def through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) BGR."""
+    """Encode and decode an image (H, W) grey or (H, W, 3) BGR, uint8."""
     content = cv2.imencode(".jpg", np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)

@@ -1,9 +1,9 @@
-"""What libjpeg says of a damaged file.
+"""Detect damaged JPEG files from the warnings of libjpeg.
 
-It never fails: where data are missing or make no sense it fills the picture with grey and prints one line on
-the process's standard error, which neither OpenCV nor Pillow reports. So a pipe listens there while many
-files are decoded; a file during whose decoding a line came is decoded once more alone, and that line is its
-own.
+libjpeg never fails: it fills missing or corrupt parts of an image with grey and prints one line on the
+standard error of the process, which neither OpenCV nor Pillow reports. A pipe therefore captures standard
+error while many files are decoded in parallel. A file during whose decoding a line was printed is decoded
+once more alone, so that the line can be attributed to it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 _T = TypeVar("T")
-SHARE = 0.1  # of a file's bytes left over after the last pixel: cameras pad, a hole in the data leaves more
-HOLE = bytes(512)  # what a download with a gap holds
+SHARE = 0.1  # of a file's bytes after the last pixel: cameras add padding, a hole in the data leaves more
+HOLE = bytes(512)  # a download with a gap contains a block of zeros
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 DAMAGE = re.compile(r"Corrupt JPEG data: .*|Premature end of JPEG file.*")
 
 
 class Listener:
-    """Reads what C libraries print on standard error; safe to use from several threads."""
+    """Captures what C libraries print on standard error. Thread-safe."""
 
     def __init__(self, pipe: int | None):
         self.pipe, self.lock, self.count, self.text = pipe, threading.Lock(), 0, bytearray()
 
     def heard(self) -> int:
-        """How often libjpeg spoke up to now."""
+        """The number of libjpeg messages so far."""
         with self.lock:
             while self.pipe is not None:
                 try:
@@ -42,7 +42,8 @@ class Listener:
             return self.count
 
     def alone(self, decode: Callable[[], _T]) -> tuple[_T, str]:
-        """What `decode` gives, and what was printed meanwhile: its own, where nothing else runs beside it."""
+        """The result of `decode` and what was printed meanwhile; correct only if nothing else is decoded in
+        parallel."""
         self.heard()
         start = len(self.text)
         result = decode()
@@ -52,11 +53,11 @@ class Listener:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Listener]:
-    """Listen on standard error; Python's own `sys.stderr` goes where it went, and so do, at the end, lines
-    that are not libjpeg's."""
+    """Context manager that captures standard error. Python's own `sys.stderr` still writes to the original
+    one, and at the end so do captured lines that are not libjpeg's."""
     try:
         kept = os.dup(2)
-    except OSError:  # the process has no standard error, and libjpeg's lines go nowhere
+    except OSError:  # the process has no standard error, and the messages of libjpeg are lost
         yield Listener(None)
         return
     ours = sys.stderr
@@ -66,7 +67,7 @@ def listening() -> Iterator[Listener]:
             words = {"encoding": ours.encoding, "errors": ours.errors}
             sys.stderr = open(kept, "w", buffering=1, closefd=False, **words)  # noqa: SIM115
     reading, writing = os.pipe()
-    for end in (reading, writing):  # a full pipe loses lines and stops nobody
+    for end in (reading, writing):  # a full pipe drops lines instead of blocking a thread
         os.set_blocking(end, False)
     os.dup2(writing, 2)
     os.close(writing)
@@ -87,8 +88,8 @@ def listening() -> Iterator[Listener]:
 
 
 def damage_in(printed: str, content: bytes) -> str | None:
-    """What is wrong with a file, of its bytes and of what was printed while it was decoded; None for a whole
-    picture, behind which some bytes may be left over."""
+    """Describe the damage of a file from its bytes and the messages of its decoding. None if the image is
+    complete, even if some bytes follow its end."""
     found = DAMAGE.search(printed)
     if found is None:
         return None

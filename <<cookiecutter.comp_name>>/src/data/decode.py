@@ -1,4 +1,4 @@
-"""One image file of any usual kind to 8-bit pixels at the cached size."""
+"""Decode an image file of any common format to 8-bit pixels at the cached size."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import numpy as np
 from src.config import Data, UserError
 from src.data import own
 
-THUMBNAIL = 16  # pixels a side, grey: enough to tell a true near-duplicate from a chance hit of the hash
-JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # how such a file starts and ends
-TEXT = 2**28  # bytes of text in a PNG: Pillow refuses a megabyte, which an editor's history can fill
+THUMBNAIL = 16  # pixels per side, grey: enough to tell a near-duplicate from a chance match of the hash
+JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # first and last bytes of a JPEG file
+TEXT = 2**28  # maximum bytes of text in a PNG: Pillow allows a megabyte, which an editor's history can exceed
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-SCALES = (  # what libjpeg leaves out while it decodes, the most first
+SCALES = (  # reduced scales of libjpeg, the smallest first
     (8, cv2.IMREAD_REDUCED_COLOR_8),
     (4, cv2.IMREAD_REDUCED_COLOR_4),
     (2, cv2.IMREAD_REDUCED_COLOR_2),
 )
-CHANNELS = 10  # at most: more are a stack of slices, which wants another model
+CHANNELS = 10  # maximum: more channels are a stack of slices, which needs a different model
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image file: its pixels at the cached size (S, S, C) uint8, and what is known of the file; the last
-    three tell copies of an image, and are empty where nobody asked."""
+    """A decoded image: pixels at the cached size (S, S, C) uint8, and metadata of the file. The last three
+    fields identify duplicates and are empty without `hashes`."""
 
     pixels: np.ndarray
     height: int
@@ -46,21 +46,22 @@ class Decoded:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Whatever a decoder raises for a file comes out as a `UserError`, which does not name the file."""
+    """Context manager that turns any decoder exception into a `UserError`, which does not name the file."""
     try:
         yield
-    except (UserError, ImportError):  # a package that is missing is no fault of the file
+    except (UserError, ImportError):  # a missing package is not a fault of the file
         raise
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # of OpenCV, Pillow, pydicom and numpy, and no memory for so large an image
+    # from OpenCV, Pillow, pydicom or numpy, or out of memory for a very large image
+    except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"the file cannot be decoded ({why})") from None
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """A `UserError` about a file gets the file's name."""
+    """Context manager that prefixes a `UserError` with the file's name."""
     try:
         yield
     except UserError as error:
@@ -68,15 +69,15 @@ def named(path: Path) -> Iterator[None]:
 
 
 def decode(path: Path, data: Data, hashes: bool = True) -> Decoded:
-    """Read an image of any usual kind as 8-bit RGB at the cached size.
+    """Decode an image of any common format to 8-bit RGB at the cached size.
 
-    `hashes` false leaves out what tells copies of an image, which is asked once alone; without a cache
-    (`data.storage=files`) a JPEG is then decoded at the smallest scale that is large enough.
+    Without `hashes` the duplicate hashes are not computed; with `data.storage=files` a JPEG is then decoded
+    at the smallest sufficient scale.
 
-    Grey, CMYK, RGBA, 16-bit and EXIF-rotated files come out upright in RGB; alpha is dropped. Raises
-    `UserError` for a file that is empty, no image, or ends early (OpenCV would fill the rest with grey and
-    say nothing), and for whatever else a decoder cannot do with it. A JPEG with a hole decodes in silence:
-    see damage.py; `data.damaged=keep` takes one that ends early, too.
+    Grey, CMYK, RGBA, 16-bit and EXIF-rotated files become upright RGB; alpha is dropped. Raises `UserError`
+    for a file that is empty, not an image, or truncated (OpenCV would fill the rest with grey without an
+    error), and for any other decoder error. A JPEG with a hole decodes without an error: see damage.py. With
+    `data.damaged=keep` a truncated JPEG is accepted.
     """
     with readable():
         return _decode(path, data, hashes)
@@ -95,14 +96,14 @@ def _decode(path: Path, data: Data, hashes: bool) -> Decoded:
         pixels = np.clip(_levels(pixels, data) + 0.5, 0, 255).astype(np.uint8)
         mode = f"{mode}, 16 bits" if "16" not in mode else mode
     alike = _hashes(content, pixels) if hashes else ("", 0, b"")
-    if data.preprocess is not None:  # after the hashes: which images are alike does not hang on it
+    # after the hashes, so that preprocessing does not change which images are duplicates
+    if data.preprocess is not None:
         pixels = preprocessed(pixels, data)
     return Decoded(resize_image(pixels, data), height, width, mode, brightest, *alike)
 
 
 def _reduced(content: bytes, data: Data) -> Decoded:
-    """A JPEG whose decoder leaves out what the cached size would not show: at a half, a quarter or an eighth,
-    never below the size wanted."""
+    """Decode a JPEG at a half, a quarter or an eighth of its size, never below the cached size."""
     mode = kind_of(content, data.damaged == "keep")
     with pillow().open(io.BytesIO(content)) as image:
         width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
@@ -113,7 +114,8 @@ def _reduced(content: bytes, data: Data) -> Decoded:
 
 
 def _hashes(content: bytes, pixels: np.ndarray) -> tuple[str, int, bytes]:
-    """Of the file's bytes, of its looks, and a thumbnail of THUMBNAIL x THUMBNAIL grey levels."""
+    """Hash of the file's bytes, perceptual hash (pHash), and a thumbnail of THUMBNAIL x THUMBNAIL grey
+    levels."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels.mean(2)
     grey = cv2.resize(grey.astype(np.uint8), (64, 64), interpolation=cv2.INTER_AREA)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -121,9 +123,9 @@ def _hashes(content: bytes, pixels: np.ndarray) -> tuple[str, int, bytes]:
 
 
 def preprocessed(pixels: np.ndarray, data: Data) -> np.ndarray:
-    """What `data.preprocess`, a function of src/data/own.py, makes of an image (H, W, C) uint8.
+    """Apply `data.preprocess`, a function of src/data/own.py, to an image (H, W, C) uint8.
 
-    Raises `UserError` with the line where it fails, and for anything else than such an image.
+    Raises `UserError` with the line at which the function fails, and if its result is not such an image.
     """
     name = data.preprocess
     try:
@@ -146,9 +148,9 @@ def preprocessed(pixels: np.ndarray, data: Data) -> np.ndarray:
 
 
 def _levels(pixels: np.ndarray, data: Data) -> np.ndarray:
-    """Values deeper than 8 bits as float32 levels: in a line up to white, which is 255, or with
-    `data.squeeze` by tanh(x / squeeze), which no value leaves. From 0 to 1 for numbers without a sign; others
-    from -1 to 1, so that their 0 is mid-grey in every file."""
+    """Convert values deeper than 8 bits to float32 levels (0 to 255): linear up to white, or with
+    `data.squeeze` a tanh range scaling, tanh(x / squeeze). Unsigned values use tanh from 0 to 1; others from
+    -1 to 1, so that 0 is mid-grey in every file."""
     values = pixels.astype(np.float32)
     if data.squeeze is None:
         return values * (255.0 / (data.max_value or _white(pixels.dtype)))
@@ -157,7 +159,7 @@ def _levels(pixels: np.ndarray, data: Data) -> np.ndarray:
 
 
 def _white(dtype: np.dtype) -> float:
-    """What is white in a depth whose range says so; raises `UserError` for floats and signed numbers."""
+    """The value of white for an integer depth. Raises `UserError` for floats and signed numbers."""
     if dtype == np.uint16:
         return 65535.0
     raise UserError(
@@ -173,7 +175,7 @@ def _read_image(content: bytes, data: Data) -> tuple[np.ndarray, str]:
 
 
 def _read_array(content: bytes, data: Data) -> tuple[np.ndarray, str]:
-    """(H, W, C) of a .npy file that holds (H, W), (H, W, C) or (C, H, W); nothing is unpickled."""
+    """(H, W, C) from a .npy file with (H, W), (H, W, C) or (C, H, W); pickles are not loaded."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -194,8 +196,8 @@ def _read_array(content: bytes, data: Data) -> tuple[np.ndarray, str]:
 
 
 def _read_dicom(content: bytes, data: Data) -> tuple[np.ndarray, str]:
-    """(H, W, 1) of a DICOM file, bright where the body is: stretched over all bits, or with `data.squeeze` in
-    the file's own units, such as Hounsfield's, float32."""
+    """(H, W, 1) from a DICOM file, with MONOCHROME1 inverted: stretched over 16 bits, or with `data.squeeze`
+    float32 in the file's own units, such as Hounsfield units."""
     try:
         import pydicom
     except ImportError:
@@ -224,11 +226,11 @@ READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}
 
 
 def _pixels(content: bytes, mode: str, flags: int = COLOUR) -> np.ndarray:
-    """(H, W, 3) RGB, upright, in the file's own depth, or as OpenCV's flags say."""
+    """(H, W, 3) RGB, upright, in the file's own depth unless `flags` say otherwise."""
     pixels = imdecode(content, flags)
     if (
         mode.startswith("TIFF RGBA") and pixels.dtype == np.uint8
-    ):  # OpenCV darkens by alpha here, and here alone
+    ):  # only here OpenCV multiplies by alpha
         from PIL import ImageOps
 
         with pillow().open(io.BytesIO(content)) as image:
@@ -237,12 +239,14 @@ def _pixels(content: bytes, mode: str, flags: int = COLOUR) -> np.ndarray:
 
 
 def imdecode(content: bytes, flags: int) -> np.ndarray:
-    """OpenCV's own, which gives None for some files and raises for others, with a `UserError` for both."""
+    """`cv2.imdecode` with a `UserError` for every failure; OpenCV returns None for some files and raises for
+    others."""
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        if pixels is None and content[:2] == JPEG:  # it ends early: with an end it decodes as far as it goes
+        # truncated: with an end marker it decodes as far as possible
+        if pixels is None and content[:2] == JPEG:
             pixels = cv2.imdecode(np.frombuffer(content + JPEG_END, np.uint8), flags)
-    except cv2.error as error:  # such as one of more than 2**30 pixels
+    except cv2.error as error:  # such as an image of more than 2**30 pixels
         raise UserError(f"the file cannot be decoded ({error.err})") from None
     if pixels is None:
         raise UserError("the file cannot be decoded")
@@ -250,8 +254,8 @@ def imdecode(content: bytes, flags: int) -> np.ndarray:
 
 
 def pillow() -> Any:
-    """`PIL.Image` without its limits against attacks: a slide of 400 million pixels, or a long description in
-    a PNG, is data here."""
+    """`PIL.Image` without its limits against decompression bombs: a slide of 400 million pixels, or a long
+    description in a PNG, is valid data here."""
     from PIL import Image, PngImagePlugin
 
     Image.MAX_IMAGE_PIXELS = None
@@ -260,8 +264,8 @@ def pillow() -> Any:
 
 
 def kind_of(content: bytes, cut_off: bool = False) -> str:
-    """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`; raises for a
-    cut-off file, unless a JPEG may be `cut_off`."""
+    """The kind of image as a short text, such as `JPEG RGB` or `JPEG RGB, turned by EXIF`. Raises `UserError`
+    for a truncated file, unless `cut_off` allows a truncated JPEG."""
     from PIL import UnidentifiedImageError
 
     try:
@@ -272,19 +276,19 @@ def kind_of(content: bytes, cut_off: bool = False) -> str:
             whole = jpeg and (cut_off or JPEG_END in content[-64:])
             if (
                 not whole
-            ):  # decode in full (a PNG was already, to see its EXIF): Pillow says when data is missing
+            ):  # decode in full (a PNG was decoded already for its EXIF): Pillow reports missing data
                 image.load()
             return kind
     except UnidentifiedImageError:
         raise UserError(
             "the file is no image that can be read (is it a web page or a Git LFS pointer?)"
         ) from None
-    except Exception as error:  # Pillow's readers raise errors of a dozen kinds for a damaged file
+    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
         raise UserError(f"the file is cut off or damaged ({' '.join(str(error).split())})") from None
 
 
 def resize_image(pixels: np.ndarray, data: Data) -> np.ndarray:
-    """(H, W, C) to (S, S, C), stretched, or kept in shape with black on both sides."""
+    """Resize (H, W, C) to (S, S, C): stretched, or with the aspect ratio kept and black padding."""
     side = data.cached_size
     top, left, height, width = content_box(*pixels.shape[:2], data)
     resized = _resize(pixels, height, width)
@@ -296,7 +300,7 @@ def resize_image(pixels: np.ndarray, data: Data) -> np.ndarray:
 
 
 def content_box(height: int, width: int, data: Data) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part of the S x S square that an image of this size covers."""
+    """(top, left, height, width): the part of the S x S square that an image of this size covers."""
     side = data.cached_size
     if data.fit == "stretch":
         return 0, 0, side, side
@@ -306,20 +310,20 @@ def content_box(height: int, width: int, data: Data) -> tuple[int, int, int, int
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Area averaging on the way down (it does not alias), cubic on the way up."""
+    """Resize with area averaging when shrinking (no aliasing), otherwise cubic."""
     if pixels.shape[:2] == (height, width):
         return pixels
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    # OpenCV takes four channels at a time, and drops the axis of a single one
+    # cv2.resize takes four channels at a time, and drops the axis of a single one
     parts = [pixels[:, :, c : c + 4] for c in range(0, pixels.shape[2], 4)]
     resized = [cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=way) for part in parts]
     return np.concatenate([part.reshape(height, width, -1) for part in resized], axis=2)
 
 
 def _phash(grey: np.ndarray) -> int:
-    """64-bit perceptual hash of a grey image, to the bit that of ImageHash, which Kaggle's image lacks: the
-    signs of the lowest 8 x 8 frequencies about their median."""
+    """Perceptual hash (pHash, 64 bits) of a grey image, identical to that of ImageHash, which Kaggle's image
+    lacks: the lowest 8 x 8 DCT frequencies compared with their median."""
     from PIL import Image
     from scipy.fft import dctn
 

@@ -1,5 +1,5 @@
-"""Whether the targets are such as the metric, the loss and the transforms of targets can take: said before
-anything is trained. What each takes is declared beside it, as a `Domain`."""
+"""Check, before training, that the targets lie in the domain of the metric, the loss and the target
+transforms. Each of them declares its `Domain`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from src.config import Config, UserError
 from src.metrics.base import NOT_NEGATIVE, Domain
 from src.tasks.base import Task
 
-LARGEST = float(np.finfo(np.float32).max) / 10  # networks learn and predict in single precision
-COARSEST = 1e-3  # what its rounding may take, as a share of the targets' standard deviation
-_SHOWN = 5  # columns in a line
-_FEW = 1000  # values of a column
+LARGEST = float(np.finfo(np.float32).max) / 10  # networks compute in single precision
+COARSEST = 1e-3  # rounding error allowed, as a share of the targets' standard deviation
+_SHOWN = 5  # columns shown in a message
+_FEW = 1000  # rows kept per column
 
 
 def check_domain(config: Config, task: Task, targets: pd.DataFrame, path: Path) -> None:
-    """Raise `UserError`, with file, row and column, for the first of the targets, as text, that the metric or
-    a transform cannot take, or that single precision cannot hold."""
+    """Raise `UserError`, with file, row and column, for the first target (as text) that the metric or a
+    transform cannot take, or that single precision cannot represent."""
     domains = dict(_domains(config, task))
     if task.kind != "numbers" or not (domains or task.scaled):
         return
@@ -40,7 +40,7 @@ def check_domain(config: Config, task: Task, targets: pd.DataFrame, path: Path) 
 
 
 def _domains(config: Config, task: Task) -> Iterator[tuple[str, Domain]]:
-    """What the config asks of targets, by its keys."""
+    """The domains that the config requires of the targets, by config key."""
     if task.metric.domain is not None:
         yield f"task.metric={task.metric.name}", task.metric.domain
     if config.train.target_log:
@@ -48,8 +48,8 @@ def _domains(config: Config, task: Task) -> Iterator[tuple[str, Domain]]:
 
 
 def _check_precision(values: np.ndarray, column: str, path: Path) -> None:
-    """Raise `UserError` for a number beyond single precision, and for numbers whose differences it rounds
-    away."""
+    """Raise `UserError` for numbers beyond single precision, and for numbers whose differences vanish in its
+    rounding."""
     beyond = np.abs(values) > LARGEST
     if beyond.any():
         row = int(beyond.argmax())
@@ -70,8 +70,8 @@ def _check_precision(values: np.ndarray, column: str, path: Path) -> None:
 
 
 def undefined(task: Task, truth: np.ndarray) -> list[int] | None:
-    """Of rows with this truth, the columns for which the metric is undefined whatever is predicted, as where
-    they hold one target alone: -1 where it is so for all together; None where there are none."""
+    """The columns in which the metric is undefined for any prediction, for example because all rows have the
+    same target. [-1] if it is undefined for all columns together; None if it is defined."""
     if not len(truth):
         return None
     truth = truth[_first_of_each(truth)]
@@ -83,27 +83,27 @@ def undefined(task: Task, truth: np.ndarray) -> list[int] | None:
 
 
 def _first_of_each(truth: np.ndarray) -> np.ndarray:
-    """Row numbers: of each column the first row of each value, of many values a few. A metric is defined by
-    which values there are, and costs minutes over all rows, columns and folds."""
+    """Row numbers of the first row of each value of each column, up to a limit. Whether a metric is defined
+    depends only on the values present, and evaluating all rows, columns and folds is slow."""
     columns = truth.reshape(len(truth), -1).T
     return np.unique(np.concatenate([np.unique(c, return_index=True)[1][:_FEW] for c in columns]))
 
 
 def _is_undefined(task: Task, truth: np.ndarray) -> bool:
     outputs = truth.shape[1] if truth.ndim == 2 else int(truth.max()) + 1 if task.stacking == "classes" else 1
-    said = np.random.default_rng(0).random((len(truth), outputs)).astype(np.float32)  # by chance
+    said = np.random.default_rng(0).random((len(truth), outputs)).astype(np.float32)  # random predictions
     said = said / said.sum(1, keepdims=True) if task.stacking == "classes" else said
     try:
         return bool(np.isnan(task.metric(truth, said)))
-    except ValueError:  # a metric of several columns together
+    except ValueError:  # a metric that needs several columns together
         return False
 
 
 def undefined_notes(
     config: Config, task: Task, truth: np.ndarray, outputs: list[str], fold: np.ndarray, stop: np.ndarray
 ) -> list[str]:
-    """Lines for the summary: of which folds' rows, and early-stopping rows, the metric is undefined, and what
-    comes of it. Raises `UserError` where it is so of all rows."""
+    """Lines for the summary: in which folds and early-stopping splits the metric is undefined, and the
+    consequence. Raises `UserError` if it is undefined over all rows."""
     name = task.metric.name
     if undefined(task, truth) == [-1]:
         raise UserError(f"task.metric={name} is undefined for these targets: they are all the same")

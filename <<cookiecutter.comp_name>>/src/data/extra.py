@@ -1,8 +1,9 @@
-"""Unlabelled images that no table lists (`pseudo.external`): packed beside the cache, for stage 04 alone.
+"""External unlabelled images (`pseudo.external`) for pseudo-labels: packed beside the image cache, used by
+stage 04 only.
 
-They are kept as the others are (`extra-<key>.npy` for `images.npy`); `extra-<key>.parquet` has a row an
-image that may be asked (id, position in the store, file, size, content hash). Ids are
-`extra/<folder>/<path>`, which no table may use, and no submission holds one.
+They are stored like the others (`extra-<key>.npy` instead of `images.npy`). `extra-<key>.parquet` has a row
+per image that may be pseudo-labelled (id, position in the store, file, size, content hash). Ids are
+`extra/<folder>/<path>`; no table may use such an id, and no submission contains one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from src.rawfiles import external_folders
 from src.reading import read_parquet
 from src.steps import extra_step, images_step
 
-EXTERNAL_PREFIX = "extra/"  # of ids
+EXTERNAL_PREFIX = "extra/"  # prefix of the ids
 
 
 def build_extra(step: Step, config: Config) -> None:
-    """Pack the external images; those that look like one of the competition's, or like one before them, are
-    left out and counted. Raises `UserError` for an unreadable file, an empty folder, or an id of ours."""
+    """Pack the external images. Images that duplicate one of the competition's or an earlier external one are
+    left out and counted. Raises `UserError` for an unreadable file, a folder without images, or a table id
+    with the reserved prefix."""
     files = external_files(config)
     index = read_parquet(images_step(config).folder / "index.parquet")
     taken = index.loc[index["id"].str.startswith(EXTERNAL_PREFIX), "id"]
@@ -54,10 +56,11 @@ def build_extra(step: Step, config: Config) -> None:
 
 
 def is_new(extra: pd.DataFrame, index: pd.DataFrame, bits: int) -> np.ndarray:
-    """(N,) whether no image of `index`, and none before it in `extra`, is the same file or looks the same.
+    """(N,) whether an image is no duplicate or near-duplicate of one in `index` or of an earlier one in
+    `extra`.
 
-    A copy of a training row would be learned from with a label of its own fold's making, and that row is
-    scored by what came of it.
+    A copy of a training row would leak: its pseudo-label comes from models trained on that row, and the model
+    trained on the copy is scored on the same row.
     """
     columns = ["content", "phash", "thumbnail"]
     both = pd.concat([index[columns], extra[columns]], ignore_index=True)
@@ -66,7 +69,7 @@ def is_new(extra: pd.DataFrame, index: pd.DataFrame, bits: int) -> np.ndarray:
 
 
 def external_files(config: Config) -> dict[str, Path]:
-    """Every image file below the folders of `pseudo.external`, by its id, in order."""
+    """All image files below the folders of `pseudo.external`, sorted, by id."""
     files = {}
     for name, folder in external_folders(config).items():
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -84,8 +87,8 @@ def _refuse(broken: list[tuple[Path, str]]) -> None:
 
 
 def with_extra(store: ImageStore, config: Config) -> ImageStore:
-    """The store with the external images of this config at its end; as it is where there are none, or stage
-    01 has not packed them: stage 04, which alone needs them, asks for that."""
+    """Append the external images of this config to the store. The store is unchanged if there are none or
+    stage 01 has not packed them; only stage 04 needs them, and it checks."""
     step = extra_step(config)
     if step is None or not step.fresh():
         return store

@@ -1,8 +1,9 @@
-"""Which fold each training row belongs to: decided once, written to `folds.csv`, obeyed by every later stage.
+"""Cross-validation folds: assign each training row to a fold, and write `folds.csv` once for all later
+stages.
 
-The file is the truth and is never computed again elsewhere: the same seed gives other folds under another
-scikit-learn. Besides `fold` it holds `stop`: of the rows that train fold k, those with `stop == k % parts`
-only decide when to stop, so that a fold's own validation rows choose nothing and its score stays honest.
+No later stage recomputes the folds: another scikit-learn version gives different folds for the same seed.
+Besides `fold` the file has a column `stop`. Among the training rows of fold k, those with `stop == k % parts`
+are the early-stopping split, so the validation rows of a fold decide nothing and its score is unbiased.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from src.data.tables import Tables
 from src.reading import read_parquet
 from src.tasks.base import Task, as_target_columns
 
-BLANK = 1.0  # standard deviation of a thumbnail, of 255: less is one colour
+BLANK = 1.0  # standard deviation of a thumbnail, of 255: below it the image counts as blank
 DENSE = (
     20_000_000  # groups times classes: scikit-learn keeps a table of them, and searches all of it for each
 )
@@ -60,8 +61,8 @@ def build_folds(
 
 
 def large_group(groups: np.ndarray, column: pd.Series | None, cv: CrossValidation) -> list[str]:
-    """A line about the largest group of rows (N,), where it is larger than a fold, which then cannot be as
-    large as the others."""
+    """A summary line about the largest group of rows (N,) if it is larger than a fold; the folds are then of
+    unequal size."""
     counts = np.bincount(groups)
     rows, fold = int(counts.max()), len(groups) / cv.n_folds
     if rows <= fold:
@@ -80,15 +81,14 @@ def large_group(groups: np.ndarray, column: pd.Series | None, cv: CrossValidatio
 def parts_of(
     config: Config, task: Task, strata: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the fold, and (N,) the early-stopping part, of rows with these strata and groups (N,)."""
+    """(N,) fold numbers and (N,) early-stopping parts, for rows with these strata and groups (N,)."""
     if task.kind == "rankings":
         new = config.cv.new_share if config.data.new_label is not None else 0.0
         return tuple(
             assign_identities(strata, groups, n, config.cv.seed + i, new)
             for i, n in enumerate((config.cv.n_folds, config.cv.stop_parts))
         )
-    # Few groups cannot give ten parts: then the stopping rows are drawn without them. They only decide when
-    # to stop.
+    # With fewer groups than early-stopping parts the split ignores the groups. It only decides when to stop.
     enough = len(np.unique(groups)) >= config.cv.stop_parts
     rows = groups if enough else np.arange(len(groups))
     folds = assign(config.cv.kind, strata, groups, config.cv.n_folds, config.cv.seed)
@@ -99,11 +99,11 @@ def parts_of(
 def assign(
     kind: str, strata: np.ndarray, groups: np.ndarray, n: int, seed: int, key: str = "cv.n_folds"
 ) -> np.ndarray:
-    """(N,) part numbers 0 to n-1; rows of one group share a part whatever the kind.
+    """k-fold assignment: (N,) part numbers 0 to n-1. Rows of one group always share a part (group k-fold).
 
-    `strata` is (N,) classes, shared out by scikit-learn, or (N, L) labels, shared out by iterative
-    stratification (Sechidis, Tsoumakas, Vlahavas 2011). Raises `UserError` naming `key` where there are too
-    few groups for `n` parts.
+    `strata` is (N,) classes (stratified k-fold of scikit-learn) or (N, L) binary labels (iterative
+    stratification: Sechidis, Tsoumakas, Vlahavas 2011, On the Stratification of Multi-label Data). Raises
+    `UserError` naming `key` when there are too few groups for `n` parts.
     """
     n_groups = len(np.unique(groups))
     grouped = n_groups < len(groups)
@@ -121,7 +121,7 @@ def assign(
         if grouped:  # GroupKFold takes no seed before scikit-learn 1.6
             groups = np.random.default_rng(seed).permutation(groups.max() + 1)[groups]
         parts = np.full(len(strata), -1)
-        with warnings.catch_warnings():  # a class with fewer rows than parts: `check_rare` has spoken
+        with warnings.catch_warnings():  # a class with fewer rows than parts: `check_rare` reports it
             warnings.simplefilter("ignore", UserWarning)
             for part, (_, rows) in enumerate(splitter.split(np.zeros(len(strata)), strata, groups)):
                 parts[rows] = part
@@ -131,24 +131,24 @@ def assign(
 
 
 def _splitter(strata: np.ndarray, stratified: bool, grouped: bool, n: int, seed: int) -> Any:
-    """The library's splitter for this kind of target and groups."""
+    """The splitter of scikit-learn or iterstrat for this kind of target and groups."""
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
     if strata.ndim == 2 and stratified:
         return MultilabelStratifiedKFold(n, shuffle=True, random_state=seed)
-    # scikit-learn refuses to balance where no class has a row for every part
+    # scikit-learn refuses to stratify if no class has a row for every part
     if stratified and np.unique(strata, return_counts=True)[1].max() >= n:
         return (StratifiedGroupKFold if grouped else StratifiedKFold)(n, shuffle=True, random_state=seed)
     return GroupKFold(n) if grouped else KFold(n, shuffle=True, random_state=seed)
 
 
 def share_out_groups(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """(N,) parts for (N, L) labels, or (N,) classes, in groups: the largest group first, each to the part
-    that lacks its labels most.
+    """Stratified group k-fold for (N, L) labels or (N,) classes: (N,) part numbers. Groups are assigned from
+    the largest to the smallest, each to the part that lacks its labels most.
 
-    What scikit-learn's StratifiedGroupKFold does for one class a row, for several labels and for the row
-    count, and without its table of groups by classes.
+    It is the greedy method of scikit-learn's StratifiedGroupKFold, extended to several labels and to the row
+    count, and without the dense table of groups by classes.
     """
     from scipy.sparse import coo_array, csr_array
 
@@ -157,14 +157,14 @@ def share_out_groups(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) 
         rows, columns = np.arange(len(labels)), np.unique(labels, return_inverse=True)[1]
     else:
         rows, columns = labels.nonzero()
-    sizes, last = np.bincount(place), columns.max(initial=-1) + 1  # the row count stands behind the labels
+    sizes, last = np.bincount(place), columns.max(initial=-1) + 1  # the row count is the last column
     rows, columns = (
         np.concatenate(pair)
         for pair in ((place[rows], np.arange(len(keys))), (columns, np.full(len(keys), last)))
     )
     counts = np.concatenate([np.ones(len(rows) - len(keys)), sizes])
     wealth = csr_array(coo_array((counts, (rows, columns)), shape=(len(keys), last + 1)))
-    share = wealth.multiply(1 / np.maximum(wealth.sum(0), 1)).tocsr()  # of all rows with the label
+    share = wealth.multiply(1 / np.maximum(wealth.sum(0), 1)).tocsr()  # as a share of all rows with the label
     order = np.random.default_rng(seed).permutation(len(keys))
     order = order[np.argsort(-sizes[order], kind="stable")]
     held, part = np.zeros((n, last + 1)), np.zeros(len(keys), dtype=np.int64)
@@ -177,7 +177,7 @@ def share_out_groups(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) 
 
 
 def check_rare(counts: dict[str, int], cv: CrossValidation, path: Path) -> None:
-    """Refuse a class or label that cannot stand in every fold, unless `cv.allow_rare`."""
+    """Raise `UserError` for a class or label with fewer rows than folds, unless `cv.allow_rare`."""
     if cv.kind not in ("stratified", "stratified_group") or cv.allow_rare:
         return
     rare = sorted((count, label) for label, count in counts.items() if count < cv.n_folds)
@@ -190,11 +190,12 @@ def check_rare(counts: dict[str, int], cv: CrossValidation, path: Path) -> None:
 
 
 def duplicate_groups(index: pd.DataFrame, bits: int) -> np.ndarray:
-    """(N,) group numbers: rows share one when their files are byte-identical or near-duplicates, chains
-    included.
+    """Duplicate and near-duplicate detection: (N,) group numbers. Rows share a group if their files are
+    byte-identical or near-duplicates, directly or through a chain.
 
-    Near: perceptual hashes within `bits` of 64, and thumbnails that agree; -1 looks for neither kind. Blank
-    images tie nothing: a black tile in every scan would chain all scans into one group, and teaches nothing.
+    Near-duplicates have perceptual hashes (pHash) that differ in at most `bits` of 64 bits, and similar
+    thumbnails; with -1 neither kind is searched for. Blank images join no groups: a black tile in every scan
+    would chain all scans into one group, although it carries no information.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -218,8 +219,8 @@ def duplicate_groups(index: pd.DataFrame, bits: int) -> np.ndarray:
 
 
 def _thumbnails_agree(thumbnails: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(pairs,) whether two thumbnails look the same; in blocks, for a thousand black frames make half a
-    million pairs."""
+    """(pairs,) whether two thumbnails look the same. Works in blocks, because a thousand black frames make
+    half a million pairs."""
     agree = np.zeros(len(left), dtype=bool)
     for start in range(0, len(left), 2**15):
         block = slice(start, start + 2**15)
@@ -231,11 +232,12 @@ def _thumbnails_agree(thumbnails: np.ndarray, left: np.ndarray, right: np.ndarra
 
 
 def _kept_together(alike: np.ndarray, column: pd.Series | None, parts: int) -> np.ndarray:
-    """(N,) groups of rows that share a fold: duplicates, values of the group column, and what those two chain
-    up.
+    """(N,) groups of rows that must share a fold: duplicates, equal values of the group column, and chains of
+    both.
 
-    Where look-alikes would chain the column's groups into too few for the folds, the column alone decides:
-    it is the competitor's word, and a bare corner of a board looks like any other.
+    If duplicates would chain the column's groups into too few groups for the folds, only the group column is
+    used. The competitor chose that column, while some images (an empty corner of a board) look alike by
+    chance.
     """
     groups = merge_groups(alike, column)
     if column is None or len(np.unique(groups)) >= min(parts, column.nunique()):
@@ -245,8 +247,8 @@ def _kept_together(alike: np.ndarray, column: pd.Series | None, parts: int) -> n
 
 
 def merge_groups(alike: np.ndarray, column: pd.Series | None) -> np.ndarray:
-    """(N,) groups 0, 1, ...: rows that share a duplicate group or a value of the group column, chains
-    included."""
+    """(N,) groups 0, 1, ...: rows that share a duplicate group or a value of the group column, directly or
+    through a chain."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -255,7 +257,7 @@ def merge_groups(alike: np.ndarray, column: pd.Series | None) -> np.ndarray:
     if column is not None:
         keys.append(pd.factorize(column)[0])
     rows, columns, offset = [], [], n
-    for key in keys:  # rows on one side, key values on the other
+    for key in keys:  # bipartite graph: rows on one side, key values on the other
         rows.append(np.arange(n))
         columns.append(key + offset)
         offset += key.max() + 1

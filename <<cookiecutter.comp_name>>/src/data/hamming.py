@@ -1,4 +1,5 @@
-"""All pairs of 64-bit hashes that are nearly the same, without comparing each with each."""
+"""Near-duplicate search: all pairs of 64-bit hashes within a Hamming distance, without comparing every
+pair."""
 
 from __future__ import annotations
 
@@ -7,17 +8,18 @@ from math import comb
 
 import numpy as np
 
-_FEW = 4096  # hashes that are compared each with each at once
-SORT = 32  # comparisons that sorting one hash takes as long as, about
+_FEW = 4096  # hashes for which all pairs are compared at once
+SORT = 32  # rough cost of sorting one hash, in comparisons
 
 
 def near_pairs(hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (P,) and (P,) of all pairs i < j of (N,) uint64 that differ in at most `bits` bits, rising.
+    """Positions (P,) and (P,) of all pairs i < j of (N,) uint64 hashes that differ in at most `bits` bits, in
+    ascending order.
 
-    Cut into more bands than bits may differ, two near hashes agree in some of the bands altogether; so only
-    those are compared that have these in common, for each choice of bands (Manku, Jain, Das Sarma 2007,
-    Detecting Near-Duplicates for Web Crawling). A hundred thousand take less than a second, each with each a
-    minute.
+    If the hashes are cut into more bands than bits may differ, two near hashes agree in some of the bands.
+    For each choice of bands only the hashes that agree in them are compared (Manku, Jain, Das Sarma 2007,
+    Detecting Near-Duplicates for Web Crawling). This is far faster than comparing all pairs for a hundred
+    thousand hashes.
     """
     same = _bands_in_common(len(hashes), bits)
     if same == 0:
@@ -27,12 +29,12 @@ def near_pairs(hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     found = [
         _that_share(hashes, np.uint64(sum(chosen)), bits) for chosen in combinations(bands, same)
     ]  # bands are disjoint, so their sum is their union
-    pairs = np.unique(np.concatenate(found), axis=0)  # (P, 2) in rising order
+    pairs = np.unique(np.concatenate(found), axis=0)  # (P, 2) ascending
     return pairs[:, 0], pairs[:, 1]
 
 
 def _bands_in_common(n: int, bits: int) -> int:
-    """How many bands two near hashes must share for the least work; 0 where each with each is less."""
+    """The number of common bands with the least work; 0 if comparing all pairs is cheaper."""
     if n <= _FEW:
         return 0
     work = {0: n * n / 2}
@@ -43,7 +45,7 @@ def _bands_in_common(n: int, bits: int) -> int:
 
 
 def _that_share(hashes: np.ndarray, mask: np.uint64, bits: int) -> np.ndarray:
-    """(P, 2) near pairs i < j among hashes that are the same under `mask`."""
+    """(P, 2) near pairs i < j among hashes that are equal under `mask`."""
     keys = hashes & mask
     order = np.argsort(keys, kind="stable")
     keys, sorted_ = keys[order], hashes[order]
@@ -51,7 +53,8 @@ def _that_share(hashes: np.ndarray, mask: np.uint64, bits: int) -> np.ndarray:
     places = np.flatnonzero(keys[:-1] == keys[1:])
     while len(places):
         near = places[np.bitwise_count(sorted_[places] ^ sorted_[places + step]) <= bits]
-        pairs.append(np.stack([order[near], order[near + step]], axis=1))  # stable: the first is the smaller
+        # stable sort: the first is the smaller
+        pairs.append(np.stack([order[near], order[near + step]], axis=1))
         step += 1
         places = places[places < len(keys) - step]
         places = places[keys[places] == keys[places + step]]
@@ -59,10 +62,10 @@ def _that_share(hashes: np.ndarray, mask: np.uint64, bits: int) -> np.ndarray:
 
 
 def _each_with_each(hashes: np.ndarray, bits: int, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Block against all: 20,000 in two seconds."""
+    """Compare all pairs, one block of hashes against all at a time."""
     left: list[np.ndarray] = [np.empty(0, np.int64)]
     right: list[np.ndarray] = [np.empty(0, np.int64)]
-    block = max(1, min(block, 2**24 // max(1, len(hashes))))  # at most 128 MiB at a time, however many
+    block = max(1, min(block, 2**24 // max(1, len(hashes))))  # at most 128 MiB at a time
     for start in range(0, len(hashes), block):
         distance = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
         i, j = np.nonzero(distance <= bits)

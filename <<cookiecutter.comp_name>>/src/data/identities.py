@@ -1,4 +1,5 @@
-"""Folds for identities: some are held out whole and are new there, the others have images on both sides."""
+"""Folds for identities (retrieval): some are held out entirely and are new in validation, the others have
+images in several folds."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from src.config import CrossValidation, UserError
 def assign_identities(
     labels: np.ndarray, groups: np.ndarray, n: int, seed: int, new_share: float, key: str = "cv.n_folds"
 ) -> np.ndarray:
-    """(N,) fold numbers 0 to n-1 for rows with an identity in `labels` (N,); rows of one of the `groups` (N,)
-    share a fold, whoever they show.
+    """k-fold assignment for retrieval: (N,) fold numbers 0 to n-1 for rows with identities `labels` (N,).
+    Rows of one of the `groups` (N,) share a fold, whatever their identity.
 
-    A share `new_share` of the identities, of large ones and of small ones alike, lies in one fold each: held
-    out, nothing of them is left to learn from. So do those whose rows are all one group. They are dealt
-    evenly. The rows of every other identity lie in as many folds as they can. Raises `UserError` naming `key`
-    where there are too few groups for `n` folds.
+    A share `new_share` of the identities, spread evenly over large and small ones, is kept whole in one fold
+    each, so that in validation these are new identities. Identities whose rows are all in one group are whole
+    as well. Whole identities are distributed evenly over the folds; the rows of every other identity are
+    spread over as many folds as possible. Raises `UserError` naming `key` if there are too few groups for `n`
+    folds.
     """
     rng = np.random.default_rng(seed)
     owners, groups = pd.factorize(labels)[0], pd.factorize(groups)[0]
@@ -35,25 +37,28 @@ def assign_identities(
 def _held_out_whole(
     owners: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(identities,) whether all rows go to one fold: those of a single group, and a share of the others."""
+    """(identities,) whether all rows go to one fold: identities with a single group, and a share of the
+    others."""
     whole = np.bincount(np.unique(np.stack([owners, groups]), axis=1)[0]) == 1
     rows = np.bincount(owners)
     free = np.flatnonzero(~whole)
     free = free[np.lexsort((rng.random(len(free)), rows[free]))]  # few rows first
-    steps = np.floor(np.arange(len(free) + 1) * share + rng.random())  # every 1/share-th, from a random one
+    # every 1/share-th, from a random offset
+    steps = np.floor(np.arange(len(free) + 1) * share + rng.random())
     whole[free[np.diff(steps) > 0]] = True
     return whole
 
 
 def _units(owners: np.ndarray, groups: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(N,) what must share a fold: rows of a group, rows of an identity that stays whole, and chains of
+    """(N,) units of rows that must share a fold: rows of a group, rows of a whole identity, and chains of
     these."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     n, n_groups = len(owners), groups.max(initial=-1) + 1
     tied = np.flatnonzero(whole[owners])
-    left = np.r_[np.arange(n), tied]  # rows on one side, their groups and identities on the other
+    # bipartite graph: rows on one side, their groups and identities on the other
+    left = np.r_[np.arange(n), tied]
     right = np.r_[n + groups, n + n_groups + owners[tied]]
     size = n + n_groups + len(whole)
     graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
@@ -63,13 +68,14 @@ def _units(owners: np.ndarray, groups: np.ndarray, whole: np.ndarray) -> np.ndar
 def _deal(
     owners: np.ndarray, units: np.ndarray, whole: np.ndarray, n: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(units,) folds. New identities first, as many to each fold; then each unit to the fold that has the
-    fewest of its identities' units; the smaller fold where several are as good. Large units go before small
-    ones, which even out what is left; units of several identities have the least choice and go before all."""
+    """(units,) fold numbers, assigned greedily. New identities come first, equally many per fold. Then each
+    unit goes to the fold with the fewest units of its identities; ties go to the smaller fold. Units of
+    several identities have the least choice and come first; large units come before small ones, which even
+    out the rest."""
     unit, owner = np.unique(np.stack([units, owners]), axis=1)
     sizes, members = np.bincount(units), np.bincount(unit)
     first = members.cumsum() - members
-    new = np.bincount(unit, weights=whole[owner])  # (units,) how many identities it holds out whole
+    new = np.bincount(unit, weights=whole[owner])  # (units,) the number of whole identities in each unit
     choice = np.where(new > 0, 0, -members)
     order = np.lexsort((rng.random(len(sizes)), -sizes, choice, new == 0))
     fold = np.zeros(len(sizes), dtype=np.int64)
@@ -85,8 +91,8 @@ def _deal(
 
 
 def check_identities(counts: dict[str, int], cv: CrossValidation, new_label: str | None, path: Path) -> None:
-    """Refuse an identity with one image, which nobody can find while that one is held out, unless
-    `cv.allow_rare`."""
+    """Raise `UserError` for an identity with one image, which cannot be found when that image is held out,
+    unless `cv.allow_rare`."""
     single = sorted(label for label, count in counts.items() if count < 2)
     if single and not cv.allow_rare:
         then = "never found while it is held out" if new_label is None else f"only ever {new_label!r}"

@@ -1,8 +1,8 @@
-"""Decode once: every image resized to the training resolution, in a store that every run shares.
+"""The image cache: every image decoded once, resized to the training resolution, and shared by all runs.
 
-The store is (N, S, S, C) uint8, RGB for pictures, in one of the forms of pixels.py; `index.parquet` has a row
-a table row (set, id, position in the store, file, size, mode, content hash, perceptual hash, thumbnail);
-`statistics.json` has the training images' channel mean and std.
+The store is (N, S, S, C) uint8, RGB for pictures, in one of the formats of pixels.py. `index.parquet` has a
+row per table row (set, id, position in the store, file, size, mode, content hash, perceptual hash,
+thumbnail). `statistics.json` has the channel mean and std of the training images.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from src.data.tables import Tables
 from src.reading import read_json, read_parquet
 from src.steps import images_step
 
-COUNTED = 10_000  # training images at most, where reading them means decoding them again
+COUNTED = 10_000  # at most this many training images if reading them means decoding them again
 
 
 def build_cache(step: Step, tables: Tables, config: Config) -> None:
-    """Make the three files of the images step; raises `UserError` naming the first unreadable image."""
+    """Write the three files of the images step. Raises `UserError` naming the first unreadable image."""
     data, raw = config.data, config.root / config.data.raw
     files = list(dict.fromkeys([*tables.images["train"], *tables.images["test"]]))
     position = {file: i for i, file in enumerate(files)}
@@ -46,8 +46,8 @@ def build_cache(step: Step, tables: Tables, config: Config) -> None:
 
 
 def channels_of(file: Path, data: Data) -> int:
-    """The channels that the cache will have: 3 for pictures; what the first file has for arrays, and where
-    data.preprocess may have changed it."""
+    """The number of channels in the cache: 3 for pictures; for arrays, or with data.preprocess, that of the
+    first file."""
     if file.suffix.lower() not in READERS and data.preprocess is None:
         return 3
     with named(file):
@@ -79,8 +79,8 @@ def _index(tables: Tables, id_column: str, position: dict[Path, int], known: lis
 
 
 def _statistics(packed: np.ndarray | LazyImages, index: pd.DataFrame) -> dict[str, Any]:
-    """Channel mean and std of the training images in units of white (0 to 1), exact, from their histograms;
-    of those that are not in an array, of up to `COUNTED` drawn ones."""
+    """Channel mean and std of the training images, in units of white (0 to 1), exact, from histograms. If the
+    store is not an array they come from a random sample of at most `COUNTED` images."""
     channels = packed.shape[3]
     counts = np.zeros((channels, 256), dtype=np.int64)
     positions = index.loc[index["set"] == "train", "position"].to_numpy()
@@ -102,7 +102,7 @@ def _statistics(packed: np.ndarray | LazyImages, index: pd.DataFrame) -> dict[st
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images, opened without reading them, and where each row of the tables lies among them."""
+    """The image cache, opened without reading it, and the position of each table row in it."""
 
     pixels: np.ndarray | LazyImages  # (N, S, S, C) uint8
     train: np.ndarray  # position of each row of train.csv
@@ -113,17 +113,17 @@ class ImageStore:
     std: tuple[float, ...]
     train_sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of each file
     test_sizes: list[tuple[int, int]] = field(default_factory=list)
-    extra: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of images that no table lists
+    extra: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # positions of external images
     extra_ids: list[str] = field(default_factory=list)
     extra_sizes: list[tuple[int, int]] = field(default_factory=list)
-    seen: int | None = None  # side of the centre that is looked at without augmentation; None: the whole
+    seen: int | None = None  # side of the centre crop used for evaluation; None: the whole image
 
     def views(self, positions: np.ndarray) -> list[np.ndarray]:
-        """Each of the images there, (S, S, C) uint8, where it lies, or decoded."""
+        """Each of the images (S, S, C) uint8: a view into the store, or decoded."""
         return views(self.pixels, positions)
 
     def look(self, positions: np.ndarray) -> np.ndarray:
-        """(B, S, S, C) uint8 of the images there, as they are evaluated: whole, or their centre."""
+        """(B, S, S, C) uint8 as used for evaluation: the whole images, or their centre crop."""
         side = self.pixels.shape[1]
         first = 0 if self.seen is None else (side - self.seen) // 2
         centre = slice(first, side if self.seen is None else first + self.seen)
@@ -131,7 +131,7 @@ class ImageStore:
 
 
 def open_images(config: Config) -> ImageStore:
-    """Open what the images step made."""
+    """Open the image cache written by the images step."""
     step = images_step(config)
     columns = ["set", "id", "position", "height", "width"]
     index = read_parquet(step.folder / "index.parquet", columns)

@@ -1,4 +1,5 @@
-"""Rows of one fold, and the batches made of them: uint8 images straight from the packed cache."""
+"""Data loading: the rows of one fold, the batch sampler, and batches of uint8 images read from the packed
+cache."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class TrainingRows:
         return len(self.positions)
 
     def part(self, mine: slice) -> TrainingRows:
-        """Those of a slice; target maps are not read."""
+        """The rows of a slice. Target masks are not read from disk."""
         return TrainingRows(self.positions[mine], taken(self.targets, mine), self.weights[mine])
 
     def __add__(self, other: TrainingRows) -> TrainingRows:
@@ -62,7 +63,7 @@ class FoldData:
     train: TrainingRows
     stop: TrainingRows  # the early-stopping split of the training folds; empty when early stopping is off
     valid: TrainingRows
-    train_index: np.ndarray  # rows of folds.csv
+    train_index: np.ndarray  # row numbers of folds.csv
     stop_index: np.ndarray
     valid_index: np.ndarray
     stop_truth: Any
@@ -70,17 +71,19 @@ class FoldData:
 
 
 def load_fold(config: Config, task: Task, fold: int) -> FoldData:
-    """Read folds.csv and the image store for fold `fold`; raises `UserError` where the two do not belong
-    together."""
+    """Read folds.csv and the image store for fold `fold`. Raises `UserError` when the two list different
+    rows."""
     store = with_extra(open_images(config), config)
-    if config.data.cache_size is not None and task.kind != "maps":  # a mask is wanted of the whole image
+    # segmentation predicts masks for the whole image
+    if config.data.cache_size is not None and task.kind != "maps":
         store = replace(store, seen=config.data.image_size)
     table = read_folds(config)
     if table["id"].tolist() != store.train_ids:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
     outputs = read_dataset(config.root)["outputs"]
     labels = targets_in(table)
-    check_domain(config, task, labels, config.root / "data" / "folds.csv")  # the metric may have changed
+    # the metric may have changed since 01
+    check_domain(config, task, labels, config.root / "data" / "folds.csv")
     if task.kind == "maps":
         targets = MaskTargets.of(open_masks(images_step(config).folder), np.arange(len(table)))
     else:
@@ -95,7 +98,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
         return TrainingRows(store.train[places], taken(targets, places), np.ones(len(places), np.float32))
 
     train, stop, valid = (rows(places) for places in index)
-    if task.kind == "rankings":  # whom no image to learn from shows, a quick look cannot find
+    if task.kind == "rankings":  # validation during training cannot find an identity without a training image
         known = np.unique(train.targets)
         index[1:] = [places[np.isin(targets[places, 0], known)] for places in index[1:]]
         stop, valid = (rows(places) for places in index[1:])
@@ -114,7 +117,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
 
 
 def read_folds(config: Config) -> pd.DataFrame:
-    """folds.csv: ids and targets as text, fold, stop and group as numbers."""
+    """Read folds.csv: ids and targets as text; fold, stop and group as integers."""
     path = config.root / "data" / "folds.csv"
     numbers = {"fold": int, "stop": int, "group": int}
     table = read_csv(path, ("id", *numbers), dtype=str, keep_default_na=False, na_filter=False)
@@ -123,8 +126,7 @@ def read_folds(config: Config) -> pd.DataFrame:
 
 
 def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> TrainingRows:
-    """What fold `fold` of a run learns from: its training rows and, in a round, the pseudo-labels beside
-    them."""
+    """The training rows of fold `fold` of a run, plus the pseudo-labels in a pseudo-label round."""
     path = run.pseudo_labels(fold)
     if path is None:
         return data.train
@@ -134,8 +136,8 @@ def training_rows(run: Run, task: Task, fold: int, data: FoldData) -> TrainingRo
 def load_pseudo_rows(
     path: Path, task: Task, store: ImageStore, outputs: list[str], config: Config
 ) -> TrainingRows:
-    """The rows of a selection table, of the test set or external, as training rows, with the targets and
-    weights written there."""
+    """The rows of a pseudo-label table (test images or external images) as training rows, with the targets
+    and weights of the table."""
     table = read_parquet(path)
     place = dict(zip([*store.test_ids, *store.extra_ids], [*store.test, *store.extra], strict=True))
     if lost := [name for name in table["id"] if name not in place]:
@@ -152,14 +154,14 @@ def load_pseudo_rows(
 
 
 class EpochSampler(Sampler):
-    """The batches of an epoch as (seed, rows), from batch `first` on; the order comes from (seed, epoch), so
-    a resumed epoch is the same one.
+    """Batch sampler: yields the batches of an epoch as (seed, rows), starting at batch `first`. The order
+    depends only on (seed, epoch), so a resumed epoch has the same batches.
 
-    With `labels` (N,) a batch is made of identities with `images_per_class` rows each; with `shares` (N,) an
-    epoch, as long as ever, holds each row as often as its share says; with `shards` (N,) rows come shard by
-    shard, so that a disk reads them as a stream. A last batch of one row is left out:
-    batch norm cannot take it. Of several processes (`part`: rank, ranks) each gets its part of every batch,
-    as (seed, rows, (first, n)).
+    With `labels` (N,) each batch is a PK batch: P identities with `images_per_class` rows each. With `shares`
+    (N,) rows are drawn in proportion to their share, and the epoch keeps its length (oversampling). With
+    `shards` (N,) rows come shard by shard, so that a disk reads them sequentially. A last batch of one row is
+    dropped, because batch norm cannot use it. In distributed training (`part`: rank, world size) each process
+    gets its part of every batch as (seed, rows, (first, n)).
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class EpochSampler(Sampler):
         shards: np.ndarray | None = None,
     ):
         self.shards = shards
-        self.rank, self.ranks = part  # of the processes that share every batch
+        self.rank, self.ranks = part  # rank and number of the processes that share every batch
         self.n_rows, self.batch_size, self.seed, self.epoch, self.first = n_rows, batch_size, seed, 0, 0
         self.labels, self.images_per_class, self.shares = labels, images_per_class, shares
 
@@ -196,16 +198,19 @@ class EpochSampler(Sampler):
             yield (seed, rows) if self.ranks == 1 else (seed, rows[mine], (mine.start, len(rows)))
 
     def mine(self, n: int) -> slice:
-        """This process's part of a batch of n rows: as large as the others' or one more."""
+        """The slice of a batch of n rows that belongs to this process; the sizes of two processes differ by
+        at most one."""
         return slice(n * self.rank // self.ranks, n * (self.rank + 1) // self.ranks)
 
     def part_of(self, number: int) -> tuple[int, int] | None:
-        """Where this process's part of a batch of rows begins, and how many rows it has; None: it is all."""
+        """(first row, n): where the part of this process begins in batch `number`, and the size n of the
+        whole batch. None if there is only one process."""
         n = min(self.batch_size, self.n_rows - number * self.batch_size)
         return None if self.ranks == 1 else (self.mine(n).start, n)
 
     def seed_of(self, number: int) -> int:
-        """What every draw for a batch of the current epoch comes from."""
+        """The random seed of a batch of the current epoch; every random draw for the batch derives from
+        it."""
         return int(np.random.SeedSequence([self.seed, self.epoch, number]).generate_state(1)[0])
 
     def __len__(self) -> int:
@@ -218,7 +223,7 @@ class EpochSampler(Sampler):
 def create_sampler(
     rows: TrainingRows, config: Config, seed: int, part: tuple[int, int] = (0, 1)
 ) -> EpochSampler:
-    """The sampler that the task and its loss need; `part` is a process's (rank, ranks)."""
+    """The sampler for the task, the loss and `train.sampling`; `part` is (rank, number of processes)."""
     targets, labels, kind = rows.targets, None, config.train.sampling
     if config.identities:
         labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(1)
@@ -232,18 +237,20 @@ def create_sampler(
 
 
 class TrainingBatches(Dataset):
-    """Whole augmented batches: images (B, C, H, W) uint8, targets (B, C) or (B, C, H, W) uint8, weights
-    (B,). `raw` ones come as they are stored, for a device to augment."""
+    """Dataset of whole augmented batches: images (B, C, H, W) uint8, targets (B, C) float32 or masks (B, C,
+    H, W) uint8, weights (B,). With `raw` the images are not augmented; the device does that."""
 
     def __init__(self, rows: TrainingRows, store: ImageStore, config: Config, raw: bool = False):
-        from src.data.augment import create_augmentation  # albumentations: prediction does without
+        # imported here because inference needs no albumentations
+        from src.data.augment import create_augmentation
 
         self.rows, self.store, self.raw = rows, store, raw
         data, channels = config.data, store.pixels.shape[3]
         self.pipeline = create_augmentation(config.augment, data.image_size, data.cached_size, channels)
 
     def __getitem__(self, item: tuple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The batch of (seed, rows), or with a third of these rows as `part` of a larger one: (first, n)."""
+        """The batch of an item (seed, rows), or (seed, rows, (first, n)) if the rows are a part of a batch of
+        n rows."""
         from src.data.augment import augment_batch, augment_with_masks
 
         seed, rows, *part = item
@@ -259,7 +266,8 @@ class TrainingBatches(Dataset):
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """(B, H, W, C) uint8 to (B, C, H, W) uint8 without a copy; the memory stays channels-last."""
+    """Convert (B, H, W, C) uint8 to (B, C, H, W) uint8 without a copy; the memory format stays
+    channels-last."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
@@ -272,24 +280,25 @@ def training_loader(
     pin_memory: bool = False,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[DataLoader, EpochSampler]:
-    """The loader of a fold's training batches, and the sampler whose `epoch` must be set before each pass."""
+    """The DataLoader of the training batches of a fold, and its sampler; set the sampler's `epoch` before
+    each pass."""
     sampler = create_sampler(rows, config, seed, part)
     dataset = TrainingBatches(rows, store, config, raw=bool(config.augment.on_device))
     return create_loader(dataset, sampler, workers, pin_memory), sampler
 
 
 def evaluation_batches(store: ImageStore, positions: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
-    """Images (B, C, H, W) uint8 in the order of `positions`, every row once, none padded."""
+    """Iterate over images (B, C, H, W) uint8 in the order of `positions`: every row once, no padding."""
     for start in range(0, len(positions), batch_size):
         yield to_tensor(store.look(positions[start : start + batch_size]))
 
 
 def target_batches(rows: TrainingRows, batch_size: int) -> Iterator[torch.Tensor]:
-    """The targets of `evaluation_batches` of the same rows."""
+    """The targets that belong to the batches of `evaluation_batches` of the same rows."""
     for start in range(0, len(rows), batch_size):
         yield target_tensor(rows.targets[start : start + batch_size])
 
 
 def target_tensor(targets: np.ndarray) -> torch.Tensor:
-    """(B, C) as it is; maps (B, H, W, C) as (B, C, H, W)."""
+    """Targets (B, C) unchanged; masks (B, H, W, C) as (B, C, H, W)."""
     return to_tensor(targets) if targets.ndim == 4 else torch.from_numpy(targets)

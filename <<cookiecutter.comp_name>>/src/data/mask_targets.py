@@ -1,4 +1,4 @@
-"""Target maps, read when they are looked at: the packed masks of labelled rows, and pseudo-labels."""
+"""Target masks that are read on access: the packed masks of labelled rows, and pseudo-labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from src.maps import UNSURE, Maps
 
 @dataclass(frozen=True)
 class PseudoMasks:
-    """Pseudo-labels as masks of the cached size, (S, S, C) uint8 each; around a padded image is nothing."""
+    """Pseudo-labels as masks at the cached size, each (S, S, C) uint8; the padding around an image is 0."""
 
     maps: Maps
     settings: Data
@@ -32,12 +32,12 @@ class PseudoMasks:
 
 @dataclass(frozen=True)
 class MaskTargets:
-    """Target maps of n rows, each a row of one of the sources; indexed by rows like the array it stands for,
-    (n, S, S, C) uint8."""
+    """Target masks of n rows from one or several sources. Indexing works like that of the array (n, S, S, C)
+    uint8 and reads the masks from disk."""
 
     sources: tuple[Any, ...]  # each gives (S, S, C) for a row
-    source: np.ndarray  # (n,) which of them
-    row: np.ndarray  # (n,) which row of it
+    source: np.ndarray  # (n,) index into `sources`
+    row: np.ndarray  # (n,) row of that source
 
     @classmethod
     def of(cls, source: Any, rows: np.ndarray) -> MaskTargets:
@@ -52,7 +52,7 @@ class MaskTargets:
         return np.stack([self.sources[self.source[i]][self.row[i]] for i in places])
 
     def part(self, rows: slice | np.ndarray) -> MaskTargets:
-        """Those of some rows, unread."""
+        """The given rows, without reading the masks."""
         return MaskTargets(self.sources, self.source[rows], self.row[rows])
 
     def __add__(self, other: MaskTargets) -> MaskTargets:
@@ -64,13 +64,13 @@ class MaskTargets:
             yield self.sources[source][row]
 
     def masks(self) -> list[np.ndarray]:
-        """(C, S, S) bool of every row, as metrics want them."""
+        """Boolean masks (C, S, S) of every row, as the metrics take them."""
         return [levels.transpose(2, 0, 1) > UNSURE for levels in self]
 
 
 def to_loss_targets(values: torch.Tensor) -> torch.Tensor:
-    """A batch of targets as losses want it: levels (B, C, H, W) uint8 become numbers from 0 to 1 with NaN for
-    what is unsure; float targets stay."""
+    """Convert a batch of targets to what the losses take: masks (B, C, H, W) uint8 become floats from 0 to 1,
+    with NaN for `UNSURE` pixels; float targets are unchanged."""
     if values.dtype != torch.uint8:
         return values
     known = values.float() / 255

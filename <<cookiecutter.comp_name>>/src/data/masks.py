@@ -1,9 +1,9 @@
-"""The true masks, files or run lengths, decoded once: at the cached size to learn from, at their images' own
-size to be scored on.
+"""Segmentation masks: mask files or run lengths, decoded once, at the cached size for training and at the
+original size for scoring.
 
-`masks.npy` is (N, S, S, C) uint8, 0 or 255; `masks.parquet` has the id of each training row, a PNG a class in
-a column named by it, and `coverage.<class>`, the share of the image that it covers. `masks.json` has one
-digest of all masks, the same whichever library wrote the tables.
+`masks.npy` is (N, S, S, C) uint8, 0 or 255. `masks.parquet` has the id of each training row, a PNG per class
+in a column named after the class, and `coverage.<class>`, the share of the image that the class covers.
+`masks.json` has one digest of all masks, which does not depend on the library that wrote the tables.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ from src.progress import Progress
 from src.reading import parquet_footer, read_array, read_parquet
 from src.tasks.base import is_ours
 
-COVERAGE = "coverage."  # before a class in masks.parquet
+COVERAGE = "coverage."  # prefix of a class in masks.parquet
 
 
 # --- what the classes are called ----------------------------------------------------------------------------
 
 
 def mask_classes(config: Config, targets: pd.DataFrame) -> list[str]:
-    """The classes' names: of mask values, or of run-length columns; "mask" where nothing names the only one.
-
-    Raises `UserError` for a name that our tables use themselves, and for names other than data.long holds.
-    """
+    """The names of the mask classes: of mask values, or of run-length columns; "mask" if the only class has
+    no name. Raises `UserError` for a reserved name, and for names that differ from those in the data.long
+    column."""
     data = config.data
     names = _class_names(data, targets)
     if not names:
@@ -83,15 +82,17 @@ def read_mask_file(
     of_image: int = 1,
     lies: str | None = None,
 ) -> np.ndarray:
-    """(C, H, W) bool of a mask as it is stored, EXIF or not, unless EXIF turns its image or the sizes say
-    that it should be followed: see orientation.py. `of_image` is the image's orientation.
+    """Read a mask file as (C, H, W) bool. The mask is used as stored, without EXIF rotation, unless its image
+    is rotated by EXIF or the sizes require it: see orientation.py. `of_image` is the EXIF orientation of the
+    image.
 
-    Without names it is one class, whatever is not 0; the values 1, 2, ... of named ones are the first, the
-    second, ... Raises `UserError` for another size than the image's, and for values that mean nothing.
+    Without `classes` there is one class: every value except 0. With `classes`, value 1 is the first class, 2
+    the second, and so on. Raises `UserError` if the size differs from the image's, and for unexpected values.
     """
     values, kind = stored_values(path)
     if of_image != 1 or values.shape != (height, width):
-        own = 1 if kind.startswith("TIFF") else orientation(path)  # a TIFF was turned already
+        # TIFF readers already apply the orientation
+        own = 1 if kind.startswith("TIFF") else orientation(path)
         values = upright_mask(values, own, of_image, (height, width), lies)
     if values.shape != (height, width):
         raise UserError(
@@ -102,7 +103,8 @@ def read_mask_file(
 
 
 def stored_values(path: Path) -> tuple[np.ndarray, str]:
-    """(H, W) numbers in the file's own depth, and the kind of file; raises `UserError` for no mask."""
+    """(H, W) values in the file's own bit depth, and the kind of file. Raises `UserError` if the file is no
+    mask."""
     with readable():
         return _stored_values(path)
 
@@ -118,7 +120,7 @@ def _stored_values(path: Path) -> tuple[np.ndarray, str]:
         pixels = _as_stored(content, kind)
     if pixels.ndim == 2:
         return pixels, kind
-    colours = pixels[:, :, : 3 if pixels.shape[2] >= 3 else 1]  # what is left is alpha
+    colours = pixels[:, :, : 3 if pixels.shape[2] >= 3 else 1]  # a further channel is alpha
     if (colours != colours[:, :, :1]).any():
         raise UserError(
             "its colour channels differ; a mask has one number a pixel: 0 for the ground, then the class"
@@ -127,24 +129,25 @@ def _stored_values(path: Path) -> tuple[np.ndarray, str]:
 
 
 def _as_stored(content: bytes, kind: str) -> np.ndarray:
-    """(H, W) or (H, W, channels), as EXIF found it (in TIFF the orientation is part of the format, and is
-    followed); of a palette the numbers of the colours."""
-    if kind.split()[1].rstrip(",") in ("P", "PA", "1"):  # OpenCV would give the colours themselves
+    """(H, W) or (H, W, channels) without EXIF rotation (in TIFF the orientation is part of the format, and is
+    applied); for a palette image the colour indices."""
+    # OpenCV would return the colours instead of the indices
+    if kind.split()[1].rstrip(",") in ("P", "PA", "1"):
         with pillow().open(io.BytesIO(content)) as image:
             return np.asarray(image).astype(np.uint8)
     return imdecode(content, cv2.IMREAD_UNCHANGED)
 
 
 def _one_class(values: np.ndarray, kind: str) -> np.ndarray:
-    """(H, W) bool: what is not 0, or what is brighter than half of white where edges are soft."""
+    """(H, W) bool: values other than 0, or values above half of white if the mask has soft edges."""
     top = values.max()
     between = values[(values != 0) & (values != top)]
     if not between.size:
         return values != 0
     white = 65535 if values.dtype == np.uint16 and top > 255 else 1 if top <= 1 else 255
-    if kind.startswith(("JPEG", "MPO")):  # it softens every edge, and a thin object all over
+    if kind.startswith(("JPEG", "MPO")):  # JPEG blurs every edge, and a thin object entirely
         soft = white / 2 <= top
-    else:  # elsewhere soft edges lead up to white, and small numbers are classes, with 255 beside them or not
+    else:  # in other formats soft edges reach up to white, and small numbers are classes, with or without 255
         soft = 0.9 * white <= top <= white and between.max() >= white / 8 and between.min() > 0
     if not soft:
         several = np.unique(values)
@@ -157,7 +160,7 @@ def _one_class(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _by_value(values: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """(C, H, W) bool: value 1 is the first class; of one class alone 255 is too."""
+    """(C, H, W) bool: value 1 is the first class; if there is only one class 255 is accepted too."""
     n = len(classes)
     if n == 1 and ((values == 0) | (values == 255)).all():
         return (values == 255)[None]
@@ -172,32 +175,33 @@ def _by_value(values: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(C, H, W) bool to another size: a pixel is in where the mask covers half of it."""
+    """Resize a mask (C, H, W) bool: an output pixel is set if the mask covers half of it."""
     if mask.shape[1:] == (height, width):
         return mask
     smaller = min(width, mask.shape[2]), min(height, mask.shape[1])
     levels = [one.astype(np.uint8) * 255 for one in mask]
-    # averaged along a side that shrinks, then drawn out along one that grows: OpenCV does either in a call
+    # area-average along a side that shrinks, then interpolate along one that grows: OpenCV does one of both
+    # per call
     shrunk = [cv2.resize(one, smaller, interpolation=cv2.INTER_AREA) for one in levels]
     grown = [cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in shrunk]
     return np.stack(grown) > 127
 
 
 def fit_mask(mask: np.ndarray, settings: Data) -> np.ndarray:
-    """(C, H, W) bool to (S, S, C) uint8, 0 or 255, where `decode.fit` puts its image."""
+    """(C, H, W) bool to (S, S, C) uint8, 0 or 255, placed like the image in the cached square."""
     _, _, height, width = content_box(*mask.shape[1:], settings)
     resized = resize_mask(mask, height, width).astype(np.uint8) * 255
     return frame(resized, *mask.shape[1:], settings).transpose(1, 2, 0)
 
 
 def crop_inside(maps: np.ndarray, height: int, width: int, settings: Data) -> np.ndarray:
-    """(C, S, S) to (C, h, w): the part that an image of this size covers."""
+    """(C, S, S) to (C, h, w): crop to the part that an image of this size covers."""
     top, left, h, w = content_box(height, width, settings)
     return maps[:, top : top + h, left : left + w]
 
 
 def frame(maps: np.ndarray, height: int, width: int, settings: Data, fill: float = 0) -> np.ndarray:
-    """(C, h, w) back to (C, S, S), with `fill` where an image of this size does not reach."""
+    """The inverse of `crop_inside`: (C, h, w) to (C, S, S), padded with `fill`."""
     top, left, h, w = content_box(height, width, settings)
     side = settings.cached_size
     framed = np.full((len(maps), side, side), fill, maps.dtype)
@@ -216,11 +220,11 @@ def build_masks(
     title: str,
     turns: Sequence[int] = (),
 ) -> None:
-    """Write `masks.npy` and `masks.parquet`: a row a row of `tables.train`, whose images have these sizes,
-    (height, width), upright, and these EXIF orientations. `tables` are the `Tables` of data/tables.py, which
-    imports this module.
+    """Write `masks.npy`, `masks.parquet` and `masks.json`: a row for each row of `tables.train`. `sizes` are
+    the upright image sizes (height, width), `turns` their EXIF orientations. `tables` are the `Tables` of
+    data/tables.py, which imports this module.
 
-    Raises `UserError` naming the first mask that cannot be right, and how many there are.
+    Raises `UserError` naming the first invalid mask, and how many there are.
     """
     classes = _class_names(settings, tables.targets)
     ids, side = tables.train[settings.id].tolist(), settings.cached_size
@@ -231,7 +235,8 @@ def build_masks(
     shares = np.zeros((len(ids), len(classes)))
     digests = [""] * len(ids)
     broken: dict[int, str] = {}
-    doubtful: list[int] = []  # libjpeg spoke while they were decoded, of them or of another
+    # rows during whose decoding libjpeg printed a message, perhaps about another row
+    doubtful: list[int] = []
     cv2.setNumThreads(0)  # parallel over masks, as over images
     with atomic(folder / "masks.npy") as temporary:
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
@@ -285,10 +290,10 @@ def build_masks(
 def _mask_of_row(
     row: int, tables: Any, size: tuple[int, int], settings: Data, classes: list[str], turn: int
 ) -> np.ndarray:
-    """(C, H, W) bool; of runs a `UserError` says where they stand."""
+    """(C, H, W) bool. For run lengths a `UserError` names the table and the id."""
     if tables.masks is not None:
         return read_mask_file(tables.masks[row], *size, settings.mask_classes, turn, settings.mask_exif)
-    # the runs of several rows of the table may be joined here, so it is the id that says where
+    # runs of several table rows may be joined here, so the message names the id instead of the row
     columns = tables.targets.columns if settings.long is None else classes
     where = f"{settings.train_csv}, `{settings.id}` {tables.train[settings.id].iloc[row]!r}"
     turn = turn if settings.mask_exif == "stored" else 1
@@ -313,17 +318,17 @@ def _check_space(folder: Path, size: int) -> None:
 
 
 def open_masks(folder: Path) -> np.memmap:
-    """(N, S, S, C) uint8, 0 or 255, of the training rows, without reading them."""
+    """(N, S, S, C) uint8, 0 or 255, of the training rows, memory-mapped."""
     return read_array(folder / "masks.npy", 4)
 
 
 def coverage(folder: Path) -> pd.DataFrame:
-    """(N, C) the share of each training image that each class covers, 0 to 1, a column a class."""
+    """(N, C) the share of each training image that each class covers, 0 to 1, one column per class."""
     path = folder / "masks.parquet"
     columns = [name for name in parquet_footer(path)[1] if name.startswith(COVERAGE)]
     return read_parquet(path, columns).rename(columns=lambda name: name.removeprefix(COVERAGE))
 
 
 def true_masks(folder: Path, classes: list[str]) -> pd.DataFrame:
-    """(N, C) the packed masks of the training rows at their images' own sizes, a column a class."""
+    """(N, C) the PNG masks of the training rows at the original image sizes, one column per class."""
     return read_parquet(folder / "masks.parquet", classes)

@@ -1,13 +1,13 @@
-"""Two images in one: (images, soft targets, weights) of a batch to the same, mixed.
+"""Mixup and CutMix: mix two images of a batch, with soft targets and weights.
 
-On the device, in the training loop, and not in the loader: there it is one multiply-add of a batch that is
-there anyway, loaders stay what they are (uint8, one image at a time), and whoever else looks at the batch, a
-teacher say, sees the mixed view. Every draw comes from the batch's own seed, so it needs no state and is the
-same on any device.
+Mixing runs on the device in the training loop, not in the data loader: there it costs one multiply-add per
+batch, the loaders stay simple (uint8, one image at a time), and a teacher in distillation sees the same mixed
+images. Every random draw derives from the seed of the batch, so mixing needs no state and gives the same
+result on any device.
 
-A row's partner is the row before it; batches are shuffled. Targets that are linear mix to what the loss of
-both would be: classes, labels, standardised numbers. Whether a number halfway is true of an image halfway is
-another matter: see Yao et al. 2022, C-Mixup: Improving Generalization in Regression.
+The partner of a row is the row before it; batches are shuffled. Linear targets (classes, labels, standardised
+numbers) mix so that the loss equals the mixed loss of both rows. Whether an interpolated number describes an
+interpolated image is another question: see Yao et al. 2022, C-Mixup: Improving Generalization in Regression.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 
 from src.config import Mixing
 
-_STREAM = 1  # beside the seed: draws of their own, unlike those of augmentation and scales
+_STREAM = 1  # combined with the seed: a random stream separate from augmentation and multi-scale training
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Mixer:
-    """Mixes the share of the batches that the settings ask for, up to the last `off_epochs` of `epochs`."""
+    """Applies mixup or CutMix to a share of the batches; the last `off_epochs` of `epochs` are not mixed."""
 
     def __init__(self, settings: Mixing, epochs: int):
         self.settings, self.until = settings, epochs - settings.off_epochs
@@ -31,7 +31,7 @@ class Mixer:
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, epoch: int, seed: int
     ) -> Batch:
-        """Images (B, C, H, W), targets (B, C) or (B, C, H, W) with NaN for what is unknown, weights (B,)."""
+        """Images (B, C, H, W); targets (B, C) or (B, C, H, W), with NaN for unknown ones; weights (B,)."""
         rng = np.random.default_rng([seed, _STREAM])
         if not self.kinds or epoch >= self.until or rng.random() >= self.settings.share:
             return images, targets, weights
@@ -44,10 +44,10 @@ class Mixer:
 
 
 def mixup(images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, share: float) -> Batch:
-    """`share` of each row and the rest of the row before it, in pixels, targets and weight.
+    """Mixup: `share` of each row plus 1 - `share` of the row before it, for pixels, targets and weights.
 
-    Pixels come as float, 0 to 255. What is NaN in either row is NaN. Zhang et al. 2018, mixup: Beyond
-    Empirical Risk Minimization.
+    Pixels become floats from 0 to 255. A target that is NaN in either row is NaN. Zhang et al. 2018, mixup:
+    Beyond Empirical Risk Minimization.
     """
     return tuple(blend(x, share) for x in (images.float(), targets, weights))
 
@@ -55,8 +55,8 @@ def mixup(images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, sh
 def cutmix(
     images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, box: tuple[int, int, int, int]
 ) -> Batch:
-    """Each image with the box (top, left, bottom, right) of the one before it, its targets and weight in the
-    shares of the area; masks are pasted as their images are.
+    """CutMix: paste the box (top, left, bottom, right) of the row before into each image. Targets and weights
+    mix in proportion to the area; masks are pasted like their images.
 
     Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
     """
@@ -70,12 +70,12 @@ def cutmix(
 
 
 def blend(values: torch.Tensor, share: float) -> torch.Tensor:
-    """`share` of each row, the rest of the row before it: the sum over the rows stays what it was."""
+    """`share` of each row plus 1 - `share` of the row before it; the sum over the rows does not change."""
     return share * values + (1 - share) * values.roll(1, 0)
 
 
 def paste(values: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
-    """(B, C, H, W) with the box of the row before."""
+    """(B, C, H, W) with the box of the row before pasted in."""
     top, left, bottom, right = box
     pasted = values.clone()
     pasted[:, :, top:bottom, left:right] = values.roll(1, 0)[:, :, top:bottom, left:right]
@@ -83,8 +83,8 @@ def paste(values: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
 
 
 def draw_box(height: int, width: int, share: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of 1 - `share` of the area, in the image's proportions, its centre anywhere; cut off at the
-    edges, as in the paper, so that what is left of it may be less."""
+    """A random box with 1 - `share` of the area, the aspect ratio of the image and a uniform centre. It is
+    clipped at the edges, as in the CutMix paper, so its area may be smaller."""
     half = 0.5 * np.sqrt(1 - share)
     y, x = rng.random(2)
     top, bottom = (round(float(np.clip(y + way * half, 0, 1)) * height) for way in (-1, 1))

@@ -1,7 +1,7 @@
-"""Multi-scale training: every batch at a size of its own, drawn from its seed, resized on the device.
+"""Multi-scale training: each batch is resized on the device to a size drawn from its seed.
 
-A network that meets one size alone reads objects of other sizes badly; sizes are those of whole batches, as
-one tensor has one size.
+A network trained at one size performs worse on objects of other sizes. The whole batch has one size, because
+it is one tensor.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from src.config import Config, UserError
 from src.models.network import Network
 from src.models.sizes import check_sizes
 
-_STREAM = 2  # beside the seed: draws of their own
-STRIDE = 32  # of a backbone that does not say its own
+_STREAM = 2  # combined with the seed: a separate random stream
+STRIDE = 32  # assumed for a backbone without `feature_info`
 
 
 class Scales:
-    """Resizes batches to one of `sizes`; with none it leaves them as they are."""
+    """Resizes batches to a random one of `sizes`; without sizes batches are unchanged."""
 
     def __init__(self, sizes: tuple[int, ...] = ()):
         self.sizes = sizes
@@ -27,8 +27,8 @@ class Scales:
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, C, S, S) to (B, C, s, s) float, 0 to 255; masks (B, C, S, S) too, no level between two
-        ever made; other targets stay."""
+        """Images (B, C, S, S) to (B, C, s, s) float, 0 to 255. Masks (B, C, S, S) are resized with
+        nearest-neighbour, so no new values arise; other targets are unchanged."""
         if not self.sizes:
             return images, targets
         rng = np.random.default_rng([seed, _STREAM])
@@ -42,10 +42,10 @@ class Scales:
 
 
 def create_scales(config: Config, model: Network) -> Scales:
-    """The sizes of `augment.scales`, in whole strides of the backbone.
+    """The sizes of `augment.scales`, rounded to multiples of the backbone's stride.
 
-    Raises `UserError` where the backbone cannot take one of them, or an image of the cached size that a mask
-    is wanted of.
+    Raises `UserError` if the backbone does not support one of them, or the cached size for which segmentation
+    predicts masks.
     """
     data, shares = config.data, config.augment.scales
     if config.task.name == "segmentation" and data.cache_size is not None:
@@ -58,12 +58,14 @@ def create_scales(config: Config, model: Network) -> Scales:
 
 
 def sizes_of(shares: tuple[float, ...], image_size: int, stride: int) -> tuple[int, ...]:
-    """The shares of `image_size` to the nearest whole stride, rising; `image_size` itself stays as it is."""
+    """The shares of `image_size` rounded to multiples of the stride, ascending; a share of 1 keeps
+    `image_size` exactly. Raises `UserError` if fewer than two sizes remain."""
     near = {share: max(1, round(image_size * share / stride)) * stride for share in shares}
     sizes = tuple(sorted({image_size if share == 1 else size for share, size in near.items()}))
     if len(sizes) < 2:
         around = [side / image_size for side in range(image_size - stride, image_size + stride + 1, stride)]
-        good = [float(f"{share:.2g}") for share in around if share >= 0.25]  # the least that the config takes
+        # 0.25 is the minimum that the config allows
+        good = [float(f"{share:.2g}") for share in around if share >= 0.25]
         raise UserError(
             f"augment.scales={list(shares)} of {image_size} px are all {sizes[0]} px in strides of {stride}; "
             f"take shares further apart, such as {good}, or set it to null"
@@ -72,6 +74,6 @@ def sizes_of(shares: tuple[float, ...], image_size: int, stride: int) -> tuple[i
 
 
 def stride_of(model: Network) -> int:
-    """Pixels a step of the backbone's deepest map."""
+    """Stride of the backbone's deepest feature map, in pixels."""
     levels = getattr(model.backbone, "feature_info", None)
     return max(int(level["reduction"]) for level in levels) if levels else STRIDE

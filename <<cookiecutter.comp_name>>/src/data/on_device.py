@@ -1,8 +1,7 @@
-"""Augmentation of whole batches on the training device: loaders only read, and four slow cores can feed two
-GPUs.
+"""Batch augmentation on the GPU: the data loaders only read, so that few CPU cores can feed several GPUs.
 
-The draws are those of augment.py, number by number, so that a run may move from one to the other; the pixels
-are the same up to the rounding of two interpolations. What albumentations does image by image stays there.
+The random draws equal those of augment.py, so a run may switch between both; the pixels are equal up to the
+rounding of two interpolations. Augmentations that use albumentations are not available here.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from src.maps import UNSURE
 
 
 class OnDevice:
-    """Moves, light and cutout of a batch that lies on a device."""
+    """Geometry, brightness, contrast and cutout for a batch on a device."""
 
     def __init__(self, config: Config, channels: int):
         data, self.settings = config.data, config.augment
@@ -32,8 +31,8 @@ class OnDevice:
         seed: int,
         part: tuple[int, int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, C, H, W) uint8 to (B, C, S, S), target maps (B, K, H, W) uint8 with them; other targets
-        stay. `part` as `augment.Pipeline` says."""
+        """Augment images (B, C, H, W) uint8 to (B, C, S, S), and target masks (B, K, H, W) uint8 with them;
+        other targets are unchanged. For `part` see `augment.Pipeline`."""
         first, whole = part or (0, len(images))
         mine = slice(first, first + len(images))
 
@@ -57,7 +56,7 @@ class OnDevice:
         return images, targets
 
     def _grid(self, moves: Transforms, images: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 2) where in the image each pixel comes from, from -1 to 1 between the outermost
+        """Sampling grid (B, S, S, 2) for `grid_sample`: coordinates from -1 to 1 between the outermost pixel
         centres."""
         if moves.turns is None:
             n = len(moves.windows)
@@ -70,10 +69,10 @@ class OnDevice:
         return places * (2 / (side - 1)) - 1
 
     def _holes(self, draws: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-        """(B, 1, S, S) bool: one square in as many as the coin says."""
+        """Cutout holes (B, 1, S, S) bool: one square in a random share of the images."""
         size, side = images.shape[-1], self.pipeline.side
         corners = (draws[:, 1:] * (size - side + 1)).astype(int)
-        corners[draws[:, 0] >= self.settings.cutout] = size  # nowhere
+        corners[draws[:, 0] >= self.settings.cutout] = size  # outside the image
         line = torch.arange(size, device=images.device)
         y, x = (line - _to_device(images, corner, torch.long)[:, None] for corner in corners.T)  # (B, S) each
         inside = [(place >= 0) & (place < side) for place in (y, x)]
@@ -81,19 +80,20 @@ class OnDevice:
 
 
 def warped(pixels: torch.Tensor, grid: torch.Tensor, way: str) -> torch.Tensor:
-    """(B, C, H, W) uint8 read at a grid (B, S, S, 2), mirrored beyond the edge; the same memory format."""
+    """Sample (B, C, H, W) uint8 at a grid (B, S, S, 2) with reflection padding; the result is channels-last
+    uint8."""
     made = F.grid_sample(pixels.float(), grid, way, padding_mode="reflection", align_corners=True)
     return rounded(made).contiguous(memory_format=torch.channels_last)
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
-    """Levels from 0 to 255, halves to the even one, as OpenCV rounds."""
+    """Round to uint8 levels from 0 to 255, halves to even, as OpenCV does."""
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
 def _to_device(images: torch.Tensor, values: np.ndarray, kind: torch.dtype = torch.float32) -> torch.Tensor:
-    """Numbers on the images' device, sent without waiting for it."""
+    """Copy numbers to the images' device without synchronising."""
     sent = torch.from_numpy(np.ascontiguousarray(values)).to(kind)
     if images.device.type == "cuda":
-        sent = sent.pin_memory()  # from memory that may be paged out a copy waits for all before it
+        sent = sent.pin_memory()  # a copy from pageable memory would wait for all work before it
     return sent.to(images.device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""Which way up: EXIF's orientation, and masks of images that it turns.
+"""EXIF orientation of images and of their masks.
 
-Images are cached upright. A mask drawn in a tool that follows EXIF is upright too; one drawn on the pixels as
-they are stored has to be turned with its image. Mask files seldom say which, but where the turn is a quarter
-the sizes do.
+Images are cached upright. A mask drawn in a tool that applies EXIF is upright as well; a mask drawn on the
+stored pixels has to be rotated with its image. Mask files seldom record which, but for a quarter turn the
+sizes tell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ TAG = 0x0112
 
 
 def orientation(path: Path) -> int:
-    """1 to 8, as EXIF numbers them: 1 is upright, and a file without EXIF; from 5 on the sides swap."""
+    """EXIF orientation 1 to 8: 1 is upright (also for a file without EXIF); from 5 on height and width are
+    swapped."""
     if path.suffix.lower() == ".npy":
         return 1
     with readable(), pillow().open(io.BytesIO(path.read_bytes())) as image:
@@ -29,7 +30,7 @@ def orientation(path: Path) -> int:
 
 
 def turned(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W) or (W, H), upright, of pixels (H, W) as they are stored."""
+    """Apply an EXIF orientation to stored pixels (H, W): upright pixels (H, W) or (W, H)."""
     if orientation >= 5:
         stored = stored.T
     mirrored = orientation in (2, 3, 6, 7)
@@ -40,10 +41,10 @@ def turned(stored: np.ndarray, orientation: int) -> np.ndarray:
 def upright_mask(
     values: np.ndarray, own: int, of_image: int, size: tuple[int, int], lies: str | None
 ) -> np.ndarray:
-    """(H, W) the values of a mask as its image is seen, whose upright `size` is (H, W).
+    """The values of a mask (H, W), rotated to match its upright image of `size` (H, W).
 
-    `own` and `of_image` are the orientations of both files, `lies` is `data.mask_exif`. Raises `UserError`
-    where the mask would fit both ways.
+    `own` and `of_image` are the EXIF orientations of the mask and the image, `lies` is `data.mask_exif`.
+    Raises `UserError` if the mask fits both ways.
     """
     other = turned(values, own if own != 1 else of_image)
     if of_image == 1 or lies == "upright":
@@ -59,7 +60,7 @@ def upright_mask(
 
 
 def orientations(folder: Path, tables: Any, data: Data, title: str) -> list[int]:
-    """(N,) the orientation of each training image; says what run lengths of turned images are taken for.
+    """(N,) EXIF orientation of each training image. Prints how run lengths of rotated images are interpreted.
     `folder` is the image cache, `tables` the `Tables` of data/tables.py."""
     index = read_parquet(folder / "index.parquet", ["set", "id", "mode"])
     there = index["mode"].str.contains("turned by EXIF")

@@ -1,8 +1,8 @@
-"""Many image files into one store, over all cores; killed and started again, it goes on where it was.
+"""Pack many image files into one store on all CPU cores; an interrupted run resumes where it stopped.
 
-Beside the store, which grows as `.<name>.part`, lies a journal: a line a finished image, with its file's size
-and time and a checksum of what was written. What the journal says is believed only where all of that still
-holds.
+Beside the store, which is written as `.<name>.part`, a journal has one line per finished image: size and
+modification time of its file, and a checksum of the written pixels. On resume an image is skipped only if all
+of these still match.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from src.machine import cpu_count, memory_available
 from src.owncode import preprocessing
 from src.progress import Progress
 
-_FORMAT = 2  # of the journal; one of another is not gone on from
-SETTINGS = {"fit", "max_value", "squeeze", "damaged"}  # of the data, that change pixels beside their size
-DAMAGED = ", damaged"  # behind the kind of a file that was kept all the same
-_SHOWN = 12  # names of files in a sentence
+_FORMAT = 2  # version of the journal format; a journal of another version is discarded
+SETTINGS = {"fit", "max_value", "squeeze", "damaged"}  # keys of data that change pixels, besides the size
+DAMAGED = ", damaged"  # appended to the mode of a damaged file that was kept
+_SHOWN = 12  # file names shown in a message
 Store = ArrayWriter | ShardWriter | FileListWriter
 
 
@@ -44,10 +44,10 @@ def pack_images(
     refuse: Callable[[list[tuple[Path, str]]], None],
     raw: Path | None = None,
 ) -> list[Decoded]:
-    """Decode files into a store of `shape` (N, S, S, C) at `path`, of the kind that `data.storage` says;
-    gives what is known of each, without its pixels. `refuse` raises a `UserError` for the files that are
-    broken and why; what was at `path` then stays. `raw`: the folder that Kaggle's files lie in."""
-    cv2.setNumThreads(0)  # parallel over images; threads inside one image only get in each other's way
+    """Decode files into a store of `shape` (N, S, S, C) at `path`, in the format of `data.storage`; returns
+    the metadata of each image, without pixels. `refuse` raises a `UserError` for the list of broken files
+    with reasons; an existing store at `path` then stays. `raw` is the folder with Kaggle's files."""
+    cv2.setNumThreads(0)  # parallel over images; threads within one image would only compete
     store = store_of(path, files, shape, data, raw)
     report_size(path, title, len(files), store.size)
     work = PartialStore(path, files, shape, data, store)
@@ -63,7 +63,8 @@ def pack_images(
             reader = Reader(store, files, data, listener)
             if known:
                 progress.say(f"{title}: goes on with {len(todo):,} files; {len(known):,} were packed before")
-            with open(work.journal, "a", buffering=1, encoding="utf-8") as journal:  # a kill takes no lines
+            # line-buffered: a killed process loses no lines
+            with open(work.journal, "a", buffering=1, encoding="utf-8") as journal:
                 for i, done in reader.each(todo, pool):
                     progress.step()
                     if done is not None:
@@ -88,22 +89,24 @@ def pack_images(
 
 
 def store_of(path: Path, files: list[Path], shape: tuple[int, ...], data: Data, raw: Path | None) -> Store:
-    """The store that `data.storage` names, not begun yet."""
+    """The store writer for `data.storage`, not opened yet."""
     if data.storage == "files":
         return FileListWriter(path, shape, files, raw)
     return (ShardWriter if data.storage == "shards" else ArrayWriter)(path, shape)
 
 
 class Reader:
-    """Decodes files into a store in several threads; `broken` are those that cannot be, and why."""
+    """Decodes files into a store in several threads; `broken` lists the files that fail, with the reason."""
 
     def __init__(self, store: Store, files: list[Path], data: Data, listener: Listener):
         self.store, self.files, self.data, self.listener = store, files, data, listener
         self.broken: list[tuple[Path, str]] = []
-        self.doubtful: set[int] = set()  # libjpeg spoke while they were decoded, of them or of another
+        # images during whose decoding libjpeg printed a message, perhaps about another image
+        self.doubtful: set[int] = set()
 
     def each(self, todo: list[int], pool: ThreadPoolExecutor) -> Iterator[tuple[int, tuple | None]]:
-        """Number by number what is known of the image and what the store took of it, None of a broken one."""
+        """Iterate over (image number, (metadata, store entry)); None instead of the pair for a broken
+        image."""
         for i, done in zip(todo, pool.map(self.read, todo), strict=True):
             if i not in self.doubtful:
                 yield i, done
@@ -111,7 +114,7 @@ class Reader:
             yield i, self.read_alone(i)
 
     def read(self, i: int) -> tuple[Decoded, Any] | None:
-        """An image beside others."""
+        """Decode an image in parallel with others."""
         before = self.listener.heard()
         try:
             done = self._decode(i)
@@ -123,7 +126,7 @@ class Reader:
         return done if i not in self.doubtful else None
 
     def read_alone(self, i: int) -> tuple[Decoded, Any] | None:
-        """A doubtful image once more, while no other is decoded."""
+        """Decode a doubtful image once more, while no other one is decoded."""
         (decoded, taken), printed = self.listener.alone(partial(self._decode, i))
         why = damage_in(printed, self.files[i].read_bytes())
         if why is None:
@@ -142,12 +145,13 @@ class Reader:
 
 
 def names_in_short(names: list[str]) -> str:
-    """So many names as a sentence can hold."""
+    """File names joined for a message, shortened after a few."""
     return ", ".join(names[:_SHOWN]) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
 
 
 def refusal(broken: list[tuple[Path, str]], out: str) -> tuple[Path, str]:
-    """The first of the broken files, and why, with the others and what to do: fetch it, or take `out`."""
+    """The first broken file and a message with the reason, the other files and what to do: fetch it again, or
+    take `out`."""
     path, why = min(broken)
     names = [file.name for file, _ in sorted(broken)]
     others = f" ({len(broken):,} such files in all: {names_in_short(names)})" if len(broken) > 1 else ""
@@ -158,7 +162,7 @@ def refusal(broken: list[tuple[Path, str]], out: str) -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class PartialStore:
-    """The store as far as it is filled, and its journal."""
+    """A partly written store and its journal."""
 
     path: Path
     files: list[Path]
@@ -171,12 +175,13 @@ class PartialStore:
         return self.path.with_name(f".{self.path.name}.journal")
 
     def head(self) -> dict[str, Any]:
-        """What every line of the journal rests on."""
+        """The journal's first line: the settings on which all other lines depend."""
         settings = self.data.model_dump(mode="json", include=SETTINGS) | {"own": preprocessing(self.data)}
         return {"format": _FORMAT, "shape": list(self.shape), "settings": settings}
 
     def begin(self) -> tuple[dict[int, Decoded], dict[int, dict[str, Any]]]:
-        """Open the store; what is known of the images that it has, and the store's own notes of them."""
+        """Open the store. Returns the metadata of the images it already holds, and the store's entries for
+        them."""
         done = list(self._done()) if self.journal.exists() and self.store.go_on() else []
         if not done:
             self.journal.write_text(json.dumps(self.head()) + "\n", encoding="utf-8")
@@ -184,7 +189,7 @@ class PartialStore:
         return {i: known for i, known, _ in done}, {i: note for i, _, note in done}
 
     def _done(self) -> Iterator[tuple[int, Decoded, dict[str, Any]]]:
-        """Images of the journal whose file and pixels are what they were."""
+        """The images of the journal whose file and pixels are unchanged."""
         lines = self.journal.read_text(encoding="utf-8", errors="replace").splitlines()
         if not lines or _parsed(lines[0]) != self.head():
             return
@@ -203,20 +208,20 @@ class PartialStore:
                 yield i, found, line["note"]
 
     def line(self, i: int, decoded: Decoded, note: dict[str, Any]) -> dict[str, Any]:
-        """What the journal says of an image."""
+        """The journal line of an image."""
         known = {key: value for key, value in asdict(decoded).items() if key != "pixels"}
         known["thumbnail"] = base64.b64encode(decoded.thumbnail).decode()
         file = self.files[i]
         return {"file": str(file), "at": i, "stat": _stat(file), "note": note, "known": known}
 
     def drop(self) -> None:
-        """Leave nothing behind."""
+        """Delete the partial store and the journal."""
         self.store.drop()
         self.journal.unlink(missing_ok=True)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the journal; None for one that was cut off when the process ended, or is damaged."""
+    """Parse a line of the journal; None if it is truncated or damaged."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -225,7 +230,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _stat(file: Path) -> list[int] | None:
-    """Size and time of a file: another one of the same name is decoded again."""
+    """Size and modification time of a file, to detect that it was replaced."""
     try:
         found = file.stat()
     except OSError:
@@ -234,7 +239,8 @@ def _stat(file: Path) -> list[int] | None:
 
 
 def _check_depth(files: list[Path], known: list[Decoded], data: Data) -> None:
-    """12-bit values in a 16-bit file would come out almost black: ask instead of guessing."""
+    """Raise `UserError` for 16-bit images that are all dark, because 12-bit values would come out almost
+    black without `data.max_value`."""
     deep = [i for i, d in enumerate(known) if d.brightest > 255 or "16" in d.mode]
     if deep and data.max_value is None and data.squeeze is None:
         top = max(known[i].brightest for i in deep)
@@ -246,12 +252,12 @@ def _check_depth(files: list[Path], known: list[Decoded], data: Data) -> None:
 
 
 def report_size(path: Path, title: str, n: int, size: int) -> None:
-    """Say before the work what a store of `size` bytes at `path` takes: disk, and memory to be read from it
-    at full speed. Raises `UserError` where the disk is too small."""
+    """Print the disk space and memory that a store of `size` bytes at `path` needs. Raises `UserError` if the
+    disk is too small."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     free, memory = shutil.disk_usage(path.parent).free, memory_available()
-    part = path.with_name(f".{path.name}.part")  # of a build that was killed
+    part = path.with_name(f".{path.name}.part")  # of an interrupted build
     inside = part.iterdir() if part.is_dir() else [part] if part.exists() else []
     there = sum(file.stat().st_blocks * 512 for file in inside)
     print(f"{title}: {n:,} files, {size / 2**20:,.0f} MiB on disk ({free / 2**20:,.0f} MiB free)")

@@ -1,8 +1,8 @@
-"""Where the images of a store lie, whatever keeps them: all are read like an array (N, S, S, C) uint8.
+"""Storage formats of the image cache; each is indexed like an array (N, S, S, C) uint8.
 
-`data.storage` says which: one array (`images.npy`, as numpy maps it), shards (tar files of JPEGs, such as
-webdataset reads, and the table `images.shards.parquet` of where each image lies), or the competition's own
-files, decoded each time (`images.files.parquet`).
+`data.storage` selects the format: one memory-mapped array (`images.npy`); shards, which are tar files of
+JPEGs as in webdataset, with the table `images.shards.parquet` of offsets; or the competition's original
+files, decoded on each access (`images.files.parquet`).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from src.config import Data, UserError
 from src.data.decode import decode, named
 from src.reading import damaged, read_array, read_parquet
 
-OPEN = 64  # shards at a time; what was mapped longest ago is closed
+OPEN = 64  # memory-mapped shards at a time; the least recently used is closed
 
 
 class LazyImages:
-    """Images that are made when they are asked for; a kind of them says how one is made, in `one`."""
+    """Base class of images that are decoded on access; subclasses implement `one`."""
 
     shape: tuple[int, int, int, int]
 
     def one(self, position: int) -> np.ndarray:
-        """(S, S, C) uint8."""
+        """One image (S, S, C) uint8."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, positions: Any) -> np.ndarray:
-        """The images at whole numbers, one or an array (B,)."""
+        """The image at an integer position, or the images at positions (B,)."""
         positions = np.asarray(positions)
         if positions.ndim == 0:
             return self.one(int(positions))
@@ -48,35 +48,36 @@ class LazyImages:
 
 
 def views(pixels: np.ndarray | LazyImages, positions: np.ndarray) -> list[np.ndarray]:
-    """Each of the images there, (S, S, C) uint8; of a mapped array where it lies, so that only what is looked
-    at is read."""
+    """Each of the images (S, S, C) uint8. A memory-mapped array gives views, so that only the pixels that are
+    used are read."""
     if isinstance(pixels, LazyImages):
         return [pixels.one(position) for position in positions.tolist()]
-    pixels = np.asarray(pixels)  # np.memmap itself is far slower to cut
+    pixels = np.asarray(pixels)  # slicing an np.memmap is far slower
     return [pixels[position] for position in positions.tolist()]
 
 
 class JoinedStores(LazyImages):
-    """Two of them, (N1, S, S, C) and (N2, S, S, C), looked at as one (N1 + N2, S, S, C)."""
+    """Two stores (N1, S, S, C) and (N2, S, S, C) concatenated to one (N1 + N2, S, S, C)."""
 
     def __init__(self, first: np.ndarray | LazyImages, second: np.ndarray | LazyImages):
         self.first, self.second = (np.asarray(p) if isinstance(p, np.memmap) else p for p in (first, second))
         self.shape = (len(first) + len(second), *first.shape[1:])
 
     def one(self, position: int) -> np.ndarray:
-        """(S, S, C) uint8, of an array where it lies."""
+        """One image (S, S, C) uint8; of an array, a view."""
         late = position >= len(self.first)
         return self.second[position - len(self.first)] if late else self.first[position]
 
 
 class ImageFiles(LazyImages):
-    """The competition's own files, decoded each time, JPEGs at the smallest scale that is large enough."""
+    """The competition's original files, decoded on each access; JPEGs at the smallest sufficient scale."""
 
     def __init__(self, paths: list[Path], shape: tuple[int, int, int, int], data: Data):
         self.paths, self.shape, self.data = paths, shape, data
 
     def one(self, position: int) -> np.ndarray:
-        """(S, S, C) uint8; raises `UserError` for a file that went or changed since stage 01 saw it."""
+        """One image (S, S, C) uint8. Raises `UserError` for a file that is missing or changed since stage
+        01."""
         path = self.paths[position]
         with named(path):
             pixels = decode(path, self.data, hashes=False).pixels
@@ -86,8 +87,8 @@ class ImageFiles(LazyImages):
 
 
 class ShardImages(LazyImages):
-    """Encoded images in tar files, mapped when one of their images is wanted and read ahead as a whole, so
-    that rows taken shard by shard are one stream from the disk."""
+    """Encoded images in tar files. A shard is memory-mapped on first use and read ahead as a whole, so that
+    rows in shard order are read sequentially."""
 
     maps: OrderedDict[int, mmap.mmap]
     NAME: ClassVar[str] = "{:06d}.tar"
@@ -97,11 +98,11 @@ class ShardImages(LazyImages):
         self.places = table[["shard", "offset", "size"]].to_numpy()  # (N, 3)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is mapped: a worker that is spawned maps its own."""
+        """Pickle without the memory maps: a spawned worker opens its own."""
         return {**self.__dict__, "maps": OrderedDict()}
 
     def one(self, position: int) -> np.ndarray:
-        """(S, S, C) uint8; raises `UserError` where its shard is gone or damaged."""
+        """One image (S, S, C) uint8. Raises `UserError` if its shard is missing or damaged."""
         shard, offset, size = self.places[position].tolist()
         content = self._mapped(shard)[offset : offset + size]
         try:
@@ -128,16 +129,16 @@ class ShardImages(LazyImages):
         return whole
 
 
-_JPEG = [  # of a photograph about a tenth of its pixels' bytes
+_JPEG = [  # a photograph is about a tenth of its raw size
     cv2.IMWRITE_JPEG_QUALITY,
     95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,  # colours as sharp as the light: the images are small already
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,  # no chroma subsampling: the images are small already
 ]
 
 
 def encoded(pixels: np.ndarray) -> bytes:
-    """(S, S, C) uint8 as a JPEG; what is neither grey nor RGB as a .npy file, without loss."""
+    """Encode (S, S, C) uint8 as JPEG if grey or RGB, otherwise as a .npy file (lossless)."""
     if pixels.shape[2] not in (1, 3):
         file = io.BytesIO()
         np.save(file, pixels, allow_pickle=False)
@@ -147,12 +148,12 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 
 def ending_of(channels: int) -> str:
-    """The ending of a member that holds such an image."""
+    """The file name extension of an encoded image with this many channels."""
     return "jpg" if channels in (1, 3) else "npy"
 
 
 def decoded(content: bytes, channels: int) -> np.ndarray:
-    """(S, S, C) uint8 of what `encoded` made; raises ValueError or cv2.error for what it did not."""
+    """The inverse of `encoded`: (S, S, C) uint8. Raises ValueError or cv2.error for damaged content."""
     if channels not in (1, 3):
         return np.load(io.BytesIO(content), allow_pickle=False)
     colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
@@ -163,7 +164,7 @@ def decoded(content: bytes, channels: int) -> np.ndarray:
 
 
 def open_pixels(path: Path, data: Data, raw: Path) -> np.ndarray | LazyImages:
-    """The images that `path` tells of, opened without reading them; `raw` is the folder of Kaggle's files."""
+    """Open the image store at `path` without reading the images; `raw` is the folder with Kaggle's files."""
     if path.suffix == ".npy":
         return read_array(path, 4)
     shards = path.name.endswith(".shards.parquet")

@@ -1,5 +1,5 @@
-"""Augmentation policies that others have searched for or that need no search, by torchvision, as one step of
-our pipeline."""
+"""Augmentation policies of torchvision (AutoAugment, RandAugment, TrivialAugment) as one step of the
+pipeline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 from src.config import Augment
 
-GREY = 128  # where a turned image uncovers nothing of itself, as in the authors' own code
+GREY = 128  # fill for uncovered areas, as in the authors' own code
 
 
 class PolicyTransform(A.ImageOnlyTransform):
-    """A torchvision transform of an image (H, W, 3) uint8, drawn from the pipeline's own seed.
+    """A torchvision transform for an image (H, W, 3) uint8, seeded by the pipeline.
 
-    torchvision draws from torch's global stream, which dropout draws from too; it is left as it was.
+    torchvision draws from torch's global generator, which dropout uses too; its state is restored afterwards.
     """
 
     def __init__(self, transform: torch.nn.Module):
@@ -29,15 +29,16 @@ class PolicyTransform(A.ImageOnlyTransform):
     def apply(self, img: np.ndarray, seed: int, **_: object) -> np.ndarray:
         image = Image.fromarray(np.ascontiguousarray(img))  # Pillow is faster than tensors here
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed is every GPU's too
+            # seeds only the CPU generator; torch.manual_seed would also seed every GPU
+            torch.default_generator.manual_seed(seed)
             return np.array(self.transform(image))
 
 
 def create_policy(settings: Augment) -> PolicyTransform:
-    """AutoAugment, the policy searched on ImageNet (Cubuk et al. 2019, AutoAugment: Learning Augmentation
+    """Create AutoAugment with the ImageNet policy (Cubuk et al. 2019, AutoAugment: Learning Augmentation
     Strategies from Data), RandAugment (Cubuk et al. 2020, RandAugment: Practical Automated Data Augmentation)
     or TrivialAugment (Müller, Hutter 2021, TrivialAugment: Tuning-free Yet State-of-the-Art)."""
-    from torchvision.transforms import v2  # slow to import; not every run has a policy
+    from torchvision.transforms import v2  # slow to import, and not every run uses a policy
 
     if settings.policy == "autoaugment":
         return PolicyTransform(v2.AutoAugment(fill=GREY))

@@ -1,5 +1,5 @@
-"""Stage 01: the image cache, external images, the masks, then the folds; each only when what it depends on
-has changed."""
+"""Stage 01: build the image cache, the external images, the masks and the folds; each only if its inputs have
+changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from src.steps import extra_step, folds_step, images_step, masks_step
 
 
 def prepare_dataset(config: Config, force: bool = False) -> None:
-    """Bring the image cache, the masks beside it and folds.csv up to date."""
+    """Bring the image cache, the external images, the masks and folds.csv up to date; `force` rebuilds all of
+    them."""
     images, masks = images_step(config), masks_step(config)
     if force:
         for step in (images, extra_step(config), masks, folds_step(config)):
@@ -40,7 +41,7 @@ def _prepare(config: Config, images: Step, masks: Step | None) -> None:
     tables, table = load_tables(config), raw_tables(config)["train"]
     task, targets = create_task(config), tables.targets
     check_domain(config, task, targets, table)
-    if task.kind == "rankings":  # before any earlier file is replaced
+    if task.kind == "rankings":  # checked before any earlier file is replaced
         check_identities(task.describe(targets)["counts"], config.cv, config.data.new_label, table)
     elif task.kind == "numbers" and "counts" in (description := task.describe(targets)):
         check_rare(description.get("rare", description["counts"]), config.cv, table)
@@ -51,12 +52,14 @@ def _prepare(config: Config, images: Step, masks: Step | None) -> None:
             draw_samples(
                 images.folder / "samples.png", store.pixels, store.train, targets.iloc[:, 0], config.seed
             )
-    extra = extra_step(config)  # only now, as the masks: it depends on the contents of the others
+    # created only now, as the masks: it depends on the contents of the image cache
+    extra = extra_step(config)
     if extra is not None and extra.begin():
         from src.data.extra import build_extra
 
         build_extra(extra, config)
-    masks = masks_step(config)  # only now: it depends on the contents that the cache has just recorded
+    # created only now: it depends on the contents that the cache has just recorded
+    masks = masks_step(config)
     if masks is not None:
         if masks.begin():
             store = open_images(config)

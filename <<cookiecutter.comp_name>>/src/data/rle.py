@@ -1,4 +1,5 @@
-"""Kaggle's run-length masks: "start length start length ...", pixels counted from 1, column by column."""
+"""Run-length encoding (RLE) of masks in Kaggle's format: "start length start length ...", pixels counted from
+1, column by column."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from src.config import UserError
 
 
 def decode_runs(text: str, height: int, width: int) -> np.ndarray:
-    """(H, W) bool of a text of runs in any order, which may touch or overlap; "" and "-1" are an empty mask.
+    """Decode RLE: (H, W) bool from runs in any order, which may touch or overlap; "" and "-1" are an empty
+    mask.
 
-    Raises `UserError` for a text that is not made of runs inside the image.
+    Raises `UserError` for text that does not consist of runs inside the image.
     """
     words = text.split()
     if words in ([], ["-1"]):
@@ -25,15 +27,16 @@ def decode_runs(text: str, height: int, width: int) -> np.ndarray:
 
 
 def encode_runs(mask: np.ndarray) -> str:
-    """The runs of a mask (H, W) bool, rising and apart; "" for an empty one."""
-    flat = np.asarray(mask, dtype=bool).T.ravel()  # column by column
+    """Encode a mask (H, W) bool as RLE, with ascending, separate runs; "" for an empty mask."""
+    flat = np.asarray(mask, dtype=bool).T.ravel()  # column-major
     edges = np.flatnonzero(np.diff(np.r_[False, flat, False]))
     starts, ends = edges[::2], edges[1::2]
     return " ".join(map(str, np.stack([starts + 1, ends - starts], axis=1).ravel().tolist()))
 
 
 def _whole_numbers(words: list[str]) -> np.ndarray:
-    """The words as float64, which holds a number too large for any image as well."""
+    """The tokens as float64, which can hold numbers that are too large for any image. Raises `UserError` for
+    a token that is not an integer."""
     for place, word in enumerate(words):
         if not word.removeprefix("-").isdecimal():
             raise UserError(f"its run {place // 2 + 1} has {word[:20]!r}, which is no whole number")
@@ -57,10 +60,10 @@ def _check(starts: np.ndarray, lengths: np.ndarray, height: int, width: int) -> 
 
 
 def _paint(starts: np.ndarray, lengths: np.ndarray, pixels: int) -> np.ndarray:
-    """(pixels,) bool: true from each start, counted from 0, as long as its run."""
+    """(pixels,) bool: true from each start (counted from 0) for the length of its run."""
     order = np.argsort(starts, kind="stable")
     starts, ends = starts[order], np.maximum.accumulate((starts + lengths)[order])
     apart = np.flatnonzero(starts[1:] > ends[:-1]) + 1  # where no earlier run reaches
     edges = np.stack([starts[np.r_[0, apart]], ends[np.r_[apart - 1, -1]]], axis=1).ravel()
-    stretches = np.diff(np.r_[0, edges, pixels])  # false, true, false, ... in turn
+    stretches = np.diff(np.r_[0, edges, pixels])  # lengths of alternating false and true segments
     return np.repeat(np.arange(len(stretches)) % 2 == 1, stretches)

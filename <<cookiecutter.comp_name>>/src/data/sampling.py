@@ -1,5 +1,5 @@
-"""Which rows an epoch shows, how often and in what order: rare classes more, the epoch no longer; a stream of
-shards as its disk reads it best."""
+"""Sampling of an epoch: oversampling of rare classes at constant epoch length, and shard order for sequential
+reads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import numpy as np
 
 from src.data.classes import ClassTargets
 
-WINDOW = 16  # shards that are mixed with each other: as much is read ahead
-POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's rows, for the share of the epoch it gets
+WINDOW = 16  # shards that are shuffled together, and so read ahead together
+# exponent q of the class count, which gives the class's share of the epoch
+POWER = {"balanced": 0.0, "sqrt": 0.5}
 
 
 def row_shares(
     targets: np.ndarray | ClassTargets, kind: Literal["balanced", "sqrt"], task: str
 ) -> np.ndarray:
-    """(N,) what share of an epoch each row should be, of targets (N, C) that may be soft.
+    """Class-balanced sampling: (N,) the share of an epoch that each row gets, from targets (N, C), which may
+    be soft.
 
-    Class c with n_c rows gets n_c ** q of the epoch, q 0 for `balanced` and 1/2 for `sqrt`, and its rows get
-    that in equal parts (Kang et al. 2020, Decoupling Representation and Classifier for Long-Tailed
-    Recognition). No, and none of the labels, are classes too; a row of several labels gets the parts of all.
-    Whatever is NaN counts as no.
+    Class c with n_c rows gets a share proportional to n_c ** q, with q = 0 for `balanced` and 1/2 for `sqrt`
+    (square-root sampling), divided equally among its rows (Kang et al. 2020, Decoupling Representation and
+    Classifier for Long-Tailed Recognition). The negative class, and "no label" in multilabel, count as
+    classes too; a row with several labels gets the sum of their shares. NaN targets count as 0.
     """
     holds = class_membership(targets, task)  # (N, classes)
     rows = holds.sum(0)
@@ -32,7 +34,8 @@ def row_shares(
 
 
 def class_membership(targets: np.ndarray | ClassTargets, task: str) -> np.ndarray | ClassTargets:
-    """(N, classes) how far a row is of each; of binary and multilabel targets the last column is none."""
+    """(N, classes) membership of each row in each class; for binary and multilabel targets the last column is
+    "none"."""
     if isinstance(targets, ClassTargets):
         return targets
     holds = np.nan_to_num(targets.astype(np.float64))
@@ -42,24 +45,24 @@ def class_membership(targets: np.ndarray | ClassTargets, task: str) -> np.ndarra
 
 
 def draw_rows(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N,) row numbers in random order: row i comes N * shares[i] times, rounded up or down by chance.
+    """(N,) row numbers in random order: row i occurs N * shares[i] times, randomly rounded up or down.
 
-    Systematic sampling: one random offset for all, over the rows in random order. Throwing dice for each
-    place would leave a third of the rows of an even class out, and show others thrice.
+    Systematic sampling: one random offset over the rows in random order. Independent draws would omit a third
+    of the rows of a balanced class and repeat others several times.
     """
     n = len(shares)
     order = rng.permutation(n)
     upto = np.cumsum(shares[order]) * n
     places = np.searchsorted(upto, rng.random() + np.arange(n), side="right")
-    return rng.permutation(order[np.minimum(places, n - 1)])  # the last edge may fall short of n by a digit
+    return rng.permutation(order[np.minimum(places, n - 1)])  # rounding may leave the last edge just below n
 
 
 def by_shards(shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N,) every row number once: rows of `WINDOW` shards (N,) in random order, then those of the next, the
-    shards in random order too.
+    """(N,) a permutation of the row numbers in shard order: the rows of `WINDOW` random shards, shuffled,
+    then those of the next ones. `shards` (N,) is the shard of each row.
 
-    A shuffle buffer, as loaders of streams have, that is known before the first image is read: so an epoch
-    can be gone on with at any step.
+    It works like the shuffle buffer of a streaming loader, but the order is known before the first image is
+    read, so an epoch can be resumed at any step.
     """
     _, number = np.unique(shards, return_inverse=True)
     turn = rng.permutation(number.max(initial=-1) + 1)[number]

@@ -1,5 +1,5 @@
-"""What differs between tasks, and nothing else. A task is one module with one class; `base.py` says what it
-answers."""
+"""The tasks: all code that differs between tasks. Each task is one module with one class; `base.py` defines
+the interface."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ TASKS: dict[str, type[Task]] = {
 
 
 def create_task(config: Config) -> Task:
-    """The task this config names, with its metric."""
+    """The task named in the config, with its metric."""
     return TASKS[config.task.name].create(config, create_metric(config.task.name, config.task.metric))

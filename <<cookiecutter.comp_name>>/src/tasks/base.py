@@ -1,10 +1,10 @@
-"""What every task answers. Shapes: N rows, C outputs.
+"""The task interface: methods that every task implements. Shapes: N rows, C outputs.
 
 | kind | predictions | columns of a prediction table |
 |---|---|---|
-| `numbers` | (N, C) array: the activated outputs | one an output |
-| `maps` | `Maps`: of each image (C, H, W) probabilities as bytes | `height`, `width`, a picture an output |
-| `rankings` | `Ranking`: of each image the likeliest labels | `candidates`, `similarity`: lists |
+| `numbers` | (N, C) array: the activated outputs | one per output |
+| `maps` | `Maps`: for each image, probabilities (C, H, W) as bytes | `height`, `width`, one PNG per output |
+| `rankings` | `Ranking`: for each image, the most similar labels | `candidates`, `similarity`: lists |
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ OUR_COLUMNS = (
     "candidates",
     "similarity",
     "pseudo.weight",
-)  # an output is a column beside them
-TARGET_PREFIX = "target."  # before the name of each target where there are several
+)  # reserved: each output is a column beside these
+TARGET_PREFIX = "target."  # prefix of each target's name if there are several targets
 RENAME = (
     "as a column of the prediction tables is; rename it in a copy of the file, "
     "and name the copy in data.train_csv"
@@ -45,10 +45,11 @@ RENAME = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Pseudo-labels: which rows are sure enough (N,), the targets they get, and how sure each is (n,).
+    """Pseudo-label selection: which rows (N,) are confident enough, their targets, and the confidence of each
+    (n,).
 
-    Targets are what `encode` gives, (n, C); a NaN is a target that the model is not sure of, which the loss
-    leaves out. Of maps they are `Maps`, with `UNSURE` pixels.
+    Targets have the form of `encode`, (n, C); NaN marks a target that is not confident, which the loss
+    ignores. For segmentation the targets are `Maps` with `UNSURE` pixels.
     """
 
     chosen: np.ndarray
@@ -58,77 +59,83 @@ class Selection:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One kind of competition. Everything works on numpy arrays and text columns; `activate` and `compact`
-    get a tensor."""
+    """Base class of the tasks: one kind of competition. Methods work on numpy arrays and text columns;
+    `activate` and `compact` take a tensor."""
 
     metric: Metric
 
     name: ClassVar[str]
     kind: ClassVar[Literal["numbers", "maps", "rankings"]] = "numbers"
-    distillation: ClassVar[Literal["kl", "bce", "mse", "exclusive", "cosine"]]  # of a pupil from its teacher
-    stacking: ClassVar[Literal["classes", "labels", "values", "pixels", "pairs"]]  # see src/ensemble
+    # distillation loss between student and teacher
+    distillation: ClassVar[Literal["kl", "bce", "mse", "exclusive", "cosine"]]
+    # kind of second-level model, see src/ensemble
+    stacking: ClassVar[Literal["classes", "labels", "values", "pixels", "pairs"]]
     scaled: ClassVar[bool] = False  # whether targets are standardised for training
 
     @classmethod
     def create(cls, config: Config, metric: Metric) -> Task:
-        """The task as the config wants it."""
+        """Create the task from the config."""
         return cls(metric)
 
     @abstractmethod
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """What later stages must know of the labels, as JSON: at least `outputs`, the C outputs' names, and
-        `counts`, what the summary shows."""
+        """What later stages must know of the labels, as JSON: at least `outputs`, the names of the C outputs,
+        and `counts`, which the summary shows."""
 
     @abstractmethod
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """Raise `UserError`, with file and row, where a label cannot be right."""
+        """Raise `UserError`, with file and row, for an invalid label."""
 
     @abstractmethod
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """What stratified folds balance: (N,) whole numbers, or (N, L) zeros and ones."""
+        """What stratified folds balance: (N,) integer classes, or (N, L) zeros and ones."""
 
     @abstractmethod
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """Labels as (N, C) float32 training targets."""
+        """Labels as training targets (N, C) float32."""
 
     @abstractmethod
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> Any:
-        """Labels as the metric wants them."""
+        """Labels in the form that the metric takes."""
 
     @abstractmethod
     def activate(self, raw: Any) -> Any:
-        """(N, C) raw outputs, a tensor in the targets' own units, to predictions of the same shape."""
+        """Activation: (N, C) raw outputs (logits, or regression values in the targets' units), a tensor, to
+        predictions of the same shape."""
 
     @abstractmethod
     def select(self, predictions: Any, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """The rows whose predictions are sure enough to learn from; `spread` (N,) is over the views."""
+        """Pseudo-label selection: the rows whose predictions are confident enough. `spread` (N,) is the
+        spread over the TTA views."""
 
     @abstractmethod
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """Raise `UserError` where the sample's columns cannot be filled from this task's outputs."""
+        """Raise `UserError` if the columns of the sample submission cannot be filled from the outputs of this
+        task."""
 
     @abstractmethod
     def submission(
         self, predictions: Any, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """Predictions in the sample's row order, or decisions where the metric asks for them (whole numbers),
-        as a table with the sample's columns; `dataset` is what `describe` gave."""
+        """Predictions as a table with the columns and the row order of the sample submission. If the metric
+        needs decisions, `predictions` are decisions (integers). `dataset` is the result of `describe`."""
 
     @abstractmethod
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """Raise `UserError` where a value of a submission cannot be right: a class nobody knows, no number;
-        `dataset` is what `describe` gave."""
+        """Raise `UserError` for an invalid value of a submission: an unknown class, or not a number.
+        `dataset` is the result of `describe`."""
 
     def score(self, targets: Any, predictions: Any) -> float:
         """The competition's metric."""
         return self.metric(targets, predictions)
 
     def compact(self, said: Any) -> np.ndarray:
-        """A batch of activated outputs as it is kept until all are there."""
+        """A batch of activated outputs in the compact form in which it is kept until all batches are
+        predicted."""
         return said.cpu().numpy()
 
     def gathered(self, batches: list[np.ndarray], outputs: list[str]) -> Any:
-        """The predictions of all batches."""
+        """The predictions of all batches, joined."""
         import numpy as np
 
         return np.concatenate(batches)
@@ -140,45 +147,46 @@ class Task(ABC):
         return pd.DataFrame(predictions, columns=outputs)
 
     def columns(self, outputs: list[str]) -> tuple[str, ...]:
-        """The columns that `write` makes."""
+        """The names of the columns that `write` makes."""
         return tuple(outputs)
 
     def read(self, table: pd.DataFrame, outputs: list[str]) -> Any:
-        """The predictions, or targets, that `write` made columns of."""
+        """The inverse of `write`: the predictions, or targets, from the columns of a table."""
         return table[outputs].to_numpy()
 
     def mean(self, several: list[Any]) -> Any:
-        """The plain mean of several models' predictions for the same rows."""
+        """The mean of several models' predictions for the same rows."""
         import numpy as np
 
         return np.mean(several, axis=0, dtype=np.float64).astype(np.float32)
 
     def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(n, L) what rows of a selection were told, without shades: numbers to compare and to count."""
+        """(n, L) hard targets of pseudo-labelled rows as numbers, to compare and to count."""
         return self.read(table, outputs).astype("float64")
 
 
 def targets_in(table: pd.DataFrame) -> pd.DataFrame:
-    """The target columns of folds.csv or of an OOF table, under their own names."""
+    """The target columns of folds.csv or of an OOF table, under their original names."""
     names = [c for c in table.columns if c == "target" or c.startswith(TARGET_PREFIX)]
     return table[names].rename(columns=lambda name: name.removeprefix(TARGET_PREFIX))
 
 
 def as_target_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The same the other way: one target is called `target`, several keep their names behind a prefix."""
+    """The inverse of `targets_in`: a single target is called `target`, several keep their names behind a
+    prefix."""
     if table.shape[1] == 1:
         return table.set_axis(["target"], axis=1)
     return table.rename(columns=lambda name: TARGET_PREFIX + name)
 
 
 def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
-    """Raise `UserError` for the first row with an empty target, or with `nan` among numbers."""
+    """Raise `UserError` for the first row with an empty target, or with `nan` in a numeric column."""
     import pandas as pd
 
     for column in targets.columns:
         text = targets[column].str.strip()
         missing = text == ""
-        nan = text.str.lower() == "nan"  # among words it may be a class
+        nan = text.str.lower() == "nan"  # in a text column `nan` may be a class
         if nan.any() and pd.to_numeric(text[~nan & ~missing], errors="coerce").notna().all():
             missing |= nan
         if missing.any():
@@ -193,7 +201,7 @@ def check_filled(targets: pd.DataFrame, path: Path, example: str) -> None:
 
 
 def _number(label: str) -> float | None:
-    """The label as a number, where it is one."""
+    """The label as a number, or None if it is not numeric."""
     try:
         return float(label)
     except ValueError:
@@ -201,13 +209,13 @@ def _number(label: str) -> float | None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a column of the prediction tables is called so, beside which no output can be."""
+    """Whether a name is reserved for a column of the prediction tables, so that no output can have it."""
     return name in OUR_COLUMNS or name.startswith(TARGET_PREFIX)
 
 
 def check_classes(labels: pd.Series, path: Path) -> None:
-    """Raise `UserError` for the first row whose class is called as one of our own columns is, or is a number
-    that other rows write otherwise."""
+    """Raise `UserError` for the first row whose class has a reserved column name, or is a number that other
+    rows write differently (1 and 1.0)."""
     numbers: dict[float, str] = {}
     for label in labels.unique():
         number = _number(label)
@@ -228,14 +236,14 @@ def check_classes(labels: pd.Series, path: Path) -> None:
 
 
 def check_target_names(targets: pd.DataFrame, path: Path) -> None:
-    """Raise `UserError` for a target that is called as one of our own columns is."""
+    """Raise `UserError` for a target that has a reserved column name."""
     taken = [name for name in targets.columns if is_ours(name)]
     if taken:
         raise UserError(f"{path}: a target is called {taken[0]!r}, {RENAME}")
 
 
 def say_unknown(columns: list[str], outputs: list[str], path: Path) -> None:
-    """Say which columns of the sample no training row has, and that they will be 0."""
+    """Print which columns of the sample submission no training row has; they are filled with 0."""
     unknown = [column for column in columns if column not in outputs]
     if unknown:
         shown = ", ".join(unknown[:6]) + (f", … ({len(unknown)} in all)" if len(unknown) > 6 else "")
@@ -243,7 +251,7 @@ def say_unknown(columns: list[str], outputs: list[str], path: Path) -> None:
 
 
 def in_order(labels: list[str]) -> list[str]:
-    """Labels by number where all are numbers (10.0 comes after 2.0), else by text."""
+    """Labels sorted as numbers if all are numeric (10.0 comes after 2.0), otherwise as text."""
     import re
 
     numbers = all(re.fullmatch(r"-?\d+(\.\d+)?", label) for label in labels)
@@ -251,11 +259,11 @@ def in_order(labels: list[str]) -> list[str]:
 
 
 def check_probabilities(table: pd.DataFrame, columns: list[str]) -> None:
-    """Raise `UserError` for the first value of a submission that is no number from 0 to 1."""
+    """Raise `UserError` for the first value of a submission that is not a number from 0 to 1."""
     import pandas as pd
 
     values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy("float64")
-    wrong = ~((values >= 0) & (values <= 1))  # NaN is neither
+    wrong = ~((values >= 0) & (values <= 1))  # NaN fails both comparisons
     if wrong.any():
         row, column = (int(i[0]) for i in wrong.nonzero())
         shown = table[columns[column]].tolist()[row]

@@ -1,4 +1,4 @@
-"""Binary: yes or no; one output, the probability of the positive class."""
+"""Binary classification: two classes; one output, the probability of the positive class."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
 
 class Binary(Task):
-    """Sigmoid of one output. The positive class is the second in order: 1 after 0, yes after no."""
+    """Binary classification with a sigmoid output. The positive class is the second in sorted order: 1 after
+    0, yes after no."""
 
     name = "binary"
     distillation = "bce"
     stacking = "labels"
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The positive class as the only output; both classes with their rows."""
+        """The positive class as the only output, and the row counts of both classes."""
         counts = targets.iloc[:, 0].value_counts()
         classes = in_order(list(counts.index))
         rows = {label: int(counts[label]) for label in classes}
         return {"outputs": [classes[1]], "counts": rows, "classes": classes}
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """One column, a label in every row, exactly two of them."""
+        """Raise `UserError` unless there is one target column with a label in every row and exactly two
+        classes."""
         only_column(targets, path)
         check_filled(targets, path, "1")
         labels = targets.iloc[:, 0]
@@ -42,15 +44,15 @@ class Binary(Task):
         check_classes(labels, path)
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """Which of the two each row is."""
+        """(N,) the class of each row as an integer."""
         return targets.iloc[:, 0].astype("category").cat.codes.to_numpy()
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, 1) ones for the positive class."""
+        """(N, 1) float32: 1 for the positive class, else 0."""
         return self.truth(targets, outputs)[:, None].astype("float32")
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N,) ones for the positive class."""
+        """(N,) int64: 1 for the positive class, else 0."""
         return (targets.iloc[:, 0] == outputs[0]).to_numpy().astype("int64")
 
     def activate(self, raw: Any) -> Any:
@@ -58,7 +60,8 @@ class Binary(Task):
         return raw.float().sigmoid()
 
     def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Rows at or above the threshold, and those at or below its mirror: 0.9 and 0.1."""
+        """Pseudo-labels: rows with a probability of at least the threshold or at most 1 - threshold (such as
+        0.9 and 0.1)."""
         import numpy as np
 
         confidence = np.maximum(predictions, 1 - predictions)[:, 0]
@@ -71,7 +74,7 @@ class Binary(Task):
         )
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """One column beside the id."""
+        """Raise `UserError` unless the sample has one column beside the id."""
         columns = [c for c in sample.columns if c != id_column]
         if len(columns) != 1:
             raise UserError(
@@ -82,8 +85,8 @@ class Binary(Task):
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """The probability of the positive class; or the class where the metric is about decisions. A column
-        that is called as a class is about that one."""
+        """The probability of the positive class, or the class if the metric needs decisions. A column named
+        after a class holds the probability of that class."""
         import numpy as np
 
         table, classes, said = sample[[id_column]].copy(), dataset["classes"], predictions[:, 0]
@@ -96,7 +99,7 @@ class Binary(Task):
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """One of the two classes in every row, or probabilities."""
+        """Raise `UserError` unless the values are the two classes, or probabilities."""
         import pandas as pd
 
         values, classes = table[columns[0]], dataset["classes"]

@@ -1,4 +1,4 @@
-"""Multiclass: one label a row out of C classes; outputs are the classes, predictions their probabilities."""
+"""Multiclass classification: one label per row out of C classes; predictions are the class probabilities."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 
 
 class Multiclass(Task):
-    """Softmax over classes; the submission holds the label, or a probability a class, as the sample shows."""
+    """Multiclass classification with softmax. The submission holds the label or one probability per class,
+    depending on the sample's columns."""
 
     name = "multiclass"
     distillation = "kl"
     stacking = "classes"
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The classes in their order, and rows of each."""
+        """The sorted classes and the row count of each."""
         counts = targets.iloc[:, 0].value_counts()
         classes = in_order(list(counts.index))
         return {"outputs": classes, "counts": {label: int(counts[label]) for label in classes}}
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """One column, a label in every row, two classes at least."""
+        """Raise `UserError` unless there is one target column with a label in every row and at least two
+        classes."""
         only_column(targets, path)
         check_filled(targets, path, "cat")
         if targets.iloc[:, 0].nunique() < 2:
@@ -46,24 +48,25 @@ class Multiclass(Task):
         check_classes(targets.iloc[:, 0], path)
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """The class of each row as a number."""
+        """(N,) the class of each row as an integer."""
         return targets.iloc[:, 0].astype("category").cat.codes.to_numpy()
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """One-hot rows."""
+        """(N, C) one-hot rows, float32."""
         return one_hot(self.truth(targets, outputs), len(outputs))
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """Class indices (N,)."""
+        """(N,) class indices."""
         index = {label: i for i, label in enumerate(outputs)}
         return targets.iloc[:, 0].map(index).to_numpy(dtype="int64")
 
     def activate(self, raw: Any) -> Any:
-        """Softmax, in float32 whatever the network ran in."""
+        """Softmax, always computed in float32."""
         return raw.float().softmax(1)
 
     def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Rows whose top probability reaches the threshold; soft targets are the predictions themselves."""
+        """Pseudo-labels: rows whose top probability reaches the threshold; soft targets are the predicted
+        probabilities."""
         confidence = predictions.max(1)
         chosen = confidence >= settings.threshold
         sure = predictions[chosen]
@@ -71,8 +74,8 @@ class Multiclass(Task):
         return Selection(chosen, told, confidence[chosen])
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """Either one column beside the id (the label), or one for each class (its probability); the
-        probability of a class that no training row has is 0."""
+        """Raise `UserError` unless the sample has one column beside the id (the label) or one per class (its
+        probability). A class without training rows gets probability 0."""
         columns = [c for c in sample.columns if c != id_column]
         if len(columns) == 1:
             return
@@ -89,7 +92,7 @@ class Multiclass(Task):
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """The top class, or each class's probability, in the sample's column order."""
+        """The top class, or the probability of each class, in the column order of the sample."""
         import numpy as np
 
         outputs = dataset["outputs"]
@@ -103,7 +106,7 @@ class Multiclass(Task):
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """A known class, or probabilities."""
+        """Raise `UserError` unless the values are known classes, or probabilities."""
         outputs = dataset["outputs"]
         if not is_label(columns, outputs):
             check_probabilities(table, columns)
@@ -114,7 +117,7 @@ class Multiclass(Task):
 
 
 def one_hot(codes: np.ndarray, n: int) -> np.ndarray:
-    """(N, n) float32 of class numbers (N,); `numpy.eye` would make an (n, n) table of the classes first."""
+    """One-hot encode class numbers (N,) as (N, n) float32. `numpy.eye` would first make an (n, n) table."""
     import numpy as np
 
     dense = np.zeros((len(codes), n), np.float32)
@@ -123,12 +126,12 @@ def one_hot(codes: np.ndarray, n: int) -> np.ndarray:
 
 
 def is_label(columns: list[str], outputs: list[str]) -> bool:
-    """Whether a sample with these value columns wants the label, and not a probability a class."""
+    """Whether a sample with these value columns takes the label instead of one probability per class."""
     return len(columns) == 1 and columns[0] not in outputs
 
 
 def only_column(targets: pd.DataFrame, path: Path) -> None:
-    """Raise `UserError` where there are several target columns and the task has one."""
+    """Raise `UserError` if there are several target columns; the task takes one."""
     if targets.shape[1] != 1:
         raise UserError(
             f"{path}: this task has one target, data.target names {targets.shape[1]} "

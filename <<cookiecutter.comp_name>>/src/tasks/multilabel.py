@@ -1,4 +1,5 @@
-"""Multilabel: any number of labels a row; one output a label, its probability, each on its own."""
+"""Multilabel classification: any number of labels per row; one output per label, an independent
+probability."""
 
 from __future__ import annotations
 
@@ -15,20 +16,23 @@ if TYPE_CHECKING:
 
 
 class Multilabel(Task):
-    """Sigmoid of each output; the training table has a column of zeros and ones a label."""
+    """Multilabel classification with one sigmoid per output. The training table has a 0/1 column per
+    label."""
 
     name = "multilabel"
     distillation = "bce"
     stacking = "labels"
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The labels in the table's order, the rows that have each, and the fewer of those and the others."""
+        """The labels in the order of the table, the number of rows with each label, and the size of the rarer
+        side (rows with or without the label)."""
         counts = {label: int(targets[label].astype(float).sum()) for label in targets.columns}
         rare = {label: min(count, len(targets) - count) for label, count in counts.items()}
         return {"outputs": list(targets.columns), "counts": counts, "rare": rare}
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """Two columns at least, zeros and ones alone, both in every column."""
+        """Raise `UserError` unless there are at least two columns of zeros and ones, with both values in
+        every column."""
         if targets.shape[1] < 2:
             raise UserError(
                 f"{path}: multilabel needs a column a label, data.target names {targets.shape[1]}; "
@@ -51,15 +55,15 @@ class Multilabel(Task):
                 )
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """(N, L) zeros and ones: every label should be shared out evenly."""
+        """(N, L) zeros and ones: folds are balanced by every label."""
         return targets.astype(float).to_numpy().astype("int64")
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, L) zeros and ones."""
+        """(N, L) float32 zeros and ones."""
         return targets[outputs].astype(float).to_numpy().astype("float32")
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, L) zeros and ones."""
+        """(N, L) int64 zeros and ones."""
         return targets[outputs].astype(float).to_numpy().astype("int64")
 
     def activate(self, raw: Any) -> Any:
@@ -67,9 +71,11 @@ class Multilabel(Task):
         return raw.float().sigmoid()
 
     def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Label by label: at or above the threshold, or at or below its mirror; the others are NaN.
+        """Pseudo-labels per label: probabilities of at least the threshold or at most 1 - threshold; the
+        others are NaN.
 
-        A row is chosen when one of its labels is sure. Its confidence is the mean over the sure ones.
+        A row is selected if at least one of its labels is confident. Its confidence is the mean over the
+        confident labels.
         """
         import numpy as np
 
@@ -82,7 +88,8 @@ class Multilabel(Task):
         return Selection(chosen, targets, weight)
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """A column for each label; what no training row has is 0."""
+        """Raise `UserError` unless the sample has a column for each label; a column without training label is
+        filled with 0."""
         columns = [c for c in sample.columns if c != id_column]
         lost = sorted(set(outputs) - set(columns))
         if lost:
@@ -96,7 +103,8 @@ class Multilabel(Task):
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """A probability a label, or 0 and 1 where the metric is about decisions, in the sample's order."""
+        """One probability per label, or 0 and 1 if the metric needs decisions, in the column order of the
+        sample."""
         outputs = dataset["outputs"]
         table = sample[[id_column]].copy()
         for column in [c for c in sample.columns if c != id_column]:
@@ -104,5 +112,5 @@ class Multilabel(Task):
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """Probabilities."""
+        """Raise `UserError` unless the values are probabilities."""
         check_probabilities(table, columns)

@@ -1,4 +1,4 @@
-"""Regression: one number a row, or several; ordinal grades count as numbers."""
+"""Regression: one or several numeric targets per row; ordinal grades are treated as numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-_BINS = 10  # deciles of the target that stratified folds balance
-_ALONE = "prediction"  # the output of a single target that is called as a column of ours, `target` say
+_BINS = 10  # stratified folds balance the deciles of the target
+_ALONE = "prediction"  # the output's name if the only target has a reserved column name, such as `target`
 
 
 class Regression(Task):
-    """Outputs are the targets, standardised for training by each fold's own training rows."""
+    """Regression. Targets are standardised for training with the statistics of each fold's own training
+    rows."""
 
     name = "regression"
     distillation = "mse"
@@ -26,7 +27,7 @@ class Regression(Task):
     scaled = True
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The targets' names, and the quartiles of the first one."""
+        """The names of the targets, and the quartiles of the first one."""
         values = targets.iloc[:, 0].astype(float)
         edges = values.quantile([0, 0.25, 0.5, 0.75, 1]).tolist()
         names = ("least", "quarter", "median", "three quarters", "most")
@@ -36,7 +37,7 @@ class Regression(Task):
         }
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """Finite numbers, not all the same."""
+        """Raise `UserError` unless the targets are finite numbers that are not all equal."""
         import numpy as np
         import pandas as pd
 
@@ -56,8 +57,8 @@ class Regression(Task):
                 raise UserError(f"{path}: `{column}` is {values[0]:g} in every row; is data.target right?")
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """(N,) the tenth of the mean rank over the targets that a row lies in; equal values share one, and a
-        target of ten values at most, such as a grade, is balanced value by value."""
+        """(N,) strata: the decile of the mean rank over the targets. Equal values share a stratum; a single
+        target with at most ten distinct values, such as a grade, is balanced value by value."""
         import numpy as np
 
         numbers = targets.astype(float)
@@ -68,22 +69,22 @@ class Regression(Task):
         return np.searchsorted(edges, rank, side="left")
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, T) the numbers."""
+        """(N, T) float32 targets."""
         return targets.astype(float).to_numpy().astype("float32")
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, T) the numbers."""
+        """(N, T) float64 targets."""
         return targets.astype(float).to_numpy()
 
     def activate(self, raw: Any) -> Any:
-        """Nothing: raw outputs are in the targets' units."""
+        """Identity: raw outputs are already in the targets' units."""
         return raw.float()
 
     def select(self, predictions: np.ndarray, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Rows whose views agree best: the lowest `pseudo.quantile` of the spread.
+        """Pseudo-labels: the share `pseudo.quantile` of the rows with the smallest spread over the TTA views.
 
-        There is no probability to hold against a threshold. Confidence is the share of rows with a larger
-        spread.
+        A regression has no probability to compare with a threshold. The confidence is the share of rows with
+        a larger spread. Raises `UserError` if there is no spread.
         """
         import numpy as np
 
@@ -97,7 +98,8 @@ class Regression(Task):
         return Selection(chosen, predictions[chosen], 1 - rank[chosen])
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """One column a target; a single one may have another name."""
+        """Raise `UserError` unless the sample has one column per target; a single one may have another
+        name."""
         columns = [c for c in sample.columns if c != id_column]
         if len(columns) != len(outputs) or (len(outputs) > 1 and sorted(columns) != sorted(outputs)):
             raise UserError(
@@ -118,7 +120,7 @@ class Regression(Task):
         return table[list(sample.columns)]
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """Finite numbers."""
+        """Raise `UserError` unless the values are finite numbers."""
         import numpy as np
         import pandas as pd
 

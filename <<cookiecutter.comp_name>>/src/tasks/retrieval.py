@@ -1,5 +1,5 @@
-"""Retrieval, or re-identification: whom an image shows, out of the identities of the training images, or
-someone new."""
+"""Retrieval (re-identification): rank the identities of the training images for each query image, or answer
+with the label for new identities."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Outputs are the identities; a prediction ranks them by the cosine to their nearest training image."""
+    """Retrieval. Outputs are the identities; a prediction ranks them by cosine similarity to their nearest
+    training image."""
 
-    new_label: str | None = None  # the answer for an identity that no training image shows
-    candidates: int = 50  # identities kept of each ranking
+    new_label: str | None = None  # the answer for an identity without training images
+    candidates: int = 50  # identities kept per ranking
 
     name = "retrieval"
     kind = "rankings"
@@ -33,18 +34,19 @@ class Retrieval(Task):
 
     @classmethod
     def create(cls, config: Config, metric: Metric) -> Task:
-        """With the label for new identities, where there is one."""
+        """Create the task with the label for new identities, if there is one."""
         return cls(metric, config.data.new_label, config.inference.candidates)
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The identities in their order, and images of each."""
+        """The sorted identities and the number of images of each."""
         counts = targets.iloc[:, 0].value_counts()
         outputs = in_order(list(counts.index))
         counted = {label: int(counts[label]) for label in outputs}
         return {"outputs": outputs, "counts": counted, "new_label": self.new_label}
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """One column, an identity in every row, three at least, none called as new ones are."""
+        """Raise `UserError` unless there is one target column with an identity in every row, at least three
+        identities, and none equal to the label for new ones."""
         only_column(targets, path)
         check_filled(targets, path, "w_1287fbc")
         labels = targets.iloc[:, 0]
@@ -61,24 +63,26 @@ class Retrieval(Task):
             )
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """The identity of each row as a number."""
+        """(N,) the identity of each row as an integer."""
         return targets.iloc[:, 0].astype("category").cat.codes.to_numpy()
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, 1) the identity's number among the outputs; NaN for none of them."""
+        """(N, 1) float32: the index of the identity among the outputs; NaN if it is not among them."""
         index = {label: i for i, label in enumerate(outputs)}
         return targets.iloc[:, 0].map(index).to_numpy(dtype="float32")[:, None]
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N,) the right answers, as text."""
+        """(N,) the correct labels as text."""
         return targets.iloc[:, 0].to_numpy(dtype=object)
 
     def activate(self, raw: Any) -> Any:
-        """Nothing: raw outputs rise with the cosine to the identities' centres, and are ranked by."""
+        """Identity: raw outputs increase with the cosine similarity to the class centres, and only their
+        order is used."""
         return raw.float()
 
     def gathered(self, batches: list[np.ndarray], outputs: list[str]) -> Ranking:
-        """Identities ranked by their centres: a quick look, which needs no gallery."""
+        """Rankings of the identities by their class centres: a fast validation during training that needs no
+        gallery."""
         import numpy as np
 
         cosines = np.concatenate(batches)
@@ -86,7 +90,8 @@ class Retrieval(Task):
         return self.ranking(order, np.take_along_axis(cosines, order, axis=1), outputs)
 
     def ranking(self, numbers: np.ndarray, similarity: np.ndarray, outputs: list[str]) -> Ranking:
-        """(N, k) numbers of identities, the best first and -1 for none, with their similarity."""
+        """A `Ranking` from identity numbers (N, k), best first and -1 for none, and their similarities (N,
+        k)."""
         import numpy as np
 
         names = np.array(outputs, dtype=object)
@@ -96,17 +101,18 @@ class Retrieval(Task):
         return Ranking(labels, scores, self.new_label)
 
     def write(self, predictions: Any, outputs: list[str]) -> pd.DataFrame:
-        """A list of identities and one of similarities a row; of a `Selection` one identity each."""
+        """For each row a list of identities and a list of similarities; a `Selection` has one identity per
+        row."""
         import pandas as pd
 
         return pd.DataFrame({"candidates": list(predictions.labels), "similarity": list(predictions.scores)})
 
     def columns(self, outputs: list[str]) -> tuple[str, ...]:
-        """The columns that `write` makes."""
+        """The names of the columns that `write` makes."""
         return ("candidates", "similarity")
 
     def read(self, table: pd.DataFrame, outputs: list[str]) -> Ranking:
-        """What `write` wrote."""
+        """The inverse of `write`."""
         return Ranking(
             [list(row) for row in table["candidates"]],
             [[float(value) for value in row] for row in table["similarity"]],
@@ -114,12 +120,14 @@ class Retrieval(Task):
         )
 
     def mean(self, several: list[Ranking]) -> Ranking:
-        """Each candidate's mean similarity; one that a list lacks is as far as the last of that list."""
+        """The mean similarity of each candidate. A candidate missing from a list gets the lowest similarity
+        of that list."""
         return mean_ranking(several, self.candidates)
 
     def select(self, predictions: Ranking, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Queries whose first answer is right with a probability that reaches the threshold. `spread` is that
-        probability (N,), which src/pseudo/confidence.py finds: a cosine is none."""
+        """Pseudo-labels: queries whose first answer is correct with a probability of at least the threshold.
+        `spread` (N,) is that probability, which src/pseudo/confidence.py calibrates; a cosine similarity is
+        not a probability."""
         import numpy as np
 
         if spread is None:
@@ -128,13 +136,13 @@ class Retrieval(Task):
         return Selection(chosen, first_answers(predictions.take(np.flatnonzero(chosen))), spread[chosen])
 
     def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(n, 1) the number of the identity."""
+        """(n, 1) the index of the identity."""
         import pandas as pd
 
         return self.encode(pd.DataFrame({"target": [row[0] for row in table["candidates"]]}), outputs)
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """One column of answers."""
+        """Raise `UserError` unless the sample has one column of answers."""
         columns = [c for c in sample.columns if c != id_column]
         if len(columns) != 1:
             raise UserError(
@@ -145,11 +153,12 @@ class Retrieval(Task):
     def submission(
         self, predictions: Any, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """Answers go into cells in src/submission/forms.py, which knows how many a cell takes."""
+        """Not implemented: src/submission/forms.py writes the answers, because it knows how many a cell
+        takes."""
         raise NotImplementedError("a retrieval submission has the form `separated`")
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """Checked as answers in src/submission/forms.py."""
+        """No check here: src/submission/forms.py checks the answers."""
 
 
 def first_answers(ranking: Ranking) -> Ranking:
@@ -158,7 +167,7 @@ def first_answers(ranking: Ranking) -> Ranking:
 
 
 def mean_ranking(several: list[Ranking], candidates: int) -> Ranking:
-    """Rankings of the same queries as one, by mean similarity, cut to the first `candidates`."""
+    """Rankings of the same queries averaged by mean similarity, cut to the first `candidates`."""
     labels, scores = [], []
     for lists in zip(*(zip(r.labels, r.scores, strict=True) for r in several), strict=True):
         found = [dict(zip(names, values, strict=True)) for names, values in lists]

@@ -1,4 +1,5 @@
-"""Segmentation: a mask an image and class; an output is the probability of a class, pixel by pixel."""
+"""Semantic segmentation: one mask per image and class; an output is the probability of a class for each
+pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from src.maps import Maps
 
-_BINS = 10  # parts of the images by the share of pixels covered, which stratified folds balance
+_BINS = 10  # stratified folds balance the deciles of the share of covered pixels
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Segmentation(Task):
     """Masks live in the image cache; the tables hold what share of its pixels a class covers (folds.csv) or
     the true mask as a picture (OOF tables)."""
 
-    exclusive: bool = False  # whether a pixel has one class at most: softmax beside a background pinned at 0
+    exclusive: bool = False  # at most one class per pixel: softmax with a background logit fixed at 0
 
     name = "segmentation"
     kind = "maps"
@@ -33,17 +34,18 @@ class Segmentation(Task):
 
     @classmethod
     def create(cls, config: Config, metric: Metric) -> Task:
-        """Classes exclude each other where the loss says so."""
+        """Create the task; classes are mutually exclusive if the loss requires it."""
         return cls(metric, exclusive=config.train.loss in EXCLUSIVE)
 
     @property
     def distillation(self) -> str:
-        """Pixel by pixel: of probabilities that add to 1, or of each on its own."""
+        """Distillation loss per pixel: of softmax probabilities (`exclusive`) or of each class on its own
+        (`bce`)."""
         return "exclusive" if self.exclusive else "bce"
 
     def describe(self, targets: pd.DataFrame) -> dict[str, Any]:
-        """The classes, the images that show each, and the mean share of pixels it covers, of (N, C)
-        shares."""
+        """From shares (N, C): the classes, the number of images that show each, and the mean share of pixels
+        it covers."""
         shares = targets.astype(float)
         return {
             "outputs": list(targets.columns),
@@ -52,11 +54,11 @@ class Segmentation(Task):
         }
 
     def check_targets(self, targets: pd.DataFrame, path: Path) -> None:
-        """Nothing: run-length masks are checked against their images, when they are packed."""
+        """No check here: masks are checked against their images when they are packed."""
 
     def strata(self, targets: pd.DataFrame) -> np.ndarray:
-        """(N,) the tenth of the images by coverage, those with no mask apart; of several classes (N, 2 C)
-        which are there, and which cover more than they do in half of their images."""
+        """(N,) the decile of coverage, with images without a mask as a stratum of their own. With several
+        classes (N, 2 C) zeros and ones: which classes are present, and which cover more than their median."""
         import numpy as np
 
         shares = targets.astype(float).to_numpy()
@@ -69,17 +71,17 @@ class Segmentation(Task):
         return np.hstack([present, shares > middle]).astype("int64")
 
     def encode(self, targets: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(N, C) the share of pixels covered; what a model learns from are the masks in the cache."""
+        """(N, C) float32 share of covered pixels. The training targets are the masks in the cache."""
         return targets.astype(float).to_numpy().astype("float32")
 
     def truth(self, targets: pd.DataFrame, outputs: list[str]) -> Maps:
-        """The true masks of an OOF table, at the images' own sizes."""
+        """The true masks of an OOF table, at the original size of each image."""
         from src.maps import Maps
 
         return Maps(list(targets.itertuples(index=False, name=None)))
 
     def activate(self, raw: Any) -> Any:
-        """(N, C, H, W) sigmoid; or softmax over the classes and a background whose logit is 0."""
+        """(N, C, H, W) sigmoid, or softmax over the classes and a background whose logit is 0."""
         raw = raw.float()
         if not self.exclusive:
             return raw.sigmoid()
@@ -89,18 +91,18 @@ class Segmentation(Task):
         return torch.cat([ground, raw], dim=1).softmax(1)[:, 1:]
 
     def compact(self, said: Any) -> np.ndarray:
-        """Probabilities in steps of 1/255."""
+        """Probabilities quantised to steps of 1/255."""
         return (said * 255).round().byte().cpu().numpy()
 
     def gathered(self, batches: list[np.ndarray], outputs: list[str]) -> Maps:
-        """Packed, image by image."""
+        """The predictions of all batches as `Maps`, packed image by image."""
         from src.maps import Maps
 
         return Maps.of(image for batch in batches for image in batch)
 
     def write(self, predictions: Maps, outputs: list[str]) -> pd.DataFrame:
-        """A PNG a cell, a column a class; its size is what the model saw, `height` and `width` are the
-        image's own."""
+        """One PNG per cell, one column per class. The PNG has the size the model predicted at; `height` and
+        `width` are the image's original size."""
         import pandas as pd
 
         cells = pd.DataFrame(predictions.cells, columns=outputs)
@@ -110,25 +112,26 @@ class Segmentation(Task):
         return cells
 
     def columns(self, outputs: list[str]) -> tuple[str, ...]:
-        """The columns that `write` makes."""
+        """The names of the columns that `write` makes."""
         return ("height", "width", *outputs)
 
     def read(self, table: pd.DataFrame, outputs: list[str]) -> Maps:
-        """What `write` wrote; an image looked at comes in its own size."""
+        """The inverse of `write`; each image is resized to its original size on access."""
         from src.maps import Maps
 
         cells = list(table[outputs].itertuples(index=False, name=None))
         return Maps(cells, list(zip(table["height"].tolist(), table["width"].tolist(), strict=True)))
 
     def mean(self, several: list[Maps]) -> Maps:
-        """Pixel by pixel."""
+        """The mean per pixel."""
         return several[0].mean(several)
 
     def select(self, predictions: Maps, spread: np.ndarray | None, settings: Pseudo) -> Selection:
-        """Pixels at or above the threshold, or at or below its mirror; an image needs `pseudo.pixels` of
-        them.
+        """Pseudo-labels per pixel: probabilities of at least the threshold or at most 1 - threshold. An image
+        is selected if the share of such pixels is at least `pseudo.pixels`.
 
-        The others are `UNSURE`, which the loss leaves out. Confidence is the share of sure pixels.
+        The other pixels are `UNSURE`, which the loss ignores. The confidence is the share of confident
+        pixels.
         """
         import numpy as np
 
@@ -153,7 +156,7 @@ class Segmentation(Task):
             yield np.where(_sure(maps, settings.threshold), values, UNSURE).astype(np.uint8)
 
     def hard_targets(self, table: pd.DataFrame, outputs: list[str]) -> np.ndarray:
-        """(n, C) the share of its sure pixels that a class was told to cover."""
+        """(n, C) the share of confident pixels that each pseudo-label mask covers."""
         import numpy as np
 
         from src.maps import UNSURE
@@ -165,7 +168,7 @@ class Segmentation(Task):
         return np.array(rows, dtype=np.float64).reshape(-1, len(outputs))
 
     def check_sample(self, sample: pd.DataFrame, id_column: str, outputs: list[str], path: Path) -> None:
-        """One column of run-length masks; with several classes each row must say which."""
+        """Raise `UserError` unless the sample has one column of run-length encoded masks."""
         columns = [c for c in sample.columns if c != id_column]
         if len(columns) != 1:
             raise UserError(
@@ -177,15 +180,15 @@ class Segmentation(Task):
     def submission(
         self, predictions: Any, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """Masks go into cells in src/submission/forms.py, which knows what a row means."""
+        """Not implemented: src/submission/forms.py encodes the masks, because it knows what a row means."""
         raise NotImplementedError("a segmentation submission has the form `rle`")
 
     def check_values(self, table: pd.DataFrame, columns: list[str], dataset: dict[str, Any]) -> None:
-        """Run lengths are checked against their image in src/submission/forms.py, which knows its size."""
+        """No check here: src/submission/forms.py checks run lengths against the size of their image."""
 
 
 def _sure(maps: np.ndarray, threshold: float) -> np.ndarray:
-    """Which pixels reach the threshold or its mirror."""
+    """Mask of the pixels with a probability of at least `threshold` or at most 1 - `threshold`."""
     import math
 
     return (maps >= math.ceil(255 * threshold - 1e-9)) | (maps <= math.floor(255 * (1 - threshold) + 1e-9))
