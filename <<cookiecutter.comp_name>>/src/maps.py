@@ -1,6 +1,7 @@
-"""Maps an image, one a class, kept packed: a thousand masks of photographs do not fit into memory as arrays.
+"""Masks and probability maps of images, kept as PNGs: a thousand masks of photographs do not fit into memory
+as arrays.
 
-A level is a byte: of a prediction the probability in steps of 1/255, of a mask 0 or 255.
+A map is uint8: a probability in steps of 1/255, or a mask with 0 and 255.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-UNSURE = 128  # in a target map: whether the pixel belongs to the class is unknown
-MapCells = tuple[bytes, ...]  # of one image, a PNG a class
+UNSURE = 128  # in a target map: unknown whether the pixel belongs to the class (ignored by the loss)
+MapCells = tuple[bytes, ...]  # of one image, one PNG per class
 
 
 def encode_map(level: np.ndarray) -> bytes:
-    """(H, W) uint8 to PNG bytes that hold the same."""
+    """Encode (H, W) uint8 as a lossless PNG."""
     import cv2
 
-    # Of probabilities OpenCV's own choice is slower both ways, and no smaller.
+    # For probabilities OpenCV's default is slower in both directions, and no smaller.
     way = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     return cv2.imencode(".png", np.ascontiguousarray(level), way)[1].tobytes()
 
 
 def decode_map(cell: bytes) -> np.ndarray:
-    """(H, W) uint8 of what `encode_map` gave; raises ValueError for bytes that are no picture."""
+    """Decode a PNG of `encode_map` to (H, W) uint8. Raises ValueError for bytes that are no image."""
     import cv2
 
     level = cv2.imdecode(np.frombuffer(cell, np.uint8), cv2.IMREAD_GRAYSCALE) if cell else None
@@ -34,9 +35,9 @@ def decode_map(cell: bytes) -> np.ndarray:
 
 
 class Maps(Sequence):
-    """N images of C maps: `maps[i]` is (C, H, W) uint8, unpacked when it is looked at.
+    """Sequence of N images with C maps each: `maps[i]` is (C, H, W) uint8, decoded on access.
 
-    With `sizes`, (height, width) of each image, maps stored in another size come resized to it.
+    With `sizes`, (height, width) of each image, maps are resized on access.
     """
 
     def __init__(self, cells: Sequence[MapCells], sizes: Sequence[tuple[int, int]] | None = None):
@@ -46,7 +47,7 @@ class Maps(Sequence):
 
     @classmethod
     def of(cls, arrays: Iterable[np.ndarray]) -> Maps:
-        """Pack (C, H, W) uint8 arrays, one at a time."""
+        """Encode (C, H, W) uint8 arrays, one at a time."""
         return cls([tuple(encode_map(level) for level in array) for array in arrays])
 
     def __len__(self) -> int:
@@ -60,18 +61,18 @@ class Maps(Sequence):
         return (self[i] for i in range(len(self)))
 
     def take(self, rows: Any) -> Maps:
-        """Some images, by anything that picks from an array: numbers, a slice, (N,) bool."""
+        """The given images, selected by any numpy index: numbers, a slice, (N,) bool."""
         places = np.arange(len(self))[rows].tolist()
         sizes = None if self.sizes is None else [self.sizes[i] for i in places]
         return Maps([self.cells[i] for i in places], sizes)
 
     def resized(self, sizes: Sequence[tuple[int, int]] | None) -> Maps:
-        """The same maps looked at in other sizes; None: as they are stored."""
+        """The same maps with other access sizes; None: as stored."""
         return Maps(self.cells, sizes)
 
     @staticmethod
     def joined(several: Sequence[Maps]) -> Maps:
-        """The images of all, one after the other; all with sizes, or none."""
+        """Concatenate the images of several `Maps`; all have sizes, or none has."""
         cells = [cell for maps in several for cell in maps.cells]
         if all(maps.sizes is None for maps in several):
             return Maps(cells)
@@ -79,28 +80,28 @@ class Maps(Sequence):
 
     @staticmethod
     def mean(several: list[Maps]) -> Maps:
-        """The members' mean, image by image, to the nearest level."""
+        """The mean over the ensemble members, image by image, rounded to the nearest level."""
         return Maps.weighted(several, np.full((len(several), 1), 1 / len(several)))
 
     @staticmethod
     def weighted(several: list[Maps], weights: np.ndarray) -> Maps:
-        """The members' mean by weights (M, C) that add to 1 over members: stored in the largest one's size,
-        looked at in the first one's `sizes`."""
+        """Weighted mean over the members, with weights (M, C) that sum to 1 over members. It is stored at the
+        size of the largest member, and has the `sizes` of the first."""
         weights = np.asarray(weights, dtype=np.float64)[:, :, None, None]  # (M, C, 1, 1)
-        # a half goes up, one that has lost its last digits too
+        # round half up, with a tolerance for rounding errors
         levels = (np.floor((weights * s).sum(0) + 0.5 + 1e-9).astype(np.uint8) for s in stacked_maps(several))
         return Maps.of(levels).resized(several[0].sizes)
 
 
 def stacked_maps(several: list[Maps]) -> Iterator[np.ndarray]:
-    """Image by image the members' maps as they are stored, in the largest one's size: (M, C, H, W) uint8."""
+    """Iterate over images: the stored maps of all members, resized to the largest, (M, C, H, W) uint8."""
     for stacks in zip(*(maps.resized(None) for maps in several), strict=True):
         size = max((stack.shape[1:] for stack in stacks), key=lambda size: size[0] * size[1])
         yield np.stack([resize_maps(stack, size) for stack in stacks])
 
 
 def resize_maps(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(C, H, W) uint8 to (C, height, width), linearly; one of that size stays as it is."""
+    """Resize (C, H, W) uint8 to (C, height, width) bilinearly; unchanged if it already has that size."""
     import cv2
 
     height, width = size

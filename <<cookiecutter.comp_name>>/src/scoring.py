@@ -1,4 +1,4 @@
-"""The CV of an OOF table: what is printed, stored and compared, honest about decisions too."""
+"""Cross-validation (CV) score of an OOF table, with nested decision rules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any]:
-    """CV of an OOF table: over all rows, a fold each, and the standard error of the folds' mean.
+    """CV score of an OOF table: over all rows, per fold, and the standard error of the folds' mean.
 
-    A metric that needs decisions is scored with each fold decided by a rule of the other folds; `rule`,
-    fitted on all rows, is for the test rows alone.
+    For a metric of decisions each fold is decided by a rule fitted on the other folds; `rule`, fitted on all
+    rows, is only for the test rows.
     """
     truth, predictions = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
     found = nested_score(task.metric, truth, predictions, oof["fold"].to_numpy())
@@ -34,8 +34,8 @@ def evaluate(task: Task, oof: pd.DataFrame, outputs: list[str]) -> dict[str, Any
 def against_constant(
     task: Task, oof: pd.DataFrame, outputs: list[str], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """How much better the CV of `metrics` is than that of the best constant prediction, positive when better:
-    the constant's score, the mean gain of the folds and its standard error."""
+    """The gain of the CV in `metrics` over the best constant prediction (positive if better): the constant's
+    score, the mean gain of the folds and its standard error."""
     from src.decisions.constant import best_constant
 
     truth, predictions = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
@@ -53,8 +53,8 @@ def against_constant(
 
 
 def no_better_than_constant(metrics: dict[str, Any]) -> str:
-    """What to say where a CV beats the best constant prediction by no more than the standard error of their
-    difference; nothing elsewhere."""
+    """A warning if the CV beats the best constant prediction by at most the standard error of the difference;
+    otherwise ""."""
     constant = metrics.get("constant", {})
     if constant.get("gain") is None or constant["gain"] > (constant["gain_error"] or 0.0):
         return ""
@@ -62,13 +62,13 @@ def no_better_than_constant(metrics: dict[str, Any]) -> str:
 
 
 def standard_error(scores: list[float]) -> float:
-    """Standard error of the mean of the folds' scores, undefined ones left out; NaN for fewer than two."""
+    """Standard error of the mean of the folds' scores, without undefined ones; NaN for fewer than two."""
     known = [score for score in scores if isfinite(score)]
     return stdev(known) / sqrt(len(known)) if len(known) > 1 else float("nan")
 
 
 def why_undefined(metric: str, rows: str) -> str:
-    """A sentence for a metric that has no value on `rows`."""
+    """A sentence that explains why a metric is undefined on `rows`."""
     return (
         f"{metric} is undefined on {rows}: they may hold one class or one value alone, or the predictions "
         f"are all the same; lower cv.n_folds or cv.stop_parts for larger parts, or choose another task.metric"
@@ -76,10 +76,10 @@ def why_undefined(metric: str, rows: str) -> str:
 
 
 def score_text(score: float | None) -> str:
-    """A score with four places, or that it is undefined."""
+    """A score with four decimals, or "undefined"."""
     return f"{score:.4f}" if score is not None and isfinite(score) else "undefined"
 
 
 def finite(value: float) -> float | None:
-    """A number for JSON; NaN (a metric that these rows leave undefined) is null."""
+    """A number for JSON: NaN (an undefined metric) becomes None."""
     return float(value) if isfinite(value) else None

@@ -1,1 +1,1 @@
-"""Tables, folds, images and the batches made of them."""
+"""Data: tables, folds, the image cache, augmentation and batches."""

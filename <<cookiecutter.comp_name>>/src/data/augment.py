@@ -16,7 +16,7 @@ import numpy as np
 from src.config import Augment, UserError
 from src.maps import UNSURE
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it accesses the network at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise albumentations accesses the network
 import albumentations as A
 import cv2
 
@@ -43,7 +43,7 @@ class Pipeline:
 
     @property
     def fixed(self) -> bool:
-        """Whether the pipeline is deterministic."""
+        """Whether the output does not depend on the seed."""
         steps = (*self.looks.transforms, *self.erasing.transforms)
         changes = (self.brightness, self.contrast, self.cutout, steps)
         return not any(changes) and (self.geometry is None or self.geometry.fixed)

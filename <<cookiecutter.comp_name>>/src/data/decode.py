@@ -228,9 +228,7 @@ READERS = {".npy": _read_array, ".dcm": _read_dicom, ".dicom": _read_dicom}
 def _pixels(content: bytes, mode: str, flags: int = COLOUR) -> np.ndarray:
     """(H, W, 3) RGB, upright, in the file's own depth unless `flags` say otherwise."""
     pixels = imdecode(content, flags)
-    if (
-        mode.startswith("TIFF RGBA") and pixels.dtype == np.uint8
-    ):  # only here OpenCV multiplies by alpha
+    if mode.startswith("TIFF RGBA") and pixels.dtype == np.uint8:  # only here OpenCV multiplies by alpha
         from PIL import ImageOps
 
         with pillow().open(io.BytesIO(content)) as image:

@@ -59,8 +59,8 @@ def is_new(extra: pd.DataFrame, index: pd.DataFrame, bits: int) -> np.ndarray:
     """(N,) whether an image is no duplicate or near-duplicate of one in `index` or of an earlier one in
     `extra`.
 
-    A copy of a training row would leak: its pseudo-label comes from models trained on that row, and the model
-    trained on the copy is scored on the same row.
+    A copy of a training row would leak: the next round would train on the copy with a pseudo-label from the
+    models of the row's own fold, and would then be scored on that row.
     """
     columns = ["content", "phash", "thumbnail"]
     both = pd.concat([index[columns], extra[columns]], ignore_index=True)

@@ -27,9 +27,7 @@ from src.reading import read_parquet
 from src.tasks.base import Task, as_target_columns
 
 BLANK = 1.0  # standard deviation of a thumbnail, of 255: below it the image counts as blank
-DENSE = (
-    20_000_000  # groups times classes: scikit-learn keeps a table of them, and searches all of it for each
-)
+DENSE = 20_000_000  # groups times classes: scikit-learn searches a table of this size for each group
 ALIKE = 6.0  # mean difference of two thumbnails, of 255: above JPEG noise, below two different photographs
 
 

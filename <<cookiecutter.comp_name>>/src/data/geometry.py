@@ -1,5 +1,5 @@
-"""Geometric augmentation: rotation, scale and shift, then a crop, then a flip or quarter turn. It is drawn
-for a whole batch and applied with one resampling per image.
+"""Geometric augmentation: shift, scale and rotation (ShiftScaleRotate), then a crop (RandomResizedCrop), then
+a flip or quarter turn (D4). It is drawn for a whole batch and applied with one resampling per image.
 
 Applied one after the other these transforms would be three or four resamplings, each of which blurs. Without
 rotation, scale or shift a crop is a view of the cached image that `cv2.resize` reads in place; without

@@ -31,8 +31,8 @@ from src.tasks.base import Task, targets_in
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a model learns from: positions (N,) in the image store, targets (N, C) float32, `ClassTargets` or
-    `MaskTargets`, loss weights (N,)."""
+    """The rows a model trains or validates on: positions (N,) in the image store, targets (N, C) float32 (or
+    `ClassTargets` or `MaskTargets`), and loss weights (N,)."""
 
     positions: np.ndarray
     targets: np.ndarray | ClassTargets | MaskTargets
@@ -56,7 +56,8 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class FoldData:
-    """One fold as folds.csv has it. No row of `valid` is in `train` or `stop`, so no choice is made on it."""
+    """The data of one fold as defined by folds.csv. No row of `valid` is in `train` or `stop`, so no training
+    decision depends on the validation fold."""
 
     store: ImageStore
     outputs: list[str]
@@ -82,7 +83,7 @@ def load_fold(config: Config, task: Task, fold: int) -> FoldData:
         raise UserError("data/folds.csv and the image cache list different rows; run `make folds` again")
     outputs = read_dataset(config.root)["outputs"]
     labels = targets_in(table)
-    # the metric may have changed since 01
+    # the metric may have changed since stage 01
     check_domain(config, task, labels, config.root / "data" / "folds.csv")
     if task.kind == "maps":
         targets = MaskTargets.of(open_masks(images_step(config).folder), np.arange(len(table)))

@@ -1,7 +1,7 @@
-"""Images on their way into a store: one array, tar shards, or nowhere at all (`data.storage`).
+"""Writers of the image store formats (`data.storage`): one array, tar shards, or only a list of files.
 
-Each kind takes an image from the thread that decoded it (`take`), writes it in the order of the files
-(`put`), knows later whether what it wrote still holds (`holds`), and gives it its place when all are there.
+Each writer takes an image in the thread that decoded it (`take`), writes it in file order (`put`), checks on
+resume whether a written image is intact (`holds`), and moves the finished store into place (`finish`).
 """
 
 from __future__ import annotations
@@ -20,102 +20,103 @@ import pandas as pd
 from src.artifacts import write_parquet
 from src.data.pixels import ShardImages, encoded, ending_of
 
-SHARD = 1000  # images: a file of some megabytes
-BLOCK = 512  # bytes of a tar file, which holds whole blocks and ends with two empty ones
+SHARD = 1000  # images per shard: a file of some megabytes
+BLOCK = 512  # block size of tar in bytes; a tar file ends with two empty blocks
 
 
 class ArrayWriter:
-    """One array (N, S, S, C) in a file, filled in place."""
+    """Writer of one array (N, S, S, C) in a .npy file, filled in place."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
         self.path, self.shape, self.part = path, shape, path.with_name(f".{path.name}.part")
 
     @property
     def size(self) -> int:
-        """Bytes of disk."""
+        """Size on disk in bytes."""
         return int(np.prod(self.shape))
 
     def begin(self) -> None:
-        """Make room."""
+        """Allocate the file."""
         self.array = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.uint8, shape=self.shape)
 
     def go_on(self) -> bool:
-        """Open what was begun; False where there is none of this shape."""
+        """Open the partial file; False if there is none with this shape."""
         if not self.part.exists():
             return False
         try:
             self.array = np.lib.format.open_memmap(self.part, mode="r+")
-        except (ValueError, EOFError, SyntaxError):  # cut short, or never had a whole header
+        except (ValueError, EOFError, SyntaxError):  # truncated, or without a complete header
             return False
         return self.array.shape == self.shape and self.array.dtype == np.uint8
 
     def take(self, i: int, pixels: np.ndarray) -> None:
-        """Write image i, in its own thread."""
+        """Write image i, in the calling thread."""
         self.array[i] = pixels
 
     def put(self, i: int, taken: None) -> dict[str, Any]:
-        """What a journal keeps of image i."""
+        """The journal entry of image i: its checksum."""
         return {"crc": crc32(self.array[i])}
 
     def holds(self, i: int, note: dict[str, Any]) -> bool:
-        """Whether image i is what the journal says: a machine that lost its power may have lost pixels."""
+        """Whether image i matches its journal entry: a power failure may lose pixels."""
         return crc32(self.array[i]) == note["crc"]
 
     def finish(self, notes: list[dict[str, Any]]) -> None:
-        """Put the whole array in its place."""
+        """Move the finished array into place."""
         self.array.flush()
         os.replace(self.part, self.path)
 
     def drop(self) -> None:
-        """Leave nothing behind."""
+        """Delete the partial file."""
         self.part.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Tar files of `SHARD` encoded images each, in the layout that webdataset reads, and a table of where in
-    them each image lies."""
+    """Writer of tar shards of `SHARD` encoded images each, in the webdataset layout, and a table with the
+    offset of each image."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
         self.path, self.shape, self.folder = path, shape, path.with_suffix("")
         self.part = path.with_name(f".{path.name}.part")
-        self.ends: dict[int, int] = {}  # of what is known to hold, by shard
+        self.ends: dict[int, int] = {}  # end of the verified part of each shard
 
     @property
     def size(self) -> int:
-        """Bytes of disk, roughly: a quarter of the pixels, where JPEG can take them."""
+        """Approximate size on disk in bytes: a quarter of the pixels for images that JPEG can encode."""
         pixels = int(np.prod(self.shape))
         return pixels // 4 if self.shape[3] in (1, 3) else pixels
 
     def begin(self) -> None:
-        """An empty folder."""
+        """Create an empty folder."""
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
         self.ends.clear()
 
     def go_on(self) -> bool:
-        """Whether anything was begun."""
+        """Whether there is a partial store."""
         return self.part.is_dir()
 
     def take(self, i: int, pixels: np.ndarray) -> bytes:
-        """Image i encoded, in its own thread."""
+        """Encode image i, in the calling thread."""
         return encoded(pixels)
 
     def put(self, i: int, taken: bytes) -> dict[str, Any]:
-        """Append image i to its shard, in one write."""
+        """Append image i to its shard in one write; returns its journal entry."""
         shard = i // SHARD
         path, start = self.part / ShardImages.NAME.format(shard), self.ends.get(shard, 0)
         header = tarfile.TarInfo(f"{i:09d}.{ending_of(self.shape[3])}")
         header.size = len(taken)
         member = header.tobuf(tarfile.USTAR_FORMAT) + taken + bytes(-len(taken) % BLOCK)
         with open(path, "r+b" if path.exists() else "w+b", buffering=0) as file:
-            file.truncate(start)  # what a kill left half written, or nobody vouches for
+            file.truncate(start)  # drop a half-written image and everything that is not verified
             file.seek(start)
             file.write(member)
         self.ends[shard] = start + len(member)
         return {"crc": crc32(taken), "offset": start + BLOCK, "size": len(taken)}
 
     def holds(self, i: int, note: dict[str, Any]) -> bool:
-        """Whether image i lies where the journal says, behind the one before it."""
+        """Whether image i is intact at the offset of its journal entry, directly after the image before
+        it."""
         shard, size, end = i // SHARD, note["size"], note["offset"] + note["size"]
         with contextlib.suppress(OSError), open(self.part / ShardImages.NAME.format(shard), "rb") as file:
             file.seek(note["offset"])
@@ -125,7 +126,7 @@ class ShardWriter:
         return False
 
     def finish(self, notes: list[dict[str, Any]]) -> None:
-        """Close the tar files, put them in their place, and write the table."""
+        """Close the tar files, move them into place and write the table."""
         for path in self.part.iterdir():
             with open(path, "ab") as file:
                 file.write(bytes(2 * BLOCK))
@@ -136,34 +137,35 @@ class ShardWriter:
         write_parquet(self.path, table.assign(channels=np.uint8(self.shape[3])))
 
     def drop(self) -> None:
-        """Leave nothing behind."""
+        """Delete the partial store."""
         shutil.rmtree(self.part, ignore_errors=True)
 
 
 class FileListWriter:
-    """Nothing but a table of the files, below `raw`: they are decoded when they are wanted."""
+    """Writer of a table with the paths of the image files below `raw`; the files are decoded on each
+    access."""
 
-    size = 0  # bytes of disk
+    size = 0  # bytes on disk
 
     def __init__(self, path: Path, shape: tuple[int, ...], files: list[Path], raw: Path):
         self.path, self.shape, self.files, self.raw = path, shape, files, raw
 
     def begin(self) -> None:
-        """Nothing to make."""
+        """No-op: there is nothing to allocate."""
 
     def go_on(self) -> bool:
-        """What the journal says of a file is all there is."""
+        """Always True: the journal is the only state."""
         return True
 
     def take(self, i: int, pixels: np.ndarray) -> None:
-        """Only looked at: it can be read."""
+        """No-op: decoding has shown that the file is readable."""
 
     def put(self, i: int, taken: None) -> dict[str, Any]:
-        """Nothing to keep."""
+        """The journal entry, which is empty."""
         return {}
 
     def holds(self, i: int, note: dict[str, Any]) -> bool:
-        """Whatever the file's size and time say."""
+        """Always True: the journal compares size and modification time of the file."""
         return True
 
     def finish(self, notes: list[dict[str, Any]]) -> None:
@@ -172,4 +174,4 @@ class FileListWriter:
         write_parquet(self.path, pd.DataFrame({"file": names, "channels": np.uint8(self.shape[3])}))
 
     def drop(self) -> None:
-        """Nothing is there."""
+        """No-op: there is nothing to delete."""

@@ -1,12 +1,12 @@
-"""How the sample submission wants the predictions: which cell holds which output of which image.
+"""The form of the sample submission: which cell holds which output of which image.
 
 | kind | a row | beside the id |
 |---|---|---|
-| `label` | an image | one column under a name of its own: the label, or the one number or probability |
-| `columns` | an image | one column an output |
-| `separated` | an image | one column of several answers, the likeliest first |
-| `rle` | an image, or an image-and-class pair | one column of run-length masks |
-| `long` | an image-and-class pair | one column: the value of that output |
+| `label` | an image | one column with a name of its own: the label, or the only number or probability |
+| `columns` | an image | one column per output |
+| `separated` | an image | one column of several answers, the most likely first |
+| `rle` | an image, or an image-class pair | one column of run-length encoded masks |
+| `long` | an image-class pair | one column: the value of that output |
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from src.config import Config, UserError
 from src.data.targets import labels_of, present
 from src.rawfiles import line_of
 
-JOINTS = ("_", "-", ":", "|", " ", "/", ".", "~")  # seen between image and class in the id of a pair
+JOINTS = ("_", "-", ":", "|", " ", "/", ".", "~")  # separators between image and class in the id of a pair
 
 
 @dataclass(frozen=True)
 class SampleForm:
-    """What a submission looks like; `images`, and `classes` where a row is a pair, say what a row means."""
+    """The form of a submission: its kind, columns, and the image (and class) that each row belongs to."""
 
     kind: Literal["label", "columns", "separated", "rle", "long"]
     id_column: str
     value_columns: tuple[str, ...]
-    images: tuple[str, ...]  # the test id that each row of the sample means
-    classes: tuple[str, ...] | None = None  # the output that each row means; None where a row is an image
-    class_column: str | None = None  # where the class stands; None with `classes`: at the end of the id
+    images: tuple[str, ...]  # the test id of each row of the sample
+    classes: tuple[str, ...] | None = None  # the output of each row; None if a row is an image
+    # column of the class; None with `classes`: the class is the end of the id
+    class_column: str | None = None
     separator: str = " "  # between the answers of a cell
-    most: int = 1  # answers in the fullest cell of the sample
+    most: int = 1  # largest number of answers in a cell of the sample
 
 
 def describe_sample(
     sample: pd.DataFrame, config: Config, outputs: list[str], path: Path, known: list[str] | None = None
 ) -> SampleForm:
-    """The form of the sample submission; `known` are the ids of the test table, where there is one.
+    """Detect the form of the sample submission; `known` are the ids of the test table, if there is one.
 
-    Raises `UserError` where the ids or pairs cannot be told. Whether the columns can be filled is for the
-    task to say.
+    Raises `UserError` if the ids or pairs are ambiguous. Whether the columns can be filled is checked by the
+    task.
     """
     id_column = _id_column(sample, config, known, path)
     values = [column for column in sample.columns if column != id_column]
@@ -74,7 +75,7 @@ def describe_sample(
 
 
 def _id_column(sample: pd.DataFrame, config: Config, known: list[str] | None, path: Path) -> str:
-    """The column of `data.id`; or the first, where it has another name and holds test ids or pairs."""
+    """The column of `data.id`, or the first column if that has another name and holds test ids or pairs."""
     if config.data.id not in sample.columns and known:
         first, there = sample.columns[0], set(known) | {_stem(name) for name in known}
         if all(name in there or any(_cuts(name, joint, there) for joint in JOINTS) for name in sample[first]):
@@ -88,7 +89,8 @@ def _cuts(name: str, joint: str, there: set[str]) -> bool:
 
 
 def _class_column(sample: pd.DataFrame, id_column: str, config: Config, outputs: list[str]) -> str | None:
-    """The column that holds the class of a pair: `data.long`, or one that holds nothing but output names."""
+    """The column with the class of a pair: `data.long`, or a column that holds only output names; None if
+    there is none."""
     if config.data.long in sample.columns and config.data.long != id_column:
         return config.data.long
     if not sample[id_column].duplicated().any() or len(outputs) < 2:
@@ -99,7 +101,7 @@ def _class_column(sample: pd.DataFrame, id_column: str, config: Config, outputs:
 
 
 def _pairs_in(ids: list[str], outputs: list[str], known: list[str] | None) -> list[tuple[str, str]] | None:
-    """Image and class of each id such as `<image>_<class>`; None where the ids are plain images."""
+    """Image and class of each id such as `<image>_<class>`; None if the ids are plain images."""
     whole = None if known is None else {_stem(name): name for name in known} | {name: name for name in known}
     if len(outputs) < 2 or (whole is not None and all(name in whole for name in ids)):
         return None
@@ -107,7 +109,7 @@ def _pairs_in(ids: list[str], outputs: list[str], known: list[str] | None) -> li
         pairs = [_cut(name, joint, set(outputs), whole) for name in ids]
         if all(pairs):
             images = {image for image, _ in pairs}
-            # without a test table only a whole grid of images and classes is more than chance
+            # without a test table only a complete grid of images and classes is unlikely to be chance
             if whole is not None or (len(images) > 1 and len(ids) == len(images) * len(outputs)):
                 return pairs
     return None
@@ -124,8 +126,8 @@ def _cut(name: str, joint: str, outputs: set[str], whole: dict[str, str] | None)
 
 
 def _classes_asked(sample: pd.DataFrame, id_column: str, known: list[str] | None) -> list[str]:
-    """The classes that the sample's rows are about, whatever they are called: in a column beside ids that
-    repeat, or behind the test ids; none where a row is an image."""
+    """The classes of the sample's rows, under any name: from a column beside repeated ids, or from the ends
+    of the ids. Empty if a row is an image."""
     ids = sample[id_column]
     if ids.duplicated().any():
         beside = [c for c in sample.columns if c != id_column and not sample.duplicated([id_column, c]).any()]
@@ -141,7 +143,7 @@ def _classes_asked(sample: pd.DataFrame, id_column: str, known: list[str] | None
 
 
 def _behind(name: str, joint: str, whole: set[str]) -> str:
-    """The class of an id such as `<image>_<class>`, or nothing."""
+    """The class of an id such as `<image>_<class>`, or ""."""
     parts = name.split(joint)
     return next((joint.join(parts[n:]) for n in range(1, len(parts)) if joint.join(parts[:n]) in whole), "")
 
@@ -170,7 +172,7 @@ def _check_named(asked: list[str], outputs: list[str], config: Config, path: Pat
 
 
 def _answers(cells: pd.Series, outputs: list[str], separator: str, config: Config) -> int:
-    """How many answers the fullest cell holds where cells hold several, else 0."""
+    """The largest number of answers in a cell if cells hold several, else 0."""
     most = max((len(labels_of(cell, separator)) for cell in cells), default=0)  # a sample may have no rows
     if config.task.name == "retrieval":
         return max(1, most)

@@ -1,4 +1,4 @@
-"""What stage 01 found, as a page a competitor reads once."""
+"""The summary of stage 01 (summary.md): rows, targets, duplicates, image sizes and folds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pandas as pd
 from src.data.classes import ClassTargets, taken
 from src.tasks.base import targets_in
 
-_SHOWN = 12  # classes in a line or a table
-MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "-", "?"}  # how tables write no value
+_SHOWN = 12  # classes shown in a line or a table
+# common ways to write a missing value in a table
+MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "-", "?"}
 
 
 def summarize(
@@ -22,10 +23,10 @@ def summarize(
     description: dict[str, Any],
     notes: list[str],
 ) -> str:
-    """A page in Markdown: rows, targets, duplicates, sizes, kinds of files, folds.
+    """A Markdown page about rows, targets, duplicates, sizes, file kinds and folds.
 
     `table` is folds.csv, `index` the image index, `alike` (N,) its duplicate groups, `encoded` (N, C) the
-    targets, None for identities; `notes` are lines about the groups.
+    targets (None for retrieval). `notes` are lines about the groups.
     """
     is_train = (index["set"] == "train").to_numpy()
     groups = pd.Series(alike[is_train]).value_counts()
@@ -55,7 +56,7 @@ def summarize(
 
 
 def _targets(description: dict[str, Any]) -> list[str]:
-    """Lines about the targets: rows a class, or the spread of the numbers."""
+    """Lines about the targets: rows per class, or the quantiles of the numbers."""
     if "quantiles" in description:
         spread = ", ".join(f"{name} {value:g}" for name, value in description["quantiles"].items())
         return [f"- targets: {', '.join(description['outputs'])}; {spread}"]
@@ -80,7 +81,7 @@ def _targets(description: dict[str, Any]) -> list[str]:
 
 
 def _perhaps_missing(description: dict[str, Any]) -> list[str]:
-    """A line for each class that is called as a missing value is."""
+    """A warning line for each class whose name looks like a missing value."""
     counts = description.get("counts", {}) if "coverage" not in description else {}
     return [
         f"- the class {name!r} ({count:,} rows) may be a missing value: if these rows have no label, take "
@@ -93,7 +94,7 @@ def _perhaps_missing(description: dict[str, Any]) -> list[str]:
 def _folds(
     table: pd.DataFrame, encoded: np.ndarray | ClassTargets | None, description: dict[str, Any]
 ) -> list[str]:
-    """A table of the folds: rows, and rows a class or the mean of each target."""
+    """A table of the folds: row counts, and rows per class or the mean of each target."""
     if encoded is None:
         return _identities(table)
     names = description["outputs"][:_SHOWN]
@@ -109,7 +110,7 @@ def _folds(
 
 
 def _identities(table: pd.DataFrame) -> list[str]:
-    """A table of the folds: rows, identities, and those that are new there: held out whole."""
+    """A table of the folds for retrieval: rows, identities, and new identities (those held out entirely)."""
     folds = table.groupby("target")["fold"].nunique()
     whole = table["target"].map(folds) == 1
     lines = ["| fold | rows | identities | of them new | rows of new ones |", "|--:|--:|--:|--:|--:|"]

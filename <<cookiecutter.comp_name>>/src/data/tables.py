@@ -1,5 +1,5 @@
-"""Kaggle's tables, read as text and checked: an id such as 00123 stays one, a mistake is named with its
-row."""
+"""Read and validate Kaggle's tables. All values are text, so that an id such as 00123 stays intact; errors
+name the row."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".n
 class Tables:
     """The competition's tables; all values are text. `images` holds the file of each train and test row.
 
-    `train` and `test` have one row an id whatever the files look like; `targets` has the rows of `train`.
+    `train` and `test` have one row per id in every format; `targets` has the rows of `train`.
     """
 
     train: pd.DataFrame
     test: pd.DataFrame
     sample: pd.DataFrame
     images: dict[str, list[Path]]
-    targets: pd.DataFrame  # one column a target, see src/data/targets.py
-    form: SampleForm  # what a submission looks like
-    masks: list[Path] | None = None  # the mask of each train row, where masks are files
-    extra: tuple[str, ...] = ()  # columns of train and test that no key names: there for who wants them
+    targets: pd.DataFrame  # one column per target, see src/data/targets.py
+    form: SampleForm  # form of the submission
+    masks: list[Path] | None = None  # mask file of each train row, if masks are files
+    extra: tuple[str, ...] = ()  # unused columns that train and test share
     paths: dict[str, Path] = field(default_factory=dict)  # the file of each role
-    key: str = "id"  # data.id
+    key: str = "id"  # value of data.id
 
     def line(self, role: str, row: int) -> int:
-        """The line of its file on which row 0, 1, ... of `train` or `test` stands."""
+        """The line in the file of row 0, 1, ... of `train` or `test`."""
         name = getattr(self, role)[self.key].iloc[row]
         return line_with(self.paths.get(role, self.paths["sample"]), self.key, name, row)
 
 
 def load_tables(config: Config) -> Tables:
-    """Read and check everything Kaggle handed out; raises `UserError` with file and row for what cannot be
-    right."""
+    """Read and validate all tables of the competition. Raises `UserError` with file and row for invalid
+    data."""
     from src.tasks import create_task
 
     paths, data = raw_tables(config), config.data
     task = create_task(config)
-    empty = config.kaggle.code_competition  # its test set may be hidden as a whole
+    empty = config.kaggle.code_competition  # its whole test set may be hidden
     whole, sample = read_table(paths["train"]), read_table(paths["sample"], empty)
     _check_ids(whole, data.id, paths["train"], repeated=_repeats(config))
     if data.group is not None:
@@ -72,7 +72,7 @@ def load_tables(config: Config) -> Tables:
     if test is None:
         test = pd.DataFrame({data.id: list(dict.fromkeys(form.images))})
     _check_same_ids(test[data.id], form, paths)
-    if form.kind in ("label", "columns"):  # the others hold what the outputs are, whatever the task
+    if form.kind in ("label", "columns"):  # the other forms do not depend on the task
         task.check_sample(sample, form.id_column, outputs, paths["sample"])
     folders = image_folders(config)
     images = {
@@ -90,14 +90,14 @@ def load_tables(config: Config) -> Tables:
 
 
 def _repeats(config: Config) -> bool:
-    """Whether an id may stand in several rows of train.csv."""
+    """Whether an id may occur in several rows of train.csv."""
     return config.data.long is not None or (
         config.task.name == "segmentation" and config.data.rle is not None
     )
 
 
 def _read_test(config: Config, paths: dict[str, Path]) -> pd.DataFrame | None:
-    """The test table, one row an id; None where the sample lists the test rows."""
+    """The test table with one row per id; None if the sample submission lists the test rows."""
     if "test" not in paths:
         return None
     test, repeated = read_test_table(paths["test"], config), _repeats(config)
@@ -112,7 +112,7 @@ def _extra(train: pd.DataFrame, test: pd.DataFrame, config: Config) -> tuple[str
 
 
 def read_test_table(path: Path, config: Config) -> pd.DataFrame:
-    """test.csv; of a code competition, whose test set may be hidden as a whole, even a file without a
+    """Read test.csv; for a code competition, whose test set may be hidden entirely, also a file without a
     header."""
     if config.kaggle.code_competition and not path.read_bytes().strip():
         return pd.DataFrame({config.data.id: pd.Series([], dtype=str)})
@@ -120,15 +120,15 @@ def read_test_table(path: Path, config: Config) -> pd.DataFrame:
 
 
 def read_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
-    """A CSV as text columns, nothing taken for a missing value; raises `UserError` for a broken file, and
-    unless it `may_be_empty` for one without rows."""
+    """Read a CSV as text columns without parsing missing values. Raises `UserError` for a broken file, and
+    for one without rows unless `may_be_empty`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            # index_col: without it a comma too many on every line shifts all columns by one, and nothing is
-            # said
+            # Without index_col=False, a superfluous comma on every line shifts all columns by one without an
+            # error.
             table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
-            table = table.fillna("")  # older versions of pandas end a short row so all the same
+            table = table.fillna("")  # older versions of pandas fill short rows with NaN anyway
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the file is empty; it should start with a line of column names") from None
     except pd.errors.ParserWarning:
@@ -166,10 +166,10 @@ def find_images(
     what: str = "image",
     by_stem: bool = False,
 ) -> list[Path]:
-    """The image file of each row, looked up by the file name with or without its extension.
+    """The image file of each row, looked up by file name with or without extension.
 
-    `by_stem` also takes a file of another extension: the mask of a.jpg is a.png. Raises `UserError` naming
-    the first row without a file and how many there are, or a name that two files answer to.
+    `by_stem` also accepts another extension: the mask of a.jpg is a.png. Raises `UserError` naming the first
+    row without a file and the number of such rows, or a name that matches two files.
     """
     folders = [folders] if isinstance(folders, Path) else list(folders)
     place, key = " or ".join(str(folder) for folder in folders), f"data.{what}"
@@ -198,7 +198,7 @@ def find_images(
 
 
 def near_miss(name: str, folders: Sequence[Path]) -> str | None:
-    """A file that may be meant by a name which no image answers to, and in what the two differ."""
+    """The file that a name without an image may mean, and how the two differ; None if there is none."""
     file = PurePosixPath(name.replace("\\", "/"))
     stem = file.stem if file.name.lower().endswith(IMAGE_SUFFIXES) else file.name
     for there in (there for folder in folders for _, _, names in os.walk(folder) for there in names):
@@ -223,14 +223,13 @@ def _plain(name: str) -> str:
 
 
 def files_by_name(values: Sequence[str], folders: Sequence[Path]) -> list[Path | None]:
-    """The image file that each name means, as `find_images` looks for it, of another extension too; None
-    where there is none, or several."""
+    """The image file of each name, as in `find_images`, with any extension; None for no match or several."""
     found = _candidates(values, list(folders), by_stem=True)
     return [several[0] if len(several) == 1 else None for several in found]
 
 
 def _candidates(values: Sequence[str], folders: list[Path], by_stem: bool) -> list[Sequence[Path]]:
-    """The files that each name may mean: those by the surest kind of name that any file answers to."""
+    """The files that each name may mean: those of the most specific kind of name that matches."""
     by_name = _files_by_name(folders)
     found: list[Sequence[Path]] = []
     for value in values:
@@ -244,7 +243,7 @@ def _candidates(values: Sequence[str], folders: list[Path], by_stem: bool) -> li
 
 
 def _spellings(value: str, folders: list[Path]) -> list[str]:
-    """The name from inside the folder, where it starts with the folder's own path; then as it stands."""
+    """The spellings of a name: relative to the folder if it starts with the folder's path, then unchanged."""
     name = value.replace("\\", "/").removeprefix("./").removeprefix("/")
     names: list[str] = []
     for folder in folders:
@@ -257,9 +256,10 @@ def _spellings(value: str, folders: list[Path]) -> list[str]:
 
 
 def _files_by_name(folders: list[Path]) -> list[dict[str, list[Path]]]:
-    """Every image file below the folders by each name it may be called, the surest kind of name first.
+    """All image files below the folders, indexed by each kind of name, the most specific kind first.
 
-    Of several folders, the folder's own name before the path is surest: two may hold a file of one name.
+    With several folders the path with the folder's name is the most specific, because two folders may hold
+    files of the same name.
     """
     kinds: list[dict[str, list[Path]]] = [{} for _ in range(6)]
     for folder in folders:

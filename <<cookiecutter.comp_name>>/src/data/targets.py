@@ -1,13 +1,13 @@
-"""The training labels however Kaggle wrote them: one row an id, one text column a target.
+"""Read the training labels from any of Kaggle's table layouts: one row per id, one text column per target.
 
 | train.csv | keys | targets |
 |---|---|---|
 | one label column | `target: label` | that column |
-| one column a label or number | `target: [cat, dog]` | those columns; for multiclass the one that holds a 1 |
-| labels in one cell | `target: labels`, `label_separator: " "` | 0 or 1 a label |
-| one row an id-and-class pair | `long: class`, `target: value` | the value a class; a pair not listed is 0 |
-| the same, only true pairs listed | `long: class`, `target: class` | 1 where listed, else 0 |
-| run-length masks | `rle: pixels` (with `long: class`) | the runs of all rows of an id, a column a class |
+| one column per label or number | `target: [cat, dog]` | those columns; for multiclass the one with a 1 |
+| several labels per cell | `target: labels`, `label_separator: " "` | 0 or 1 per label |
+| long format: a row per id-class pair | `long: class`, `target: value` | the value per class; else 0 |
+| long format with only the true pairs | `long: class`, `target: class` | 1 for listed pairs, else 0 |
+| run-length masks | `rle: pixels` (with `long: class`) | the runs of all rows of an id, a column per class |
 | mask files | `train_masks: masks` | none: `Tables.masks` holds the files |
 """
 
@@ -23,11 +23,11 @@ from src.config import Config, UserError
 from src.rawfiles import line_of
 from src.tasks.base import in_order
 
-NO_MASK = ("", "-1", "nan")  # how Kaggle's tables write that there is nothing to see
+NO_MASK = ("", "-1", "nan")  # how Kaggle's tables write an empty mask
 
 
 def target_columns(config: Config) -> list[str]:
-    """The target columns as the config names them; none for segmentation, whose target is a mask."""
+    """The target columns named in the config; none for segmentation, whose target is a mask."""
     if config.task.name == "segmentation":
         return []
     target = config.data.target
@@ -35,9 +35,9 @@ def target_columns(config: Config) -> list[str]:
 
 
 def read_targets(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training rows, one an id, and their targets in the same order, all of it text.
+    """The training rows (one per id) and their targets in the same order, all as text.
 
-    Raises `UserError` with column and row where the table is not written as the config says.
+    Raises `UserError` with column and row if the table does not have the layout of the config.
     """
     data = config.data
     for column in target_columns(config):
@@ -47,7 +47,7 @@ def read_targets(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Da
     if data.long is not None and config.task.name != "segmentation":
         return _from_pairs(train, config, path)
     columns = target_columns(config)
-    # an identity is one label, whatever stands between the answers of the sample
+    # in retrieval a row has one label, although the sample's answers have a separator
     if data.label_separator is not None and columns and config.task.name != "retrieval":
         return train, _from_cells(train[columns[0]], data.label_separator, path)
     if config.task.name == "multiclass" and len(columns) > 1:
@@ -56,13 +56,13 @@ def read_targets(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Da
 
 
 def labels_of(cell: str, separator: str) -> list[str]:
-    """The labels of one cell; spaces around a label mean nothing."""
+    """The labels of one cell, stripped of spaces."""
     parts = cell.split() if separator.isspace() else cell.split(separator)
     return [part.strip() for part in parts if part.strip()]
 
 
 def present(table: pd.DataFrame, column: str, path: Path, key: str = "data.id") -> str:
-    """The column's name, or a `UserError` with the near ones."""
+    """The name of the column. Raises `UserError` with similar names if it does not exist."""
     if column not in table.columns:
         near = difflib.get_close_matches(column, list(table.columns), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -82,7 +82,7 @@ def filled(table: pd.DataFrame, column: str, path: Path) -> None:
 
 
 def _from_cells(cells: pd.Series, separator: str, path: Path) -> pd.DataFrame:
-    """0 or 1 a label of cells that hold several; an empty cell holds none."""
+    """0/1 columns per label from cells that hold several labels; an empty cell has none."""
     found = [set(labels_of(cell, separator)) for cell in cells]
     labels = in_order(list(set().union(*found)))
     if not any(len(one) > 1 for one in found):
@@ -94,7 +94,7 @@ def _from_cells(cells: pd.Series, separator: str, path: Path) -> pd.DataFrame:
 
 
 def _from_one_hot(columns: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The one label of each row whose column holds a 1."""
+    """The one label of each row, from 0/1 columns. Raises `UserError` for a row without exactly one 1."""
     values = columns.apply(pd.to_numeric, errors="coerce")
     wrong = ~values.isin([0, 1]).all(axis=1).to_numpy() | (values.sum(axis=1) != 1).to_numpy()
     if wrong.any():
@@ -108,7 +108,7 @@ def _from_one_hot(columns: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _from_pairs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row an id and one column a class, from one row a pair."""
+    """Pivot the long format (one row per id-class pair) to one row per id and one column per class."""
     data = config.data
     name, value, numbers = (
         present(train, data.long, path, "data.long"),
@@ -139,8 +139,8 @@ def _from_pairs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.Dat
 
 
 def _pairs(train: pd.DataFrame, key: str, name: str, path: Path, empty_is_none: bool) -> pd.DataFrame:
-    """The rows that name a class; raises for a pair that stands twice."""
-    if empty_is_none:  # an id with no class at all still has its row
+    """The rows that name a class. Raises `UserError` for a duplicate pair."""
+    if empty_is_none:  # an id without any class still has a row
         train = train[train[name].str.strip() != ""]
     else:
         filled(train, name, path)
@@ -175,7 +175,8 @@ def _check_number(train: pd.DataFrame, column: str, path: Path) -> None:
 
 
 def _runs(train: pd.DataFrame, config: Config, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The run-length masks of each id, a column a class: the runs of several objects one after the other."""
+    """The run-length encoded masks of each id, one column per class; the runs of several objects are
+    joined."""
     data = config.data
     present(train, data.rle, path, "data.rle")
     runs = train[data.rle].str.strip()

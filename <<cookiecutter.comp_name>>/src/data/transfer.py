@@ -1,5 +1,5 @@
-"""How a batch gets from the process that loads it to the one that trains on it: through shared memory, or by
-value through a pipe where `/dev/shm` is too small (64 MB is Docker's default). Slower, and the same batch."""
+"""Transfer of batches from loader workers to the training process: through shared memory, or by value through
+a pipe if `/dev/shm` is too small (64 MB is Docker's default). The pipe is slower; the batch is the same."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import default_convert, get_worker_info
 
 SHARED = "/dev/shm"
-AHEAD = 2  # batches that a loader prepares a worker (torch's prefetch_factor)
-HELD = 2  # batches that the training may hold: one in use, one on its way to a GPU
-_SPARE = 2  # of what that needs: other processes take from the same memory at the same time
+AHEAD = 2  # batches prefetched per worker (torch's prefetch_factor)
+HELD = 2  # batches held by the training: one in use, one being copied to a GPU
+_SPARE = 2  # safety factor: other processes use the same memory
 
 
 @dataclass(frozen=True)
 class ByValue:
-    """A tensor as an array of its memory, which is pickled whole; `order` are its axes there, outermost
+    """A tensor as a numpy array, which is pickled entirely; `order` lists its axes in memory order, outermost
     first."""
 
     array: np.ndarray
@@ -29,8 +29,8 @@ class ByValue:
 
 
 def send(batch: Any) -> Any:
-    """A loader's `collate_fn`: tensors as they are where shared memory holds all that is under way, else by
-    value. Outside of a worker nothing is sent."""
+    """The loader's `collate_fn`: keep tensors (shared memory) if shared memory can hold all batches in
+    flight, otherwise convert them to `ByValue`. Outside a worker the batch is unchanged."""
     batch, worker = default_convert(batch), get_worker_info()
     if worker is None:
         return batch
@@ -40,7 +40,7 @@ def send(batch: Any) -> Any:
 
 
 def shared_memory_free() -> int | None:
-    """Bytes of shared memory that are free; None where the system does not say."""
+    """Free bytes of shared memory; None if unknown."""
     try:
         return shutil.disk_usage(SHARED).free
     except OSError:
@@ -48,14 +48,14 @@ def shared_memory_free() -> int | None:
 
 
 def size(batch: Any) -> int:
-    """Bytes of a batch's tensors."""
+    """Bytes of the tensors of a batch."""
     if isinstance(batch, torch.Tensor):
         return batch.nbytes
     return sum(map(size, batch)) if isinstance(batch, list | tuple) else 0
 
 
 def by_value(batch: Any) -> Any:
-    """The batch with `ByValue` in place of its tensors."""
+    """Replace the tensors of a batch by `ByValue`."""
     if isinstance(batch, torch.Tensor):
         order = sorted(range(batch.ndim), key=batch.stride, reverse=True)
         return ByValue(batch.permute(order).numpy(), tuple(order))
@@ -70,24 +70,24 @@ def received(batch: Any) -> Any:
 
 
 def came_by_value(batch: Any) -> bool:
-    """Whether `received` has anything to do."""
+    """Whether a batch contains `ByValue`."""
     if isinstance(batch, list | tuple):
         return any(map(came_by_value, batch))
     return isinstance(batch, ByValue)
 
 
 def lose_nothing() -> None:
-    """Have this worker send by value what it could not put into shared memory. Torch's own would drop it, and
-    whoever trains would wait for that batch for ever."""
+    """In this worker, send a batch by value if shared memory fails. Torch's own queue would drop the batch,
+    and the training would wait for it forever."""
     multiprocessing.queues.Queue._on_queue_feeder_error = _send_again
 
 
 def _send_again(queue: multiprocessing.queues.Queue, error: Exception, item: Any) -> None:
-    """In place of the queue's own; `item` is (number, batch), or None at the end."""
+    """Error handler of the queue; `item` is (number, batch), or None at the end."""
     number, batch = item if isinstance(item, tuple) and len(item) == 2 else (None, None)
     if number is None or came_by_value(
         batch
-    ):  # nothing else to try; the training sees that this process ended
+    ):  # there is no other way to send it; the training detects that this process ended
         print(f"a loader process cannot hand over its batch: {error}", flush=True)
         os._exit(1)
     queue.put((number, by_value(batch)))

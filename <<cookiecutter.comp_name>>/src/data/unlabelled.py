@@ -1,12 +1,14 @@
-"""Images that nobody labelled, each in two views: a plain one for a teacher, a strong one for its pupil.
+"""Unlabelled images in two views (FixMatch, mean teacher): a weak view for the teacher, a strong view for the
+student.
 
-| task | plain view | strong view |
+| task | weak (plain) view | strong view |
 |---|---|---|
-| one answer an image | mirrored and turned alone, as `augment` has it | all of `augment`, a policy, cutout |
-| masks | all of `augment` that moves pixels | the very same, its colours and light changed, cutout |
+| one answer per image | only the flips and rotations of `augment` | all of `augment`, a policy, cutout |
+| segmentation | the geometric transforms of `augment` | the same ones, plus colour transforms and cutout |
 
-Of images the two are moved apart from each other. Of masks they are moved alike, so that what is said of a
-pixel is said of that pixel; what is erased in the strong view is marked, for nobody can see what was there.
+For image-level tasks the two views are transformed independently. For segmentation both have the same
+geometry, so that predictions match pixel by pixel; erased pixels of the strong view are marked, because their
+content cannot be seen. The training loop is in src/training/consistency.py.
 """
 
 from __future__ import annotations
@@ -25,20 +27,22 @@ from src.data.store_writers import SHARD
 from src.data.workers import create_loader
 from src.maps import UNSURE
 
-_STREAM = 3  # beside the seed: draws of their own, unlike those of labelled rows
-LIGHT = 0.3  # brightness and contrast of a strong view where no policy can be: masks, other than RGB
+_STREAM = 3  # combined with the seed: a random stream separate from labelled rows
+# brightness and contrast of the strong view where no policy is possible: segmentation, or images other than
+# RGB
+LIGHT = 0.3
 Views = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def unlabelled_positions(store: ImageStore) -> np.ndarray:
-    """Where in the store the images lie that may be learned from without a label: those of the test rows.
-    Never those of training rows, whose folds are held out in turn."""
+    """Positions in the store of the images used without a label: the test images. Training images are
+    excluded, because their folds are held out in turn."""
     return store.test
 
 
 class UnlabelledViews(Dataset):
-    """Whole batches by (seed, rows): plain and strong views (B, C, H, W) uint8, and what of the strong view
-    can be seen, bool (B, 1, H, W) of masks and (B, 1) else."""
+    """Dataset of whole batches by (seed, rows): weak and strong views (B, C, H, W) uint8, and a bool mask of
+    the visible part of the strong view, (B, 1, H, W) for segmentation, otherwise (B, 1)."""
 
     def __init__(self, positions: np.ndarray, store: ImageStore, config: Config):
         from src.data.augment import create_augmentation, create_halves  # albumentations: see loaders.py
@@ -73,16 +77,16 @@ class UnlabelledViews(Dataset):
 
 
 def plain_view(augment: Augment, cropped: bool) -> Augment:
-    """What a teacher of one answer an image is shown; `cropped` says that the cache is larger than images
-    are."""
+    """Augmentation of the teacher's weak view for image-level tasks; `cropped` if cached images are larger
+    than the input."""
     crop = "random" if cropped and augment.crop != "centre" else augment.crop if cropped else None
     mirrors = {name: getattr(augment, name) for name in ("hflip", "vflip", "d4")}
     return Augment(crop_scale=(1.0, 1.0), crop=crop, **mirrors)
 
 
 def strong_view(config: Config, channels: int) -> Augment:
-    """What the pupil is shown: the run's own augmentation, a policy, and an erased square. A policy moves
-    pixels and wants three channels; elsewhere the light changes in its place."""
+    """Augmentation of the student's strong view: the run's own augmentation, a policy, and cutout. A policy
+    moves pixels and needs three channels; otherwise brightness and contrast replace it."""
     augment, settings = config.augment, config.consistency
     if settings.policy not in ("auto", "off") and channels != 3:
         raise UserError(
@@ -101,9 +105,9 @@ def strong_view(config: Config, channels: int) -> Augment:
 
 
 class UnlabelledSampler(Sampler):
-    """A fixed number of batches an epoch as (seed, rows), from batch `first` on: one random order of all rows
-    after the other, from (seed, epoch), so that no row comes twice before all came once; with `shards` (N,)
-    shard by shard."""
+    """Sampler of a fixed number of batches per epoch as (seed, rows), from batch `first` on. It repeats
+    random orders of all rows, drawn from (seed, epoch), so that no row occurs twice before all occurred once;
+    with `shards` (N,) shard by shard."""
 
     def __init__(
         self, n_rows: int, batch_size: int, n_batches: int, seed: int, shards: np.ndarray | None = None
@@ -134,11 +138,12 @@ class UnlabelledSampler(Sampler):
 def unlabelled_loader(
     store: ImageStore, config: Config, n_batches: int, workers: int, seed: int, pin_memory: bool = False
 ) -> tuple[DataLoader, UnlabelledSampler]:
-    """The loader of `n_batches` an epoch, and the sampler whose `epoch` must be set before each pass."""
+    """The loader of `n_batches` per epoch, and its sampler; set the sampler's `epoch` before each pass."""
     positions = unlabelled_positions(store)
     if not len(positions):
         raise UserError("consistency: there is no test image to learn from; set consistency=null")
-    size = max(2, round(config.consistency.ratio * config.train.batch_size))  # batch norm cannot take one
+    # batch norm cannot use a batch of one
+    size = max(2, round(config.consistency.ratio * config.train.batch_size))
     shards = positions // SHARD if config.data.storage == "shards" else None
     sampler = UnlabelledSampler(len(positions), size, n_batches, seed, shards)
     return create_loader(UnlabelledViews(positions, store, config), sampler, workers, pin_memory), sampler

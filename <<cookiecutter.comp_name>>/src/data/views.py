@@ -1,7 +1,8 @@
-"""TTA views: a batch of images (B, C, H, W) seen another way; the predictions of all views are averaged.
+"""Test-time augmentation (TTA) views of a batch of images (B, C, H, W); the predictions of all views are
+averaged.
 
-What is said of a whole image needs no way back; a map does, by `View.undo`. Written with tensor methods, so
-that a config is checked without importing torch.
+Image-level predictions need no inverse; masks are mapped back by `View.undo`. The views only use tensor
+methods, so that a config is validated without importing torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from src.config import Inference, UserError
 
-CROP = 7 / 8  # 224 of 256 pixels, as Krizhevsky, Sutskever, Hinton 2012 cropped for AlexNet
+CROP = 7 / 8  # 224 of 256 pixels, the crop of Krizhevsky, Sutskever, Hinton 2012 (AlexNet)
 
 
 def _identity(x: Any) -> Any:
@@ -42,7 +43,7 @@ def _transpose(x: Any) -> Any:
 
 
 def _shifted(rows: int, columns: int) -> Any:
-    """Moved by a 32nd of the side (a pixel at least); the uncovered edge repeats its last row or column."""
+    """Shift by 1/32 of the side (at least one pixel); the uncovered edge repeats its last row or column."""
 
     def shift(x: Any) -> Any:
         down, right = rows * max(1, x.shape[-2] // 32), columns * max(1, x.shape[-1] // 32)
@@ -54,7 +55,7 @@ def _shifted(rows: int, columns: int) -> Any:
     return shift
 
 
-# The views of the whole image, at its own size.
+# Views of the whole image at its own size.
 VIEWS = {
     "identity": _identity,
     "hflip": _hflip,
@@ -70,7 +71,7 @@ VIEWS = {
 }
 
 
-# The view that takes a map (B, C, H, W) of a view back to where the image was; a shift loses its edge.
+# The view that inverts each view for a map (B, C, H, W); a shift loses its edge.
 UNDO = {
     "identity": _identity,
     "hflip": _hflip,
@@ -86,7 +87,7 @@ UNDO = {
 }
 
 
-# The crops: where the kept part lies between the first row and column (0) and the last (1). `centre` zooms.
+# Crops: relative position of the crop from the first row and column (0) to the last (1). `centre` zooms.
 CROPS = {
     "centre": (0.5, 0.5),
     "top_left": (0.0, 0.0),
@@ -98,9 +99,9 @@ CORNERS = set(CROPS) - {"centre"}
 
 
 class View(NamedTuple):
-    """One of the views above, of a crop of `share` of the side where it is one, shown at `side` pixels.
+    """One TTA view: a transform, or a crop of `share` of the side, resized to `side` pixels.
 
-    Without `side` it is shown at the image's own size, crops enlarged to it.
+    Without `side` the view has the image's own size; crops are enlarged to it.
     """
 
     name: str
@@ -108,7 +109,7 @@ class View(NamedTuple):
     share: float = CROP
 
     def see(self, images: Any) -> Any:
-        """(B, C, H, W) images as the network is to see them: uint8 as they are, float where resized."""
+        """Apply the view to images (B, C, H, W): uint8 if not resized, otherwise float."""
         height, width = images.shape[-2:]
         top, left, h, w = self.box(height, width)
         part = images[..., top : top + h, left : left + w]
@@ -116,8 +117,7 @@ class View(NamedTuple):
         return VIEWS.get(self.name, _identity)(shown)
 
     def undo(self, maps: Any, size: tuple[int, int]) -> Any:
-        """(B, C, h, w) maps of this view where the image was, at its `size` (H, W); 0 where a crop did not
-        look."""
+        """Map predictions (B, C, h, w) of this view back to the image of `size` (H, W); 0 outside a crop."""
         top, left, h, w = self.box(*size)
         part = resize_batch(UNDO.get(self.name, _identity)(maps), (h, w))
         if (h, w) == tuple(size):
@@ -127,7 +127,7 @@ class View(NamedTuple):
         return whole
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The part of an image that is looked at: top, left, height, width."""
+        """The part of the image that the view covers: top, left, height, width."""
         if self.name not in CROPS:
             return 0, 0, height, width
         h, w = (max(1, round(side * self.share)) for side in (height, width))
@@ -136,14 +136,13 @@ class View(NamedTuple):
 
 
 def views_of(settings: Inference) -> list[View]:
-    """Every view of `inference.tta` at every one of `inference.scales`."""
+    """All views: each of `inference.tta` at each of `inference.scales`."""
     share = CROP if settings.crop is None else settings.crop
     return [View(name, side, share) for side in settings.scales or (None,) for name in settings.tta]
 
 
 def resize_batch(x: Any, size: tuple[int, int]) -> Any:
-    """(B, C, H, W) to another height and width, linearly and without aliasing, in float; of that size already
-    it stays as it is."""
+    """Resize (B, C, H, W) bilinearly with antialiasing, in float; unchanged if it already has that size."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     from torch.nn.functional import interpolate
@@ -152,8 +151,8 @@ def resize_batch(x: Any, size: tuple[int, int]) -> Any:
 
 
 def check_views(settings: Inference, task: str) -> None:
-    """Raise `UserError` for a name that is no view, or stands twice; for a crop's share without a crop; and
-    where maps are asked for and no view sees the whole image."""
+    """Raise `UserError` for an unknown or repeated view, for `inference.crop` without a crop view, and for
+    segmentation views that do not cover the whole image."""
     names = settings.tta
     for name in names:
         if name not in VIEWS and name not in CROPS:

@@ -1,5 +1,5 @@
-"""Processes that load batches: they end with the process they load for; one that is killed is told from one
-that fails, and none is waited for that does nothing."""
+"""DataLoader workers that end with their parent process. A killed worker is distinguished from a failing one,
+and a loader that makes no progress is stopped."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from src.config import UserError
 from src.data.transfer import AHEAD, SHARED, came_by_value, lose_nothing, received, send
 from src.machine import exit_with_parent
 
-CHECK = 5.0  # seconds between two looks at what the processes do
-PATIENCE = 600.0  # seconds in which none of them reads or computes, and no batch comes
-BUSY = 0.05  # of a core: less is their watch over their parent
+CHECK = 5.0  # seconds between two checks of the workers
+PATIENCE = 600.0  # seconds without a batch in which no worker reads or computes
+BUSY = 0.05  # of a core: monitoring the parent process takes less
 
 
 class LoaderKilled(RuntimeError):
-    """A process that loads images was killed."""
+    """A loader worker was killed."""
 
 
 class Loader(DataLoader):
-    """A `DataLoader` that says when one of its processes was killed. What torch raises then depends on the
-    moment: a RuntimeError, or an error of the connection over which the process was handing a batch."""
+    """A `DataLoader` that raises `LoaderKilled` if a worker was killed. What torch raises then depends on the
+    moment: a RuntimeError, or an error of the connection through which the worker sent a batch."""
 
     def __iter__(self) -> Iterator[Any]:
         return _watched(super().__iter__())
 
 
 def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
-    """A loader of the whole batches that the sampler names and the data set makes.
+    """A DataLoader of the whole batches that the sampler lists and the dataset builds.
 
-    While it is read it raises `LoaderKilled` where one of its processes was killed, and `UserError` where
-    none of them does anything for ten minutes while a batch is waited for.
+    Iterating raises `LoaderKilled` if a worker was killed, and `UserError` if no worker makes progress for
+    ten minutes while a batch is awaited.
     """
     context = ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn") if workers else None
     return Loader(
         dataset,
         sampler=sampler,
-        batch_size=None,  # a sampler of whole batches: one fetch, one buffer
+        batch_size=None,  # the sampler yields whole batches: one fetch, one buffer
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=send,
@@ -53,7 +53,7 @@ def create_loader(dataset: Dataset, sampler: Sampler, workers: int, pin_memory: 
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=functools.partial(_begin, os.getpid()) if workers else None,
-        generator=torch.Generator(),  # its own: the global one must not move where an epoch is gone on with
+        generator=torch.Generator(),  # its own: the global one must not advance when an epoch is resumed
     )
 
 
@@ -70,11 +70,11 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
             if came_by_value(batch):
                 _say_by_value(len(workers))
             yield received(batch)
-    except UserError as error:  # torch has put the process's traceback before what it says
+    except UserError as error:  # torch puts the worker's traceback before the message
         raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
     except (RuntimeError, OSError, EOFError) as error:
         for worker in workers:
-            worker.join(timeout=0.1)  # it may be dying
+            worker.join(timeout=0.1)  # it may be exiting
         if watch.barked:
             raise UserError(
                 f"the processes that load images did nothing for {PATIENCE / 60:g} minutes, and were ended: "
@@ -85,7 +85,7 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
         raise
 
 
-@functools.cache  # once
+@functools.cache  # print once
 def _say_by_value(workers: int) -> None:
     print(
         f"{SHARED} is too small for the batches of {workers} loader process(es): they come through pipes, "
@@ -95,15 +95,16 @@ def _say_by_value(workers: int) -> None:
 
 
 class Watchdog:
-    """Ends the workers of a loader when none has done anything for `PATIENCE` seconds while a batch is waited
-    for; the loader then raises. A slow disk is no silence: what reads or computes is let alone."""
+    """Kills the workers of a loader if none made progress for `PATIENCE` seconds while a batch is awaited;
+    the loader then raises. A slow disk does not count as idle: workers that read or compute are left
+    alone."""
 
     def __init__(self, workers: Sequence[Any]):
         self.workers = workers
         self.waiting, self.barked, self.ended = False, False, threading.Event()
 
     def over(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches, watched."""
+        """Iterate over the batches while the watchdog runs."""
         if self.workers:
             threading.Thread(target=self._watch, daemon=True).start()
         try:
@@ -119,7 +120,7 @@ class Watchdog:
             self.ended.set()
 
     def _watch(self) -> None:
-        silent, before = 0.0, self._done()  # counted in looks: a process that was paused has missed none
+        silent, before = 0.0, self._done()  # counted in checks: a paused process misses none
         while not self.ended.wait(CHECK):
             now = self._done()
             idle = now[0] - before[0] < BUSY * CHECK and now[1] == before[1]
@@ -131,7 +132,7 @@ class Watchdog:
                 return
 
     def _done(self) -> tuple[float, int]:
-        """Seconds of a core and bytes read so far by all workers; where the system does not say, none."""
+        """CPU seconds and bytes read so far by all workers; 0 where the system does not report them."""
         seconds, read = 0.0, 0
         for worker in self.workers:
             try:

@@ -1,8 +1,9 @@
-"""Decisions out of probabilities, for the metrics that need them: thresholds and cut points fitted on OOF.
+"""Decision rules for metrics of hard decisions: thresholds and cut points fitted on OOF predictions.
 
-A rule fitted on the rows it is scored on is optimistic, on pure noise too. So `nested_score` decides each
-fold by a rule that was fitted on the other folds only, and that is the score to report; the rule that
-`fit_rule` finds on all rows is for the test rows."""
+A rule scored on the rows it was fitted on is optimistic, even on noise. `nested_score` (nested CV) therefore
+decides each fold with a rule fitted on the other folds, and that score is reported. The rule that `fit_rule`
+fits on all rows is for the test rows.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """How predictions become decisions: a threshold a column or class, or rising cut points between grades.
+    """A decision rule: one threshold per column or class, or ascending cut points between grades.
 
-    `new` is one threshold below which a ranking's answers stand behind the one for new identities.
-    Without `values` it is the plain rule, 0.5 or the nearest whole number; with `decides` None predictions
-    stay what they are.
+    `new` is one threshold; answers of a ranking with a lower score rank after the label for new identities.
+    Without `values` it is the default rule, 0.5 or the nearest integer; with `decides` None predictions are
+    unchanged.
     """
 
     decides: Literal["threshold", "cuts", "new"] | None
-    values: tuple[tuple[float, ...], ...] = ()  # of each column: its threshold alone, or its cut points
-    grades: tuple[tuple[float, ...], ...] = ()  # of each column, one more than its cut points
+    values: tuple[tuple[float, ...], ...] = ()  # per column: its threshold, or its cut points
+    grades: tuple[tuple[float, ...], ...] = ()  # per column: one more than its cut points
 
     def apply(self, predictions: Any) -> Any:
-        """0 and 1, or grades, as int64 in the predictions' shape; of masks a list of (C, H, W) bool."""
+        """Decisions: 0 and 1, or grades, as int64 in the shape of the predictions; for masks a list of (C, H,
+        W) bool."""
         import numpy as np
 
         if self.decides is None or (self.decides == "new" and not self.values):
@@ -56,13 +58,13 @@ class Rule:
         return decided.astype(np.int64).reshape(values.shape)
 
     def by_row(self, rows: int) -> np.ndarray:
-        """(rows, C) the thresholds, the same in every row."""
+        """(rows, C) the thresholds, repeated for every row."""
         import numpy as np
 
         return np.repeat(np.array([[value for (value,) in self.values]]), rows, axis=0)
 
     def as_json(self) -> dict[str, Any]:
-        """The rule in lists and numbers; `from_json` gives the very same back."""
+        """The rule as JSON-compatible lists and numbers; `from_json` restores it exactly."""
         return {
             "decides": self.decides,
             "values": [list(column) for column in self.values],
@@ -71,14 +73,14 @@ class Rule:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Rule:
-        """The rule that `as_json` wrote."""
+        """The inverse of `as_json`."""
         values, grades = (tuple(tuple(column) for column in stored[key]) for key in ("values", "grades"))
         return cls(stored["decides"], values, grades)
 
 
 class Nested(NamedTuple):
-    """What `nested_score` finds: the score over all rows, the score of each fold in the folds' order, and
-    each fold's rule."""
+    """Result of `nested_score`: the score over all rows, the scores of the folds in order, and the rule of
+    each fold."""
 
     score: float
     folds: list[float]
@@ -86,9 +88,9 @@ class Nested(NamedTuple):
 
 
 def fit_rule(metric: Metric, targets: Any, predictions: Any) -> Rule:
-    """The rule that scores best on these rows, and there no worse than the plain one. Rows whose predictions
-    are not finite are left out; without any it is the plain one. Of a metric that needs no decision it leaves
-    predictions as they are."""
+    """Fit the rule with the best score on these rows, at least as good as the default rule. Rows with
+    non-finite predictions are ignored; without rows the default rule is returned. For a metric without
+    decisions predictions are unchanged."""
     predictions = countable(metric, targets, predictions)
     if isinstance(predictions, MaskCounts):
         return threshold_rule(predictions.fit())
@@ -111,19 +113,19 @@ def fit_rule(metric: Metric, targets: Any, predictions: Any) -> Rule:
 
 
 def threshold_rule(values: list[float]) -> Rule:
-    """The rule of one threshold a column or class; the plain one without any."""
+    """The rule with one threshold per column or class; without values the default rule."""
     return Rule("threshold", tuple((float(value),) for value in values))
 
 
 def score(metric: Metric, targets: Any, predictions: Any, rule: Rule) -> float:
-    """The metric of what the rule decides."""
+    """The metric of the rule's decisions."""
     return metric(targets, rule.apply(predictions))
 
 
 def nested_score(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
-    """The honest score: each fold's rows are decided by a rule fitted on the other folds alone; by the plain
-    rule where there are no others. `fold` (N,) says which each row is in. A prediction that is not finite
-    makes the score NaN, and its fold's, for its decision would hide it."""
+    """Nested CV score: each fold's rows are decided by a rule fitted on the other folds only, or by the
+    default rule if there are no others. `fold` (N,) is the fold of each row. A non-finite prediction makes
+    the total score and its fold's score NaN, because the decision would hide it."""
     import numpy as np
 
     predictions = countable(metric, targets, predictions)
@@ -141,7 +143,7 @@ def nested_score(metric: Metric, targets: Any, predictions: Any, fold: np.ndarra
 
 
 def _nested_masks(counted: MaskCounts, fold: np.ndarray) -> Nested:
-    """The same for masks, from one look at each image."""
+    """`nested_score` for masks, with one pass over the images."""
     import numpy as np
 
     scores, rules, decided = [], {}, np.full((len(fold), counted.classes), 0.5)
@@ -155,8 +157,8 @@ def _nested_masks(counted: MaskCounts, fold: np.ndarray) -> Nested:
 
 
 def mixed_score(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any, Rule]]) -> float:
-    """The score of rows that several predictions share out: (rows, their predictions, the rule that decides
-    them), every row once. Each part keeps its own rule: a threshold of one is no threshold of another."""
+    """The score of rows divided among several predictions: (rows, their predictions, their rule), every row
+    once. Each part keeps its own rule, because a threshold fitted for one does not fit another."""
     import numpy as np
 
     if isinstance(parts[0][1], MaskCounts):
@@ -171,8 +173,8 @@ def mixed_score(metric: Metric, targets: Any, parts: list[tuple[np.ndarray, Any,
 
 
 def countable(metric: Metric, targets: Any, predictions: Any) -> Any:
-    """Masks as what each adds to the metric, so that `nested_score` and `fit_rule` can be called on them more
-    than once. Other predictions, and those of a metric that is not a sum over images, stay as they are."""
+    """Convert masks to `MaskCounts`, their contributions to the metric, so that `nested_score` and `fit_rule`
+    can be called repeatedly. Other predictions, and metrics that are not sums over images, are unchanged."""
     by_image = metric.counts is not None or metric.average == "images"
     if isinstance(predictions, MaskCounts) or metric.decides != "threshold" or not by_image:
         return predictions
@@ -180,7 +182,7 @@ def countable(metric: Metric, targets: Any, predictions: Any) -> Any:
 
 
 def finite_rows(metric: Metric, predictions: Any) -> np.ndarray:
-    """(N,) whether a row's numbers are finite; what a metric takes undecided, and lists, pass for it."""
+    """(N,) whether the numbers of a row are finite. True for metrics without decisions and for lists."""
     import numpy as np
 
     if metric.decides is None or not isinstance(predictions, np.ndarray):
@@ -189,7 +191,7 @@ def finite_rows(metric: Metric, predictions: Any) -> np.ndarray:
 
 
 def take_rows(values: Any, rows: np.ndarray) -> Any:
-    """Some rows of an array, of a list, or of what has a `take` of its own."""
+    """The given rows of an array, of a list, or of an object with a `take` method."""
     import numpy as np
 
     if isinstance(values, np.ndarray):
@@ -198,7 +200,7 @@ def take_rows(values: Any, rows: np.ndarray) -> Any:
 
 
 def assemble(parts: list[tuple[np.ndarray, Any]]) -> Any:
-    """The whole of what `take_rows` took apart: (rows, their values) in any order, every row once."""
+    """The inverse of `take_rows`: join (rows, their values), in any order, every row once."""
     import numpy as np
 
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
@@ -214,7 +216,7 @@ def assemble(parts: list[tuple[np.ndarray, Any]]) -> Any:
 
 
 def is_masks(predictions: Any) -> bool:
-    """Whether these are masks, in a list or stacked, rather than (N,) or (N, L) numbers."""
+    """Whether predictions are masks, in a list or stacked, rather than (N,) or (N, L) numbers."""
     import numpy as np
 
     if isinstance(predictions, np.ndarray):

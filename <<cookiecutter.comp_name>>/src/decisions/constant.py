@@ -1,5 +1,5 @@
-"""What a prediction that is the same for every row scores: a model whose CV is no better has learned nothing
-that the metric sees."""
+"""The best constant prediction as a baseline: a model whose CV is not better has learned nothing that the
+metric measures."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from src.metrics.retrieval import Ranking
 if TYPE_CHECKING:
     import numpy as np
 
-QUANTILES = 19  # of numbers, the median among them: which is best is the metric's to say
+QUANTILES = 19  # quantiles of a numeric target, including the median; the metric decides which is best
 
 
 def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarray) -> Nested:
-    """The score of the best constant by `nested_score`, each fold's chosen and decided on the other folds.
-    `targets` (N,) are as the metric wants them, `predictions` (N,) a model's, for their kind and shape.
+    """Nested CV score of the best constant prediction; each fold's constant is chosen on the other folds.
+    `targets` (N,) have the metric's form, `predictions` (N,) of a model define kind and shape.
 
-    For classes and labels it is their shares, for numbers their mean or a quantile, for masks one probability
-    everywhere, and for rankings the identities by the number of their rows.
+    The constant is the class shares for classes and labels, the mean or a quantile for numbers, one
+    probability everywhere for masks, and the identities by frequency for rankings.
     """
     import numpy as np
 
@@ -37,7 +37,7 @@ def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarr
         else:
             constant = np.repeat(_row(metric, known, predictions.shape[1])[None], len(own), axis=0)
         parts.append((own, constant))
-    if metric.decides == "cuts":  # between which a constant cannot lie
+    if metric.decides == "cuts":  # a constant cannot lie between cut points
         whole = assemble(parts)
         scores = [metric(take_rows(targets, own), one) for own, one in parts]
         return Nested(metric(targets, whole), scores, {})
@@ -45,10 +45,10 @@ def best_constant(metric: Metric, targets: Any, predictions: Any, fold: np.ndarr
 
 
 def _row(metric: Metric, targets: np.ndarray, outputs: int) -> np.ndarray:
-    """(C,) float32, what is said of every row."""
+    """(C,) float32, the constant prediction of a row."""
     import numpy as np
 
-    if targets.ndim == 1 and outputs > 1:  # class numbers
+    if targets.ndim == 1 and outputs > 1:  # class indices
         return (np.bincount(targets, minlength=outputs) / len(targets)).astype(np.float32)
     columns = targets.reshape(len(targets), -1).astype(np.float64)
     rows = [np.nanmean(columns, axis=0)]
@@ -67,7 +67,7 @@ def _ranking(targets: Sequence[Any], rows: int, new: str | None) -> Ranking:
 
 
 class _Flat(Sequence):
-    """Masks (C, H, W) as large as the targets' own, of one probability, made when they are looked at."""
+    """Constant masks (C, H, W) in the size of the targets, created on access."""
 
     def __init__(self, targets: Sequence[Any]):
         self.targets = targets

@@ -1,4 +1,5 @@
-"""Cut points between ordered grades, for quadratic weighted kappa."""
+"""Cut points between ordinal grades that maximise quadratic weighted kappa (QWK); on Kaggle such a fit is
+known as OptimizedRounder."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ Cuts = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def fit_cuts(targets: Any, predictions: Any) -> list[Cuts]:
-    """Of each column, the cut points with the highest kappa that coordinate ascent finds, and the grades they
-    stand between: those that the targets hold. Raises `UserError` for grades that are no whole numbers.
+    """Per column, the cut points with the highest kappa found by coordinate ascent, and the grades between
+    them, which are those of the targets. Raises `UserError` for grades that are not integers.
 
-    It starts halfway between grades, which is rounding, and from the cuts that say each grade as often as it
-    is true; the better of the two is kept.
+    The search starts at the midpoints between grades (rounding) and at the cut points that reproduce the
+    grade frequencies; the better result is kept.
     """
     import numpy as np
 
@@ -38,18 +39,21 @@ def fit_cuts(targets: Any, predictions: Any) -> list[Cuts]:
 
 
 class Search:
-    """Kappa needs but three sums over the answers g: of g, of g squared and of g times the target. Moving one
-    cut changes them by prefix sums, so all its places are scored at once."""
+    """Coordinate ascent on kappa. Kappa depends on the predicted grades g only through three sums: of g, of g
+    squared, and of g times the target. Moving one cut point changes them by prefix sums, so all its positions
+    are scored at once."""
 
     def __init__(self, target: np.ndarray, prediction: np.ndarray, grades: np.ndarray):
         import numpy as np
 
         self.steps, self.grades, self.target = Steps.of(prediction), grades, target
         self.rising = prediction[self.steps.order]
-        self.below = np.r_[0.0, np.cumsum(target[self.steps.order])]  # (N + 1,) targets' sum under each place
+        # (N + 1,) sum of the targets below each place
+        self.below = np.r_[0.0, np.cumsum(target[self.steps.order])]
 
     def ascend(self, cuts: np.ndarray) -> tuple[np.ndarray, float]:
-        """Each cut at its best between its neighbours, until none moves; the cuts, rising, and the kappa."""
+        """Optimise each cut point between its neighbours until none moves; returns the ascending cut points
+        and the kappa."""
         import numpy as np
 
         edges = np.r_[0, np.searchsorted(self.rising, cuts, side="left"), len(self.rising)]
@@ -67,7 +71,7 @@ class Search:
                     edges[j + 1] = np.searchsorted(self.rising, value, side="left")
             if top == before:
                 break
-        return np.maximum.accumulate(cuts), float(top)  # two in one gap may stand the wrong way round
+        return np.maximum.accumulate(cuts), float(top)  # two cut points in one gap may be in the wrong order
 
     def kappa(self, edges: np.ndarray) -> np.ndarray:
         """(M,) kappas of M sets of edges (M, G + 1): grade g holds the rows from edge g to edge g + 1."""

@@ -1,8 +1,8 @@
-"""Thresholds a class for masks, from one look at each image: what it adds to the metric at every level that a
-threshold can have. Every rule, fold and choice of a stack is then fitted and scored from these numbers.
+"""Thresholds per class for masks, with one pass over the images: what each image adds to the metric at every
+candidate threshold. Every rule, fold and ensemble choice is then fitted and scored from these numbers.
 
-Levels are exact to 1/255 for metrics of pixels, from histograms of the probabilities inside and outside the
-true masks; for metrics of objects, which cost a labelling each, they are tenths.
+Thresholds are exact to 1/255 for pixel metrics, from histograms of the probabilities inside and outside the
+true masks. For object metrics, which need connected components for each threshold, they are multiples of 0.1.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from src.metrics.segmentation import class_masks, threshold_masks
 if TYPE_CHECKING:
     import numpy as np
 
-LEVELS = 257  # from "every pixel" to "none"; level q takes the pixels of q/255 and more, and 128 is 0.5
+LEVELS = 257  # from "every pixel" to "none"; level q takes pixels of at least q/255, and 128 is 0.5
 TENTHS = [level / 10 for level in range(1, 10)]
 
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """N images as a metric sees them at L thresholds: parts (N, 1, C, L), each image's own scores, where it
-    is their mean; else (N, 4, C, L), their counts. `sound` (N,) is false where a prediction is not finite."""
+    """Contributions of N images to a metric at L thresholds. `parts` is (N, 1, C, L), the score of each
+    image, for a mean over images, otherwise (N, 4, C, L), confusion counts. `sound` (N,) is False for
+    non-finite predictions."""
 
     metric: Metric
-    values: np.ndarray  # (L,) the thresholds, rising
+    values: np.ndarray  # (L,) the thresholds, ascending
     parts: np.ndarray
     sound: np.ndarray
 
@@ -42,19 +43,19 @@ class MaskCounts:
         return self.parts.shape[2]
 
     def take(self, rows: np.ndarray) -> MaskCounts:
-        """Some of the images."""
+        """The given images."""
         return replace(self, parts=self.parts[rows], sound=self.sound[rows])
 
     @staticmethod
     def joined(several: Sequence[MaskCounts]) -> MaskCounts:
-        """The images of all, one after the other."""
+        """Concatenate the images of several."""
         import numpy as np
 
         parts, sound = (np.concatenate([getattr(one, n) for one in several]) for n in ("parts", "sound"))
         return replace(several[0], parts=parts, sound=sound)
 
     def fit(self) -> list[float]:
-        """The best threshold of each class; none without images."""
+        """The best threshold of each class; an empty list without images."""
         import numpy as np
 
         parts = self.parts[self.sound]
@@ -65,7 +66,7 @@ class MaskCounts:
         return [best_of(self.values, row / len(parts))[0] for row in scores]
 
     def score(self, thresholds: np.ndarray) -> float:
-        """The metric of the images decided at (N, C) thresholds; NaN where a prediction is not finite."""
+        """The metric of the images decided at thresholds (N, C); NaN if a prediction is not finite."""
         import numpy as np
 
         if not self.sound.all():
@@ -78,7 +79,8 @@ class MaskCounts:
 
 
 def count(metric: Metric, targets: Any, predictions: Any) -> MaskCounts:
-    """Look at each image once. Raises ValueError naming one whose prediction and target differ in shape."""
+    """Compute `MaskCounts` in one pass. Raises ValueError naming an image whose prediction and target differ
+    in shape."""
     import numpy as np
 
     pixels, mean = metric.counts is not None, metric.average == "images"
@@ -106,27 +108,28 @@ def count(metric: Metric, targets: Any, predictions: Any) -> MaskCounts:
 
 
 def counts_by_level(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(tp, fp, fn, tn) of one image, each (C, LEVELS), for its true masks (C, H, W) bool and its prediction
-    (C, H, W); a decision stays what it is at every level."""
+    """(tp, fp, fn, tn) of one image, each (C, LEVELS), from true masks (C, H, W) bool and a prediction (C, H,
+    W); a bool decision is the same at every level."""
     import numpy as np
 
-    bins = LEVELS + 1  # a pixel's is the number of levels that take it
+    bins = LEVELS + 1  # the bin of a pixel is the number of levels that take it
     if prediction.dtype == bool:
         steps = prediction * np.uint16(LEVELS)
     elif prediction.dtype == np.uint8:
         steps = prediction + np.uint16(1)
     else:
-        threshold_masks(prediction[:, :1, :1])  # which refuses whole numbers of other kinds
+        threshold_masks(prediction[:, :1, :1])  # raises for integers other than uint8
         steps = np.searchsorted((np.arange(LEVELS) - 0.5) / 255, prediction, side="right").astype(np.uint16)
     both = (steps + target * np.uint16(bins)).reshape(len(steps), -1)  # (C, H * W)
     found = np.stack([np.bincount(row, minlength=2 * bins) for row in both]).reshape(-1, 2, bins)
-    least = np.cumsum(found[:, :, ::-1], axis=2)[:, :, ::-1].astype(np.float64)  # of so many levels or more
+    # pixels taken by at least so many levels
+    least = np.cumsum(found[:, :, ::-1], axis=2)[:, :, ::-1].astype(np.float64)
     fp, tp = least[:, 0, 1:], least[:, 1, 1:]
     return tp, fp, least[:, 1, :1] - tp, least[:, 0, :1] - fp
 
 
 def scores_by_trial(metric: Metric, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(C, 9) the metric of one image, class by class, at each tenth."""
+    """(C, 9) the metric of one image per class at each multiple of 0.1."""
     import numpy as np
 
     pairs = [(t[None], p[None]) for t, p in zip(target, prediction, strict=True)]
@@ -134,7 +137,8 @@ def scores_by_trial(metric: Metric, target: np.ndarray, prediction: np.ndarray) 
 
 
 def fit_masks(metric: Metric, targets: Any, predictions: Any) -> list[float]:
-    """The best tenth of each class for a metric that is no mean over images, which is run for every trial."""
+    """The best multiple of 0.1 for each class, for a metric that is no mean over images and must run for
+    every trial."""
     classes = len(threshold_masks(predictions[0]))
     decided = lambda thresholds: [threshold_masks(p, thresholds) for p in predictions]  # noqa: E731
     return by_trial(metric, targets, decided, classes, TENTHS)

@@ -1,4 +1,5 @@
-"""From which similarity on a query is someone known: where `new` goes in a ranked list of identities."""
+"""Novelty threshold of retrieval: the similarity below which a query counts as a new identity, and the
+position of the `new` label in a ranking."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from src.metrics.retrieval import METRICS, Ranking
 if TYPE_CHECKING:
     import numpy as np
 
-PLAIN = 0.5  # the cosine of 60 degrees, where there is nothing to fit on
+PLAIN = 0.5  # cosine of 60 degrees, if there is nothing to fit on
 
 
 def insert_new(ranking: Ranking, new: str, threshold: float) -> Ranking:
-    """Each list with `new` before the first candidate whose score lies below the threshold, at the end where
-    none does, and with the threshold as its score: lists keep falling."""
+    """Insert `new` into each list before the first candidate with a score below the threshold, or at the end.
+    Its score is the threshold, so that scores stay in descending order."""
     labels, scores = [], []
     for names, values in zip(ranking.labels, ranking.scores, strict=True):
         place = bisect_right(values, -threshold, key=lambda value: -float(value))
@@ -27,8 +28,8 @@ def insert_new(ranking: Ranking, new: str, threshold: float) -> Ranking:
 
 
 def fit_new_threshold(metric: Metric, targets: Any, ranking: Ranking, new: str) -> float:
-    """The threshold of `insert_new` that scores best against targets (N,); of a run of equally good ones the
-    middle, of several runs the longest. 0.5 where no query has a candidate."""
+    """The best threshold of `insert_new` for targets (N,): the middle of the longest run of equally good
+    ones. 0.5 if no query has a candidate."""
     import numpy as np
 
     tried = thresholds(ranking)
@@ -45,8 +46,9 @@ def fit_new_threshold(metric: Metric, targets: Any, ranking: Ranking, new: str) 
 
 
 def thresholds(ranking: Ranking) -> np.ndarray:
-    """About a hundred, rising: quantiles of the first candidates' scores and, fewer, of the next four's, the
-    middles between them, one below all scores and one above all. None where there is no score."""
+    """About a hundred ascending candidate thresholds: quantiles of the first candidates' scores and fewer of
+    the next four candidates', the midpoints between them, one below all scores and one above all. Empty
+    without scores."""
     import numpy as np
 
     first = np.array([row[0] for row in ranking.scores if len(row)], dtype=np.float64)
@@ -54,7 +56,7 @@ def thresholds(ranking: Ranking) -> np.ndarray:
         return first
     later = np.array([value for row in ranking.scores for value in row[1:5]], dtype=np.float64)
     values = np.quantile(first, np.linspace(0, 1, 41), method="nearest")
-    if len(later):  # where new ones are rare, the best place for `new` may be the second or third
+    if len(later):  # if new identities are rare, the best position of `new` may be second or third
         values = np.r_[values, np.quantile(later, np.linspace(0, 1, 11), method="nearest")]
     values = np.unique(values)
     last = min(row[-1] for row in ranking.scores if len(row))
@@ -64,17 +66,17 @@ def thresholds(ranking: Ranking) -> np.ndarray:
 def scores_by_place(
     metric: Metric, targets: Any, ranking: Ranking, new: str, tried: np.ndarray
 ) -> np.ndarray | None:
-    """The metric at each of the thresholds, from where the right answer then stands, without a walk over
-    all lists for each. None for a metric that needs more than its first place."""
+    """The metric at each threshold, computed from the rank of the correct answer instead of a loop over all
+    lists. None for a metric that needs more than the first correct rank."""
     import numpy as np
 
     known = re.fullmatch(r"(map|recall)(\d+|_full)", metric.name)
-    if known is None or metric not in METRICS:  # a competitor's own may have taken the name
+    if known is None or metric not in METRICS:  # a custom metric may have the same name
         return None
     full = known[2] == "_full"
     depth = 1 + max(len(row) for row in ranking.labels) if full else int(known[2])
     scores = np.full((len(ranking), depth), -np.inf)
-    place = np.full(len(ranking), np.inf)  # of the right answer among the candidates, from 1
+    place = np.full(len(ranking), np.inf)  # rank of the correct answer among the candidates, from 1
     for row, (target, names, values) in enumerate(zip(targets, ranking.labels, ranking.scores, strict=True)):
         scores[row, : min(len(values), depth)] = values[:depth]
         hits = [number for number, name in enumerate(names[:depth], start=1) if name == target]

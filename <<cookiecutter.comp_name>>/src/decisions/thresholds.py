@@ -1,5 +1,5 @@
-"""Thresholds a column. Only where a row changes sides can a score change, so every such place is tried, and
-all of a column's places are scored at once from running counts."""
+"""Thresholds per column. The score changes only where a row changes sides, so all such thresholds are
+candidates, and all candidates of a column are scored at once from cumulative counts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from src.metrics.base import known_columns, two_columns_of
 if TYPE_CHECKING:
     import numpy as np
 
-ASCENT_ROUNDS = 20  # of a search column by column; it mostly stands still after three or four
-TRIED = tuple(level / 20 for level in range(1, 20))  # where a metric must be run for every threshold
+ASCENT_ROUNDS = 20  # of coordinate ascent; it mostly converges after three or four
+# candidates for a metric that must run for every threshold
+TRIED = tuple(level / 20 for level in range(1, 20))
 
 
 class Steps(NamedTuple):
-    """A column's rows from the least probable up, and the places a threshold can take among them: with the
-    threshold `value[i]` the rows from `place[i]` on are a yes."""
+    """The rows of a column in ascending order of probability, and the candidate thresholds: with the
+    threshold `value[i]` the rows from `place[i]` on are positive."""
 
     order: np.ndarray
     place: np.ndarray
@@ -26,7 +27,8 @@ class Steps(NamedTuple):
 
     @classmethod
     def of(cls, predictions: np.ndarray) -> Steps:
-        """Halfway between neighbours; at or below all of them, and just above all of them."""
+        """Candidates halfway between neighbours, one at or below all probabilities, and one just above all of
+        them."""
         import numpy as np
 
         order = np.argsort(predictions, kind="stable")
@@ -34,12 +36,12 @@ class Steps(NamedTuple):
         place = np.flatnonzero(rising[1:] > rising[:-1]) + 1
         low, high = rising[place - 1], rising[place]
         middle = (low + high) / 2
-        middle = np.where(middle > low, middle, high)  # there is nothing between neighbours in float64
+        middle = np.where(middle > low, middle, high)  # there is nothing between adjacent float64 numbers
         above = np.nextafter(max(1.0, rising[-1]), np.inf)
         return cls(order, np.r_[0, place, len(rising)], np.r_[min(0.0, rising[0]), middle, above])
 
     def counts(self, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(tp, fp, fn, tn) at every place, of (N,) targets in {0, 1}."""
+        """(tp, fp, fn, tn) at every candidate, for targets (N,) in {0, 1}."""
         tp = sums_from(targets[self.order] == 1)[self.place]
         fp = sums_from(targets[self.order] == 0)[self.place]
         return tp, fp, tp[0] - tp, fp[0] - fp
@@ -53,7 +55,7 @@ def sums_from(values: np.ndarray) -> np.ndarray:
 
 
 def best_of(values: np.ndarray, scores: np.ndarray, near: float = 0.5) -> tuple[float, float]:
-    """The value of the highest score, of several the one nearest to `near`, and that score."""
+    """The value with the highest score (among equal ones the nearest to `near`), and that score."""
     import numpy as np
 
     scores = np.where(np.isnan(scores), -np.inf, scores)
@@ -63,7 +65,7 @@ def best_of(values: np.ndarray, scores: np.ndarray, near: float = 0.5) -> tuple[
 
 
 def fit_thresholds(metric: Metric, targets: Any, predictions: Any) -> list[float]:
-    """The best threshold of each column of (N, L) predictions; 0.5 for one without a known target."""
+    """The best threshold of each column of (N, L) predictions; 0.5 for a column without known targets."""
     if metric.counts is None:
         return fit_by_trial(metric, targets, predictions)
     targets, predictions = two_columns_of(targets, predictions)
@@ -71,13 +73,13 @@ def fit_thresholds(metric: Metric, targets: Any, predictions: Any) -> list[float
         best_of(s.value, metric.sign * metric.counts(*s.counts(t)))[0] if (s := steps_or_none(p)) else 0.5
         for t, p in known_columns(targets, predictions)
     ]
-    if metric.average == "columns":  # the best of a mean over columns is the best of each
+    if metric.average == "columns":  # the mean over columns is optimal if each column is
         return alone
     return _fit_jointly(metric, targets, predictions, alone)
 
 
 def fit_by_trial(metric: Metric, targets: Any, predictions: np.ndarray) -> list[float]:
-    """The same for a metric without counts, which is given targets and decisions in their own shapes."""
+    """`fit_thresholds` for a metric without counts, which gets targets and decisions in their own shapes."""
 
     def decide(thresholds: list[float]) -> np.ndarray:
         said = predictions.reshape(len(predictions), -1).astype("float64") >= thresholds
@@ -88,13 +90,13 @@ def fit_by_trial(metric: Metric, targets: Any, predictions: np.ndarray) -> list[
 
 
 def steps_or_none(predictions: np.ndarray) -> Steps | None:
-    """The steps of a column, if it has rows."""
+    """The candidate thresholds of a column; None without rows."""
     return Steps.of(predictions) if len(predictions) else None
 
 
 def _fit_jointly(metric: Metric, targets: Any, predictions: Any, alone: list[float]) -> list[float]:
-    """Where columns share a score (row by row, or over all cells): coordinate ascent from 0.5 and from what
-    each column would choose alone, the better of the two."""
+    """Joint thresholds if columns share a score (per row, or over all cells): coordinate ascent from 0.5 and
+    from the best threshold of each column alone; the better result is kept."""
     import numpy as np
 
     rows = ~np.isnan(targets).all(1)
@@ -104,14 +106,14 @@ def _fit_jointly(metric: Metric, targets: Any, predictions: Any, alone: list[flo
 
 
 def ascend(metric: Metric, targets: Any, predictions: Any, thresholds: Any) -> tuple[np.ndarray, float]:
-    """One column after the other, each at its best with the others as they stand, until none moves. Gives the
-    thresholds and the score, its sign such that higher is better."""
+    """Coordinate ascent: optimise one column at a time, with the others fixed, until none changes. Returns
+    the thresholds and the signed score (higher is better)."""
     by_rows = metric.average == "rows"
     said = predictions >= thresholds
     steps = [steps_or_none(p) for _, p in known_columns(targets, predictions)]
 
     def cells(j: int) -> np.ndarray:
-        """What column j adds to the shared counts: (4, N) of rows, or (4, 1) over all."""
+        """Contribution of column j to the shared counts: (4, N) per row, or (4, 1) in total."""
         own = cells_of(targets[:, j], said[:, j])
         return own if by_rows else own.sum(1, keepdims=True)
 
@@ -135,7 +137,8 @@ def ascend(metric: Metric, targets: Any, predictions: Any, thresholds: Any) -> t
 
 
 def cells_of(targets: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """(4, ...) true and false positives, false and true negatives, as ones; an unknown target is none."""
+    """(4, ...) indicators of true and false positives, false and true negatives; all 0 for an unknown
+    target."""
     import numpy as np
 
     yes, no = targets == 1, targets == 0
@@ -143,14 +146,15 @@ def cells_of(targets: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 
 def scores_over_all(metric: Metric, step: Steps, target: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The score at each place of one column, with the other columns' cells (4, 1) beside it."""
+    """The score at each candidate of one column, given the counts of the other columns (4, 1)."""
     import numpy as np
 
     return metric.counts(*(np.stack(step.counts(target[~np.isnan(target)])) + others))
 
 
 def scores_by_rows(metric: Metric, step: Steps, target: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The mean over rows at each place of one column, with the other columns' cells (4, N) beside it."""
+    """The mean score over rows at each candidate of one column, given the counts of the other columns (4,
+    N)."""
     import numpy as np
 
     known = ~np.isnan(target)
@@ -164,7 +168,8 @@ def scores_by_rows(metric: Metric, step: Steps, target: np.ndarray, others: np.n
 
 
 def candidates(predictions: np.ndarray) -> list[float]:
-    """Thresholds to try where a metric has to be run for each: twentieths, and quantiles of what is there."""
+    """Candidate thresholds for a metric that must run for each: multiples of 0.05, and quantiles of the
+    predictions."""
     import numpy as np
 
     return sorted({*TRIED, *np.quantile(predictions, np.linspace(0, 1, 41)).tolist()})
@@ -173,7 +178,7 @@ def candidates(predictions: np.ndarray) -> list[float]:
 def by_trial(
     metric: Metric, targets: Any, decide: Callable[[list[float]], Any], columns: int, tried: list[float]
 ) -> list[float]:
-    """Coordinate ascent that runs the metric on what `decide` makes of every threshold tried, from 0.5."""
+    """Coordinate ascent from 0.5 that evaluates the metric on the decisions of every candidate threshold."""
     thresholds = [0.5] * columns
     top = metric.sign * metric(targets, decide(thresholds))
     for _ in range(ASCENT_ROUNDS if columns > 1 else 1):

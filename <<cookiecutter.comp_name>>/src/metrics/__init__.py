@@ -1,8 +1,7 @@
-"""Competition metrics by task and name, each with its direction; a module a task says what they are given.
+"""Competition metrics by task and name, each with its direction; one module per task defines their inputs.
 
-The same name can be another function in another task: accuracy of classes, of one probability, of many
-labels. A metric of your own goes into `own.py`. scikit-learn is imported when a metric is computed, not
-before.
+The same name can be a different function in another task: accuracy of multiclass, binary or multilabel
+predictions. A custom metric goes into `own.py`. scikit-learn is imported only when a metric is computed.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ _ALL = (
 )
 _TASKS = ("multiclass", "binary", "multilabel", "regression", "segmentation", "retrieval")
 
-# METRICS[task][name]; a task's first is its usual one.
+# METRICS[task][name]; the first metric of a task is its default.
 METRICS: dict[str, dict[str, Metric]] = {
     task: {metric.name: metric for metric in _ALL if task in metric.tasks} for task in _TASKS
 }
 
 
 def names(task: str) -> tuple[str, ...]:
-    """The metrics a task knows, its usual one first."""
+    """The names of a task's metrics, the default first."""
     return tuple(METRICS[task])
 
 
 def create_metric(task: str, name: str | None) -> Metric:
-    """The metric of that name, or the task's usual one; raises `UserError` naming the near ones."""
+    """The metric with this name, or the task's default. Raises `UserError` with similar names for an unknown
+    one."""
     known = names(task)
     name = name or known[0]
     if name not in known:

@@ -1,4 +1,4 @@
-"""What a metric is, and the walks over columns that several tasks share."""
+"""The metric class, and helpers to compute metrics column by column."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Counts = Callable[..., Any]  # (tp, fp, fn, tn) arrays of one shape -> scores of
 
 @dataclass(frozen=True)
 class Domain:
-    """The targets that a metric, a loss or a transform of targets is defined for: `wrong(values)` says of
-    which of (N,) numbers it is not, and `needs` what it needs."""
+    """The targets for which a metric, a loss or a target transform is defined: `wrong(values)` marks the
+    invalid ones of numbers (N,), and `needs` describes the valid ones."""
 
     wrong: Callable[[Any], Any]
     needs: str
 
     def check(self, values: Any, what: str) -> None:
-        """Raise `UserError`, which says `what` needs them, for the first value outside."""
+        """Raise `UserError` for the first invalid value; `what` names the part that needs valid ones."""
         wrong = self.wrong(values)
         if wrong.any():
             raise UserError(f"{what} needs {self.needs}, here one is {values[wrong][0]:g}")
@@ -38,14 +38,15 @@ NUMBERS = Domain(lambda values: values != values, "classes that are numbers, whi
 
 @dataclass(frozen=True)
 class Metric:
-    """`function(targets, predictions) -> float`; `sign` is 1 where higher is better and -1 where lower is.
+    """A metric: `function(targets, predictions) -> float`. `sign` is 1 if higher is better and -1 if lower is
+    better.
 
-    A metric that needs hard decisions says which in `decides`. Handed probabilities it decides by the plain
-    rule (0.5, or the nearest whole number), and handed decisions it scores them as they are; `src/decisions`
-    fits better rules (cut points for kappa alone). `counts` and `average` let it do so exactly: the score
-    from true and false positives and negatives, and over what these are counted: each column, each row, all
-    cells, each image. `first` is how many answers of a ranking it looks at. `domain` is what targets must be;
-    stage 01 looks at them.
+    A metric of hard decisions names their kind in `decides`. Given probabilities it uses the default rule
+    (0.5, or rounding to the nearest integer); given decisions it scores them directly. `src/decisions` fits
+    better rules (cut points only for kappa) and uses `counts` and `average` to do so exactly: `counts`
+    computes the score from true and false positives and negatives, which are counted per column, per row,
+    over all cells, or per image. `first` is the number of answers of a ranking that count. `domain` restricts
+    the targets; stage 01 checks it.
     """
 
     name: str
@@ -55,23 +56,23 @@ class Metric:
     decides: Literal["threshold", "cuts"] | None = None
     counts: Counts | None = None
     average: Literal["columns", "rows", "all", "images"] | None = None
-    first: int | None = None  # answers of a ranking that count
-    domain: Domain | None = None  # of each column's known targets; null: any
+    first: int | None = None  # number of ranked answers that count
+    domain: Domain | None = None  # of the known targets of each column; None: any
 
     def __call__(self, targets: Any, predictions: Any) -> float:
         return float(self.function(targets, predictions))
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` beats `old`; a finite score beats None and one that is not finite, which itself beats
-        nothing."""
+        """Whether `new` is better than `old`. A finite score beats None and non-finite scores; a non-finite
+        score beats nothing."""
         if not isfinite(new):
             return False
         return old is None or not isfinite(old) or self.sign * new > self.sign * old
 
 
 def two_columns_of(targets: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and predictions as (N, T) float64; (N,) is one column. Raises ValueError where they differ in
-    shape."""
+    """Targets and predictions as (N, T) float64; (N,) becomes one column. Raises ValueError if their shapes
+    differ."""
     import numpy as np
 
     pair = [np.asarray(values, dtype=np.float64) for values in (targets, predictions)]
@@ -82,7 +83,7 @@ def two_columns_of(targets: Any, predictions: Any) -> tuple[np.ndarray, np.ndarr
 
 
 def known_columns(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Column by column, the rows whose target is known: a NaN target is left out."""
+    """Iterate over columns, with the rows whose target is known (not NaN)."""
     import numpy as np
 
     for target, prediction in zip(*(a.T for a in two_columns_of(targets, predictions)), strict=True):
@@ -91,8 +92,8 @@ def known_columns(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, 
 
 
 def mean_of_columns(function: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
-    """A metric of one column as the mean over columns. A column that leaves it undefined (NaN) is left out;
-    a prediction that is not finite makes the whole score NaN."""
+    """Turn a metric of one column into the mean over columns. Columns with an undefined (NaN) score are
+    skipped; a non-finite prediction makes the whole score NaN."""
 
     def mean(targets, predictions):
         import numpy as np

@@ -1,4 +1,4 @@
-"""Binary: targets (N,) in {0, 1}, predictions (N, 1) or (N,), the probability of a 1."""
+"""Binary metrics: targets (N,) in {0, 1}, predictions (N, 1) or (N,), the probability of class 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TASK = ("binary",)
 
 
 def roc_auc(targets, probabilities):
-    """Area under the ROC curve; undefined (NaN) where one class has no row."""
+    """ROC AUC, area under the ROC curve; undefined (NaN) if one class has no rows."""
     import numpy as np
     from sklearn.metrics import roc_auc_score
 
@@ -17,7 +17,8 @@ def roc_auc(targets, probabilities):
 
 
 def average_precision(targets, probabilities):
-    """Precision at each 1, from the most probable row down, averaged; undefined (NaN) without a 1."""
+    """Average precision (AP): the precision at each positive, in order of decreasing probability, averaged;
+    undefined (NaN) without positives."""
     import numpy as np
     from sklearn.metrics import average_precision_score
 
@@ -25,7 +26,8 @@ def average_precision(targets, probabilities):
 
 
 def log_loss(targets, probabilities):
-    """Mean negative log probability of what is true, clipped at 1e-15 as Kaggle does."""
+    """Log loss (binary cross-entropy): mean negative log probability of the true class, clipped at 1e-15 as
+    Kaggle does."""
     import numpy as np
 
     right = np.where(targets == 1, probabilities, 1 - probabilities)
@@ -33,7 +35,7 @@ def log_loss(targets, probabilities):
 
 
 def brier(targets, probabilities):
-    """Mean squared distance between probability and label; 0 to 1."""
+    """Brier score: mean squared difference between probability and label; 0 to 1."""
     return ((probabilities - targets) ** 2).mean()
 
 

@@ -1,7 +1,7 @@
-"""Metrics of yes-or-no decisions, each from its true and false positives and negatives.
+"""Metrics of binary decisions, computed from true and false positives and negatives.
 
-All take arrays of one shape, `(tp, fp, fn, tn)`, and give as many scores, so that one call scores every
-threshold that could be chosen. Where nothing is there and nothing was said F-beta is 0, as in scikit-learn.
+All functions take arrays of one shape, `(tp, fp, fn, tn)`, and return scores of that shape, so that one call
+scores every candidate threshold. Without positive targets and predictions F-beta is 0, as in scikit-learn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def f_beta(beta: float) -> Counts:
-    """F-beta: beta 2 cares for recall, beta 0.5 for precision, beta 1 for both alike."""
+    """F-beta score: beta 2 favours recall, beta 0.5 favours precision, beta 1 weights both equally (F1)."""
 
     def score(tp, fp, fn, tn):
         return _ratio((1 + beta**2) * tp, (1 + beta**2) * tp + beta**2 * fn + fp, empty=0.0)
@@ -24,14 +24,15 @@ def f_beta(beta: float) -> Counts:
 
 
 def accuracy(tp, fp, fn, tn):
-    """Share of decisions that are right."""
+    """Accuracy: share of correct decisions."""
     import numpy as np
 
     return _ratio(tp + tn, tp + fp + fn + tn, empty=np.nan)
 
 
 def balanced_accuracy(tp, fp, fn, tn):
-    """Mean of the recall of yes and the recall of no; of one alone where only one is there."""
+    """Balanced accuracy: mean of the recalls of positives and negatives; one recall if only one class is
+    present."""
     import numpy as np
 
     yes, no = _ratio(tp, tp + fn, empty=np.nan), _ratio(tn, tn + fp, empty=np.nan)
@@ -39,30 +40,30 @@ def balanced_accuracy(tp, fp, fn, tn):
 
 
 def mcc(tp, fp, fn, tn):
-    """Matthews correlation coefficient; 0 where one side of the table is empty."""
+    """Matthews correlation coefficient (MCC); 0 if a row or column of the confusion matrix is empty."""
     import numpy as np
 
     return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)), empty=0.0)
 
 
 def exact_match(tp, fp, fn, tn):
-    """1 where no decision is wrong."""
+    """Exact match: 1 if no decision is wrong, else 0."""
     return (fp + fn == 0) * 1.0
 
 
 def dice(tp, fp, fn, tn):
-    """Twice the overlap by the sum of the areas; 1 where both are empty."""
+    """Dice coefficient: twice the overlap divided by the sum of the areas; 1 if both are empty."""
     return _ratio(2 * tp, 2 * tp + fp + fn, empty=1.0)
 
 
 def iou(tp, fp, fn, tn):
-    """Overlap by the area of both together (Jaccard); 1 where both are empty."""
+    """IoU (Jaccard index): overlap divided by the area of the union; 1 if both are empty."""
     return _ratio(tp, tp + fp + fn, empty=1.0)
 
 
 def confusion(targets: Any, decisions: Any, average: str) -> tuple[np.ndarray, ...]:
-    """(tp, fp, fn, tn) as floats of (N, L) targets in {0, 1} and decisions: a number a column (`columns`),
-    a row with any known target (`rows`), or one each (`all`). A NaN target counts nowhere."""
+    """Confusion counts (tp, fp, fn, tn) as floats, from targets (N, L) in {0, 1} and decisions: per column
+    (`columns`), per row with a known target (`rows`), or in total (`all`). NaN targets are not counted."""
     import numpy as np
 
     targets, decisions = two_columns_of(targets, decisions)
@@ -77,8 +78,8 @@ def confusion(targets: Any, decisions: Any, average: str) -> tuple[np.ndarray, .
 
 
 def thresholded_metric(counts: Counts, average: str):
-    """The metric of probabilities (N, L), decided at 0.5: the mean of `counts` over columns, rows, or once
-    over all cells. A prediction that is not finite makes it NaN."""
+    """A metric of probabilities (N, L) thresholded at 0.5: the mean of `counts` over columns or rows, or once
+    over all cells. A non-finite prediction makes it NaN."""
 
     def score(targets, predictions):
         import numpy as np
@@ -87,7 +88,7 @@ def thresholded_metric(counts: Counts, average: str):
         if not np.isfinite(predictions).all():
             return np.nan
         scores = np.atleast_1d(counts(*confusion(targets, predictions >= 0.5, average)))
-        if average == "columns":  # one whose targets are all unknown says nothing
+        if average == "columns":  # skip a column whose targets are all unknown
             scores = scores[~np.isnan(targets).all(0)]
         return scores.mean() if len(scores) else np.nan
 

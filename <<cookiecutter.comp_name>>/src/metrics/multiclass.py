@@ -1,5 +1,5 @@
-"""Multiclass: targets (N,) class indices, predictions (N, C) probabilities, rows adding to 1. A metric that
-needs a decision takes the most probable class."""
+"""Multiclass metrics: targets (N,) class indices, predictions (N, C) probabilities that sum to 1 per row.
+Metrics of decisions use the most probable class."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from src.metrics.base import NUMBERS, Metric
 
 
 def multiclass_accuracy(targets, probabilities):
-    """Share of rows whose most probable class is the right one."""
+    """Accuracy: share of rows whose most probable class is correct."""
     return (probabilities.argmax(1) == targets).mean()
 
 
 def multiclass_balanced_accuracy(targets, probabilities):
-    """Mean over the classes present of the recall of each."""
+    """Balanced accuracy: mean of the recalls of the classes present."""
     from sklearn.metrics import balanced_accuracy_score
 
     return balanced_accuracy_score(targets, probabilities.argmax(1))
 
 
 def multiclass_log_loss(targets, probabilities):
-    """Mean negative log probability of the right class, probabilities clipped at 1e-15 as Kaggle does."""
+    """Log loss (cross-entropy): mean negative log probability of the true class, clipped at 1e-15 as Kaggle
+    does."""
     import numpy as np
 
     right = np.take_along_axis(probabilities.astype(np.float64), targets[:, None], 1)[:, 0]
@@ -27,7 +28,8 @@ def multiclass_log_loss(targets, probabilities):
 
 
 def multiclass_brier(targets, probabilities):
-    """Mean over rows of the squared distance between probabilities and the one-hot label; 0 to 2."""
+    """Multiclass Brier score: mean squared distance between the probabilities and the one-hot label; 0 to
+    2."""
     import numpy as np
 
     right = np.take_along_axis(probabilities.astype(np.float64), targets[:, None], 1)[:, 0]
@@ -44,7 +46,7 @@ def _f_beta(beta: float, average: str):
 
 
 def qwk(targets, probabilities):
-    """Quadratic weighted kappa of the most probable class (classes in their rising order)."""
+    """Quadratic weighted kappa (QWK) of the most probable class; classes in ascending order."""
     import numpy as np
     from sklearn.metrics import cohen_kappa_score
 
@@ -53,7 +55,7 @@ def qwk(targets, probabilities):
 
 
 def multiclass_mcc(targets, probabilities):
-    """Matthews correlation coefficient of the most probable class."""
+    """Matthews correlation coefficient (MCC) of the most probable class."""
     from sklearn.metrics import matthews_corrcoef
 
     return matthews_corrcoef(targets, probabilities.argmax(1))
@@ -89,8 +91,8 @@ def _map_at(k: int):
 
 
 def _rank_of_target(targets, probabilities):
-    """How many classes stand before the right one; ties and NaN go against us, so that a constant answer
-    earns nothing."""
+    """The number of classes ranked before the true one. Ties and NaN count as ranked before, so that a
+    constant prediction scores worst."""
     import numpy as np
 
     right = np.take_along_axis(probabilities, targets[:, None], 1)

@@ -1,5 +1,5 @@
-"""Multilabel: targets (N, L) in {0, 1}, predictions (N, L), a probability a label. A NaN target is unknown:
-that cell is left out of every metric."""
+"""Multilabel metrics: targets (N, L) in {0, 1}, predictions (N, L), a probability per label. A NaN target is
+unknown and ignored by every metric."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _TASK = ("multilabel",)
 
 
 def lrap(targets, probabilities):
-    """Label ranking average precision: over a row's true labels, the mean share of true ones among those
-    ranked as high; 1 for a row that has none."""
+    """Label ranking average precision (LRAP): for each true label of a row, the share of true labels among
+    those ranked at least as high, averaged; 1 for a row without true labels."""
     import numpy as np
     from sklearn.metrics import label_ranking_average_precision_score
 
@@ -19,7 +19,7 @@ def lrap(targets, probabilities):
     known = ~np.isnan(targets)
     if not np.isfinite(probabilities).all():
         return np.nan
-    last = np.where(known, probabilities, probabilities.min() - 1)  # an unknown label outranks none
+    last = np.where(known, probabilities, probabilities.min() - 1)  # an unknown label ranks last
     rows = known.any(1)
     return label_ranking_average_precision_score((targets == 1)[rows], last[rows]) if rows.any() else np.nan
 

@@ -1,12 +1,14 @@
 """Your own metric goes here: one function, and one line in `METRICS`.
 
-The function is given what every metric of the task is given; the first lines of `multiclass.py`, `binary.py`
-and so on say what that is. With `task.metric=<its name>` early stopping, CV and the stack then go by it. A
-name that is there already is replaced by yours. `domain` says which targets it takes, see base.py.
+The function gets the same arguments as the other metrics of the task; the first lines of `multiclass.py`,
+`binary.py` and so on describe them. With `task.metric=<its name>`, early stopping, CV and the second level
+(stacking) use it. A metric with an existing name replaces it. `domain` restricts the targets, see base.py.
 
-`sign` is 1 where higher is better, -1 where lower is. With `decides="threshold"` thresholds are fitted on
-OOF; such a function decides at 0.5 itself, and so scores decisions (0 and 1) as they are.
-An example, which works as it stands once it is uncommented:
+`sign` is 1 if higher is better, -1 if lower is better. With `decides="threshold"` thresholds are fitted on
+OOF predictions; such a function applies the threshold 0.5 itself, and so also scores decisions (0 and 1)
+correctly.
+
+The example below works once it is uncommented:
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Regression: targets and predictions (N, T), the mean over the T columns; (N,) is one column. A NaN target
-is left out."""
+"""Regression metrics: targets and predictions (N, T), averaged over the T columns; (N,) is one column. NaN
+targets are ignored."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ _TASK = ("regression",)
 
 
 def rmse(targets, predictions):
-    """Root mean squared error; with several columns their mean, Kaggle's MCRMSE."""
+    """RMSE, root mean squared error; averaged over several columns it is Kaggle's MCRMSE."""
     return mse(targets, predictions) ** 0.5
 
 
 def mse(targets, predictions):
-    """Mean squared error."""
+    """MSE, mean squared error."""
     return ((targets - predictions) ** 2).mean()
 
 
 def rmsle(targets, predictions):
-    """RMSE of log(1 + value); predictions below 0 count as 0. Raises `UserError` for targets below 0."""
+    """RMSLE, RMSE of log(1 + value); negative predictions are clipped to 0. Raises `UserError` for negative
+    targets."""
     import numpy as np
 
     NOT_NEGATIVE.check(targets, "task.metric: rmsle")
@@ -27,26 +28,28 @@ def rmsle(targets, predictions):
 
 
 def mae(targets, predictions):
-    """Mean absolute error."""
+    """MAE, mean absolute error."""
     return abs(targets - predictions).mean()
 
 
 def medae(targets, predictions):
-    """Median absolute error."""
+    """MedAE, median absolute error."""
     import numpy as np
 
     return np.median(abs(targets - predictions))
 
 
 def mape(targets, predictions):
-    """Mean absolute error as a share of the target, which counts as 2.2e-16 where it is 0 (scikit-learn)."""
+    """MAPE, mean absolute percentage error, as a share of the target; a target of 0 counts as 2.2e-16
+    (scikit-learn)."""
     import numpy as np
 
     return (abs(targets - predictions) / np.maximum(abs(targets), np.finfo(np.float64).eps)).mean()
 
 
 def r2(targets, predictions):
-    """Share of the targets' variance that is explained; undefined (NaN) where they have none."""
+    """R2, coefficient of determination: share of the targets' variance that is explained; undefined (NaN) for
+    constant targets."""
     import numpy as np
 
     variance = targets.var()
@@ -54,7 +57,7 @@ def r2(targets, predictions):
 
 
 def pearson(targets, predictions):
-    """Correlation; 0 for a constant answer, undefined (NaN) for constant targets."""
+    """Pearson correlation; 0 for constant predictions, undefined (NaN) for constant targets."""
     import numpy as np
 
     if np.ptp(targets) == 0:
@@ -63,16 +66,16 @@ def pearson(targets, predictions):
 
 
 def spearman(targets, predictions):
-    """Correlation of the ranks, ties at their mean rank."""
+    """Spearman rank correlation; ties get their mean rank."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(targets), rankdata(predictions))
 
 
 def qwk_of_grades(targets, predictions):
-    """Quadratic weighted kappa of ordered grades, which must be whole numbers; predictions are rounded to the
-    nearest. Raises `UserError` for other targets; undefined (NaN) where all targets and answers are one
-    grade."""
+    """Quadratic weighted kappa (QWK) of ordinal grades, which must be integers; predictions are rounded to
+    the nearest integer. Raises `UserError` for other targets; undefined (NaN) if all targets and predictions
+    are the same grade."""
     import numpy as np
 
     WHOLE.check(targets, "task.metric: qwk")
@@ -80,7 +83,8 @@ def qwk_of_grades(targets, predictions):
 
 
 def kappa(targets, grades):
-    """Cohen (1968), in closed form: 1 - E(t - g)^2 / E(t - g')^2, g' a grade of any row."""
+    """Quadratic weighted kappa (Cohen 1968) in closed form: 1 - E(t - g)^2 / E(t - g')^2, with g' the grade
+    of a random row."""
     import numpy as np
 
     chance = targets.var() + grades.var() + (targets.mean() - grades.mean()) ** 2

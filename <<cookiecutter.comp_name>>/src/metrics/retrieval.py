@@ -1,7 +1,7 @@
-"""Retrieval: targets (N,) labels, predictions N ranked lists of labels, the best guess first.
+"""Retrieval metrics: targets (N,) labels, predictions N ranked lists of labels, best first.
 
-A list may name a label again (a gallery image a place) and may be of any length. `Ranking` carries the scores
-too, which `gap` needs.
+A list may repeat a label (one entry per gallery image) and may have any length. `gap` needs a `Ranking`,
+which also holds the scores.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ _TASK = ("retrieval",)
 
 @dataclass(frozen=True)
 class Ranking(Sequence):
-    """N ranked lists of labels and, list by list, their scores, falling. Indexed by rows like an array.
-
-    `new` is the answer for what is none of them, where a competition has one: see src/decisions/novelty.py.
-    """
+    """N ranked lists of labels and their scores, in descending order. Indexed by rows like an array. `new` is
+    the label for new identities, if the competition has one: see src/decisions/novelty.py."""
 
     labels: Sequence[Sequence[Any]]
     scores: Sequence[Sequence[float]]
@@ -33,14 +31,14 @@ class Ranking(Sequence):
         return self.labels[row]
 
     def take(self, rows: Sequence[int]) -> Ranking:
-        """The same of some rows."""
+        """The ranking of the given rows."""
         return Ranking([self.labels[i] for i in rows], [self.scores[i] for i in rows], self.new)
 
 
 def _hits(targets: Any, predictions: Any) -> Iterator[list[int]]:
-    """Query by query, the places (from 1) at which the right label stands."""
+    """For each query, the ranks (from 1) at which the correct label occurs."""
     for target, ranked in zip(targets, predictions, strict=True):
-        if hasattr(ranked, "nonzero"):  # an array; a whole gallery a query is too long to walk
+        if hasattr(ranked, "nonzero"):  # an array; a ranked gallery is too long for a Python loop
             yield ((ranked == target).nonzero()[0] + 1).tolist()
         else:
             yield [place for place, label in enumerate(ranked, start=1) if label == target]
@@ -48,8 +46,8 @@ def _hits(targets: Any, predictions: Any) -> Iterator[list[int]]:
 
 def _map_at(k: int):
     def mean_average_precision(targets, predictions):
-        """1 / the first place of the right label, 0 beyond the first k, averaged; Kaggle's MAP@k of queries
-        with one right label."""
+        """MAP@k (mean average precision at k) of queries with one correct label, as on Kaggle: 1 / rank of
+        the correct label, 0 beyond rank k, averaged."""
         import numpy as np
 
         return np.mean(
@@ -61,7 +59,7 @@ def _map_at(k: int):
 
 def _recall_at(k: int):
     def recall(targets, predictions):
-        """Share of queries with the right label among the first k."""
+        """Recall@k: share of queries with the correct label among the first k."""
         import numpy as np
 
         return np.mean([bool(hits) and hits[0] <= k for hits in _hits(targets, predictions)])
@@ -70,8 +68,8 @@ def _recall_at(k: int):
 
 
 def map_full(targets, predictions):
-    """Mean average precision over the whole list, as in re-identification: a query's precision at each place
-    of the right label, averaged over those places; 0 for a query whose label is nowhere."""
+    """mAP (mean average precision) over the whole list, as in re-identification: the precision at each rank
+    of the correct label, averaged per query; 0 for a query whose label does not occur."""
     import numpy as np
 
     return np.mean(
@@ -83,9 +81,10 @@ def map_full(targets, predictions):
 
 
 def gap(targets, predictions):
-    """Global average precision (micro-AP) of the first guesses, all queries ranked together by their score:
-    the precision at each right one, summed, by the number of queries that have a label. None, NaN or "" is a
-    query without one, where any guess is wrong. Takes a `Ranking`; raises ValueError without scores."""
+    """GAP (global average precision, micro-AP) of the first answers, with all queries ranked together by
+    score: the sum of the precisions at the correct answers, divided by the number of queries with a label.
+    None, NaN or "" marks a query without a label, for which every answer is wrong. Takes a `Ranking`; raises
+    ValueError without scores."""
     import numpy as np
 
     if not isinstance(predictions, Ranking):
@@ -96,14 +95,14 @@ def gap(targets, predictions):
         for target, labels, scores in zip(targets, predictions.labels, predictions.scores, strict=True)
         if len(labels)
     ]
-    # Of guesses with one score the wrong come first, so that a constant score earns nothing.
+    # Among answers with equal scores the wrong ones come first, so that a constant score gains nothing.
     right = np.array([hit for _, hit in sorted(guesses, key=lambda guess: (-guess[0], guess[1]))], dtype=bool)
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     return (precision * right).sum() / there if there else np.nan
 
 
 def has_label(target: Any) -> bool:
-    """Whether a query has a right answer at all."""
+    """Whether a query has a correct answer."""
     return target is not None and target == target and target != ""
 
 

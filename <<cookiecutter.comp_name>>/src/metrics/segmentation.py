@@ -1,9 +1,9 @@
-"""Segmentation: one mask an image, and C foreground classes.
+"""Segmentation metrics: one mask per image, with C foreground classes.
 
-Targets are a list with a mask an image: (H, W) bool or integers (0 is background, 1 to C the classes), or
-(C, H, W) bool where classes may overlap. Predictions are a list with (C, H, W), or (H, W) for one class, an
-image: probabilities as floats, or as uint8 in steps of 1/255; bool is a decision already. A pixel belongs to
-a class where its probability is 0.5 and more.
+Targets are a list with one mask per image: (H, W) bool or integers (0 is background, 1 to C the classes), or
+(C, H, W) bool if classes may overlap. Predictions are a list with one array per image, (C, H, W), or (H, W)
+for one class: probabilities as floats, or as uint8 in steps of 1/255; bool is a decision. A pixel belongs to
+a class if its probability is at least 0.5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TASK = ("segmentation",)
 
 
 def class_masks(target: Any, classes: int) -> np.ndarray:
-    """A target as (C, H, W) bool. With one class it is everything but 0, so 0/255 masks are right too."""
+    """A target as (C, H, W) bool. With one class every non-zero value counts, so 0/255 masks work too."""
     import numpy as np
 
     target = np.asarray(target)
@@ -31,8 +31,8 @@ def class_masks(target: Any, classes: int) -> np.ndarray:
 
 
 def threshold_masks(prediction: Any, thresholds: Any = 0.5) -> np.ndarray:
-    """A prediction as (C, H, W) bool, at one threshold or one a class; decisions stay as they are. Raises
-    ValueError for whole numbers other than uint8."""
+    """Threshold a prediction to (C, H, W) bool, with one threshold or one per class; bool decisions are
+    unchanged. Raises ValueError for integers other than uint8."""
     import numpy as np
 
     prediction = np.asarray(prediction)
@@ -46,8 +46,8 @@ def threshold_masks(prediction: Any, thresholds: Any = 0.5) -> np.ndarray:
 
 
 def _pairs(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Image by image, target and decision as (C, H, W) bool. Raises ValueError naming an image whose shapes
-    differ."""
+    """Iterate over images: target and decision as (C, H, W) bool. Raises ValueError naming an image whose
+    shapes differ."""
     for number, (target, prediction) in enumerate(zip(targets, predictions, strict=True)):
         said = threshold_masks(prediction)
         true = class_masks(target, len(said))
@@ -59,7 +59,7 @@ def _pairs(targets: Any, predictions: Any) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def pixel_counts(targets: Any, predictions: Any) -> tuple[np.ndarray, ...]:
-    """(tp, fp, fn, tn), pixels of every image and class, each (N, C)."""
+    """Pixel counts (tp, fp, fn, tn) per image and class, each (N, C)."""
     import numpy as np
 
     rows = []
@@ -71,8 +71,8 @@ def pixel_counts(targets: Any, predictions: Any) -> tuple[np.ndarray, ...]:
 
 
 def _by_pixels(name: str, function: counts.Counts, average: str) -> Metric:
-    """`images`: the mean over images and classes; `columns`: each class over the pixels of all images, then
-    the mean over classes."""
+    """A pixel metric. `images`: the mean over images and classes; `columns`: each class over the pixels of
+    all images, then the mean over classes."""
 
     def score(targets, predictions):
         if not _finite(predictions):
@@ -85,9 +85,9 @@ def _by_pixels(name: str, function: counts.Counts, average: str) -> Metric:
 
 def map_iou(targets, predictions):
     """Mean precision over the IoU thresholds 0.50, 0.55 to 0.95, then over classes and images (Data Science
-    Bowl 2018). Objects are connected pixels, corners included; one that was found overlaps a true one by more
-    than the threshold; precision is found / (found + wrongly said + missed), and 1 where there is nothing and
-    nothing was said."""
+    Bowl 2018). Objects are connected components (8-connectivity). A predicted object matches a true one if
+    their IoU exceeds the threshold; precision is TP / (TP + FP + FN), and 1 if there are neither true nor
+    predicted objects."""
     import numpy as np
 
     if not _finite(predictions):
@@ -102,7 +102,8 @@ def map_iou(targets, predictions):
 
 
 def _finite(predictions: Any) -> bool:
-    """Whether a network that diverged made none of them: it finds nothing, which empty masks would reward."""
+    """Whether all predictions are finite. A diverged network predicts NaN, which would count as empty masks
+    and could score well."""
     import numpy as np
 
     return all(np.asarray(p).dtype.kind != "f" or np.isfinite(p).all() for p in predictions)
@@ -116,17 +117,18 @@ def _objects(mask: np.ndarray) -> np.ndarray:
 
 
 def _precision(true: np.ndarray, said: np.ndarray) -> float:
-    """Over object numbers (H, W), 0 the ground. Above 0.5 an object can have but one partner."""
+    """Mean precision over the thresholds from object labels (H, W), 0 for background. Above IoU 0.5 each
+    object has at most one match."""
     import numpy as np
 
     n_true, n_said = int(true.max()), int(said.max())
     if n_true == 0 or n_said == 0:
         return float(n_true == n_said)
     joint = np.bincount(true.ravel() * (n_said + 1) + said.ravel(), minlength=(n_true + 1) * (n_said + 1))
-    joint = joint.reshape(n_true + 1, n_said + 1)  # (true, said) pixels in common
+    joint = joint.reshape(n_true + 1, n_said + 1)  # (true, predicted) pixels in common
     overlap = joint[1:, 1:]
     union = joint.sum(1)[1:, None] + joint.sum(0)[None, 1:] - overlap
-    # Whole numbers, for 11 / 20 is no more than 0.55 only by the luck of its digits.
+    # Integer arithmetic, because floating-point rounding decides whether 11 / 20 exceeds 0.55.
     found = [int((100 * overlap > percent * union).sum()) for percent in range(50, 100, 5)]
     return float(np.mean([hits / (n_true + n_said - hits) for hits in found]))
 

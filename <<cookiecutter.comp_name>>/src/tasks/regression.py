@@ -110,7 +110,7 @@ class Regression(Task):
     def submission(
         self, predictions: np.ndarray, sample: pd.DataFrame, id_column: str, dataset: dict[str, Any]
     ) -> pd.DataFrame:
-        """The numbers, or the grades where cut points were fitted, in the sample's column order."""
+        """The numbers, or the grades if cut points were fitted, in the column order of the sample."""
         outputs = dataset["outputs"]
         table = sample[[id_column]].copy()
         columns = [c for c in sample.columns if c != id_column]

@@ -23,8 +23,8 @@ _BINS = 10  # stratified folds balance the deciles of the share of covered pixel
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """Masks live in the image cache; the tables hold what share of its pixels a class covers (folds.csv) or
-    the true mask as a picture (OOF tables)."""
+    """Semantic segmentation. The image cache holds the masks; folds.csv holds the share of pixels that each
+    class covers, and OOF tables hold the true mask as a PNG."""
 
     exclusive: bool = False  # at most one class per pixel: softmax with a background logit fixed at 0
 

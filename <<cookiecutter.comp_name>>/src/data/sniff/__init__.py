@@ -1,1 +1,1 @@
-"""A look at Kaggle's files before the first question: what is the id, the target, the task; `make sniff`."""
+"""`make sniff`: inspect Kaggle's files and infer the id, the target and the task."""

@@ -1,10 +1,10 @@
-"""Look at Kaggle's files in data/raw, say what they are, and fill in the config.
+"""Inspect Kaggle's files in data/raw, print what they contain, and fill in the config.
 
 Reads   data/raw/ (the tables, the names of the images, the headers of some)
 Writes  the task and data sections of the file that every experiment builds on, configs/default.yaml
 
-A value that you set and that works is kept; `--force` takes what the look says. Whatever it is unsure of is
-marked in the file, and listed last.
+A value that you set and that works is kept; `--force` replaces it by the inferred one. Uncertain values
+are marked in the file and listed last.
 """
 
 from __future__ import annotations

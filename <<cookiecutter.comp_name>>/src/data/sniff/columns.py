@@ -1,4 +1,4 @@
-"""Which column is which: the id, the image's name, what may be asked for, and which rows belong together."""
+"""Infer the roles of the columns: the id, the image name, the target, and the group column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGET_WORDS = re.compile(r"target|label|class|category|species|diagnosis|score|
 
 
 def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: RawImages) -> str:
-    """The column that names a row: in every table, and unique where a row is an image."""
+    """The id column: in every table, and unique if a row is an image."""
     train, sample, test = tables["train"], tables["sample"], tables.get("test")
     every = [c for c in train.columns if c in sample.columns and (test is None or c in test.columns)]
     narrow = sample if test is None else test
@@ -47,7 +47,7 @@ def find_id(findings: Findings, tables: dict[str, pd.DataFrame], files: RawImage
 
 
 def find_image(findings: Findings, train: pd.DataFrame, files: RawImages, key: str) -> str | None:
-    """The column that names the image, where the id does not."""
+    """The column that names the image, if the id does not."""
     shares = {c: files.share(train[c].head(500)) for c in train.columns}
     others = [c for c in train.columns if c != key and shares[c] > max(shares[key], 0.5)]
 
@@ -67,7 +67,7 @@ def find_image(findings: Findings, train: pd.DataFrame, files: RawImages, key: s
 
 
 def sample_ids(tables: dict[str, pd.DataFrame], key: str) -> str:
-    """The sample's id column: the id's own name, or the first column."""
+    """The sample's id column: the one named like the id, or the first column."""
     sample = tables["sample"]
     return key if key in sample.columns else str(sample.columns[0])
 
@@ -75,7 +75,7 @@ def sample_ids(tables: dict[str, pd.DataFrame], key: str) -> str:
 def candidates_for_target(
     tables: dict[str, pd.DataFrame], key: str, image: str | None
 ) -> tuple[list[str], str]:
-    """The training columns that may be what is asked for, the surest kind alone, and why."""
+    """The training columns that may be the target (only the most certain kind), and the reason."""
     train, sample, test = tables["train"], tables["sample"], tables.get("test")
     free = [c for c in train.columns if c not in (key, image)]
     asked = [c for c in sample.columns if c != sample_ids(tables, key)]
@@ -91,7 +91,7 @@ def candidates_for_target(
 
 
 def find_group(findings: Findings, tables: dict[str, pd.DataFrame], taken: list[str | None]) -> str | None:
-    """A column whose rows belong together: it repeats, looks like a name, has new values in test."""
+    """The group column: its values repeat, look like names, and differ between train and test."""
     train, test = tables["train"], tables.get("test")
     marks: dict[str, tuple[int, list[str]]] = {}
     for column in train.columns:
@@ -124,7 +124,7 @@ def find_group(findings: Findings, tables: dict[str, pd.DataFrame], taken: list[
 
 
 def _looks_like_a_group(name: str, values: pd.Series, other: pd.Series | None) -> tuple[int, list[str]]:
-    """Marks from 0 to 4, and what they are for."""
+    """A score from 0 to 4 for a group column, and the reasons."""
     marks, reasons = 0, []
     if GROUP_WORDS.search(name):
         marks, reasons = 2, ["is called like one"]
@@ -137,7 +137,7 @@ def _looks_like_a_group(name: str, values: pd.Series, other: pd.Series | None) -
 
 
 def note_the_rest(findings: Findings, tables: dict[str, pd.DataFrame], used: list[str | None]) -> None:
-    """The columns that no key names."""
+    """Note the columns that no key names."""
     train, test = tables["train"], tables.get("test")
     extra = [c for c in train.columns if c not in used]
     both = [c for c in extra if test is not None and c in test.columns]

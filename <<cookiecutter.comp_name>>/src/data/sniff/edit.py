@@ -1,4 +1,4 @@
-"""Change single values of a YAML file and leave every other line, comments included, as it stands."""
+"""Change single values of a YAML file and keep every other line, including comments."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 DOUBT = "# unsure: "
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # YAML takes them for something else
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # YAML reads them as another type
 
 
 def as_yaml(value: Any) -> str:
-    """A value as YAML, quoted where it would be read as something else."""
+    """A value as YAML, quoted if YAML would read it as another type."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(as_yaml(item) for item in value) + "]"
     if value is None:
@@ -23,9 +23,9 @@ def as_yaml(value: Any) -> str:
 
 
 def edit_yaml(text: str, section: str, values: dict[str, Any], doubts: dict[str, str], head: str = "") -> str:
-    """The YAML text with these keys of a top-level section set; what is missing is added at the end.
+    """The YAML text with these keys of a top-level section set; missing keys are added at its end.
 
-    A doubt goes into a comment line above its key, in place of an earlier one; `head` is a comment line below
+    A doubt becomes a comment line above its key and replaces an earlier one. `head` is a comment line below
     the section's name.
     """
     lines = text.splitlines()
@@ -43,12 +43,12 @@ def edit_yaml(text: str, section: str, values: dict[str, Any], doubts: dict[str,
 
 
 def is_doubted(text: str, key: str) -> bool:
-    """Whether a doubt stands above the key."""
+    """Whether a doubt comment is above the key."""
     return re.search(rf"^\s*{DOUBT}.*\n\s*{re.escape(key)}\s*:", text, re.MULTILINE) is not None
 
 
 def _unfolded(line: str, section: str) -> list[str]:
-    """`data: {id: a}` or `data: null` on lines of its own."""
+    """Rewrite `data: {id: a}` or `data: null` as a block with one line per key."""
     import yaml
 
     inside = yaml.safe_load(line)[section] or {}
@@ -56,7 +56,7 @@ def _unfolded(line: str, section: str) -> list[str]:
 
 
 def _end(lines: list[str], start: int) -> int:
-    """The line after the last one that belongs to the section."""
+    """The line after the last line of the section."""
     end = start + 1
     for i in range(start + 1, len(lines)):
         if lines[i].strip() and not lines[i].startswith((" ", "\t")):
@@ -81,7 +81,7 @@ def _set(lines: list[str], start: int, key: str, value: Any, doubt: str | None) 
         comment = re.search(r"\s+#.*$", _without_quotes(lines[place]))
         last = place + 1
         while last < end and re.match(rf"{indent}(\s+\S|- )", lines[last]) and not _is_comment(lines[last]):
-            last += 1  # a list on lines of its own
+            last += 1  # a list in block style
         lines[place:last] = [new + (lines[place][comment.start() :] if comment else "")]
     if lines[place - 1].strip().startswith(DOUBT):
         del lines[place - 1]
@@ -95,5 +95,5 @@ def _is_comment(line: str) -> bool:
 
 
 def _without_quotes(line: str) -> str:
-    """The line with what stands in quotes blotted out, so that a `#` there begins no comment."""
+    """The line with quoted text masked, so that a `#` inside quotes does not count as a comment."""
     return re.sub(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'", lambda found: "x" * len(found[0]), line)

@@ -1,4 +1,5 @@
-"""Which file is which: the raw folder, the tables, the folders of images and masks, the images' sizes."""
+"""Infer the roles of the files: the raw folder, the tables, the folders of images and masks, the image
+sizes."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ from src.data.tables import IMAGE_SUFFIXES, read_table
 MASK_WORDS = re.compile(r"mask|annotation|segment|ground_?truth", re.IGNORECASE)
 LOOKED_AT = 200  # image headers read: enough for a median
 MASKS_READ = 40
-CLASSES_READ = 32  # a larger value is a brightness, and no number of a class
-MOST_FOLDERS = 8  # named one by one; more are a folder a class, and all of them are meant
-SIDES = (32, 384)  # suggested sizes: a network's stride at least, and what a first experiment can afford
+CLASSES_READ = 32  # a larger value is a brightness, not a class number
+MOST_FOLDERS = 8  # listed one by one; more are one folder per class, and all of them are used
+SIDES = (32, 384)  # suggested sizes: at least a network's stride, at most what a first experiment can afford
 
 
 @dataclass
 class RawImages:
-    """Every image below the raw folder, by the names that a table may call it."""
+    """Index of all images below the raw folder by the names that a table may use."""
 
     raw: Path
     images: list[str] = field(default_factory=list)  # paths below raw, with forward slashes
@@ -49,7 +50,7 @@ class RawImages:
         return files
 
     def called(self, value: str) -> list[str]:
-        """The images that a table's value may mean: by name, or by path where it holds one."""
+        """The images that a table value may mean: by name, or by path if the value contains one."""
         value = value.replace("\\", "/").removeprefix("./")
         found = self.by_name.get(value.rpartition("/")[2], [])
         if "/" in value:
@@ -60,7 +61,7 @@ class RawImages:
         return found
 
     def share(self, values: Iterable[str], masks: bool = False) -> float:
-        """The share of values that an image answers to."""
+        """The share of values that match an image."""
         values = list(values)
         return sum(any(self.is_mask(p) == masks for p in self.called(v)) for v in values) / max(
             1, len(values)
@@ -73,9 +74,10 @@ class RawImages:
     def folders(
         self, values: Iterable[str], word: str, against: str, masks: bool = False
     ) -> tuple[list[str], str]:
-        """The fewest folders that hold an image of every value, and a doubt where others hold them too.
+        """The fewest folders that hold an image of every value, and a doubt if other folders hold them too.
 
-        Of folders that hold the same, one with `word` in its path is taken, one with `against` is not.
+        Among folders that hold the same images, one with `word` in its path is preferred and one with
+        `against` is avoided.
         """
         hits = [[p for p in self.called(v) if self.is_mask(p) == masks] for v in values]
         hits = [paths for paths in hits if paths]
@@ -86,7 +88,7 @@ class RawImages:
             held = Counter(folder for folders in inside for folder in folders)
             if all(
                 "/" in p for paths in hits for p in paths
-            ):  # no one folder holds all: take them one by one
+            ):  # no single folder holds all: add folders one by one
                 held.pop(".", None)
             best = _deepest(held, max(held.values()))
             best.sort(key=lambda f: (against in f.lower(), word not in f.lower(), len(f), f))
@@ -101,18 +103,19 @@ class RawImages:
 
 
 def _above(path: str) -> list[str]:
-    """Every folder above a path, the raw folder being `.`."""
+    """All parent folders of a path; the raw folder is `.`."""
     return [str(parent) for parent in PurePosixPath(path).parents]
 
 
 def _deepest(held: Counter[str], count: int) -> list[str]:
-    """The folders that hold `count`, without those that hold them only through a folder below."""
+    """The folders that hold `count` images, without those that hold them only through a subfolder."""
     full = {folder for folder, number in held.items() if number == count}
     return [f for f in full if not any(f != g and (f == "." or g.startswith(f"{f}/")) for g in full)]
 
 
 def find_raw(findings: Findings, root: Path, setting: str) -> Path:
-    """The folder that holds the tables: `data.raw`, or the one folder below it that has some."""
+    """The folder with the tables: `data.raw`, or the only subfolder with tables. Raises `UserError` if there
+    is none."""
     raw = root / setting
     if not raw.is_dir():
         raise UserError(f"{raw}: there is no such folder; put Kaggle's files there, or set data.raw")
@@ -136,14 +139,14 @@ def find_raw(findings: Findings, root: Path, setting: str) -> Path:
 
 
 def _tables_in(folder: Path) -> list[str]:
-    """CSV names, never that of hidden labels, which are for nobody to look at."""
+    """Names of the CSV files, except files with hidden labels (solutions), which must not be read."""
     names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() == ".csv" and p.is_file())
     return [name for name in names if "solution" not in name.lower()]
 
 
 def find_tables(findings: Findings, raw: Path, hidden: bool = False) -> dict[str, pd.DataFrame]:
-    """The train, test and sample tables, told by their names and read; there may be no test table. `hidden`:
-    test and sample may have no rows."""
+    """Read the train, test and sample tables, identified by their names; the test table is optional. With
+    `hidden`, test and sample may have no rows."""
     names = _tables_in(raw)
     patterns = {"sample": r"sample|submission", "test": r"test", "train": r"train"}
     found: dict[str, str | None] = {}
@@ -180,7 +183,7 @@ DEFAULTS = {"train": "train.csv", "test": "test.csv", "sample": "sample_submissi
 
 
 def find_folders(findings: Findings, files: RawImages, role: str, names: list[str]) -> None:
-    """The folder, or folders, of one role's images."""
+    """Infer the image folder or folders of one role."""
     key, against = f"data.{role}_images", "test" if role == "train" else "train"
     held = files.share(names)
     folders, doubt = files.folders(names, role, against)
@@ -207,7 +210,8 @@ def find_folders(findings: Findings, files: RawImages, role: str, names: list[st
 def find_masks(
     findings: Findings, files: RawImages, train: pd.DataFrame, names: list[str], id_column: str
 ) -> str | None:
-    """The folder of mask images for the training rows, and the column that names them, if there is one."""
+    """The folder of mask images for the training rows, and the column that names them; None if there is
+    none."""
     if not any(files.is_mask(path) for path in files.images):
         return None
     candidates = {None: names} | {c: train[c].tolist() for c in train.columns if c != id_column}
@@ -231,7 +235,7 @@ def find_masks(
 
 
 def _note_masks(findings: Findings, files: RawImages, folder: str) -> None:
-    """How much the masks cover, and which values they hold: two are one class and the rest."""
+    """Note the coverage of the masks and their values: two values are background and one class."""
     import numpy as np
 
     inside = [p for p in files.images if folder in _above(p)]
@@ -239,7 +243,7 @@ def _note_masks(findings: Findings, files: RawImages, folder: str) -> None:
     for path in inside[:: max(1, len(inside) // MASKS_READ)][:MASKS_READ]:
         try:
             values, _ = stored_values(files.raw / path)
-        except UserError:  # what is broken is named, row and all, by stage 01
+        except UserError:  # stage 01 reports a broken file with its row
             continue
         counts.update(dict(zip(*(v.tolist() for v in np.unique(values, return_counts=True)), strict=True)))
     top = max(counts, default=0)
@@ -260,7 +264,7 @@ def _note_masks(findings: Findings, files: RawImages, folder: str) -> None:
 
 
 def find_sizes(findings: Findings, files: RawImages, folders: str | tuple[str, ...]) -> None:
-    """Sizes, channels and depth from the headers of some training images, and a size to train at."""
+    """Note sizes, channels and depth from the headers of some training images, and suggest an image size."""
     folders = [folders] if isinstance(folders, str) else folders
     inside = [p for p in files.images if set(_above(p)) & set(folders) and not files.is_mask(p)]
     sizes, modes, broken = [], Counter(), 0
@@ -269,7 +273,7 @@ def find_sizes(findings: Findings, files: RawImages, folders: str | tuple[str, .
             with pillow().open(files.raw / path) as image:
                 sizes.append(image.size)
                 modes[f"{image.format} {_KINDS.get(image.mode, image.mode)}"] += 1
-        except Exception:  # what is broken is named, row and all, by stage 01
+        except Exception:  # stage 01 reports a broken file with its row
             broken += 1
     if not sizes:
         return

@@ -1,4 +1,4 @@
-"""The whole look: from a folder of Kaggle's files to findings, each with its reason."""
+"""The complete inspection: from a folder of Kaggle's files to findings with their reasons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from src.data.submission_form import describe_sample
 from src.data.targets import read_targets
 from src.metrics import names
 
-# What competitions of a kind are mostly scored by; the first is not always the task's usual one.
+# Usual metrics per task and submission form; the first is not always the task's default.
 _METRICS = {
     "binary": {"columns": ("roc_auc", "log_loss", "average_precision"), "label": ("accuracy", "f1", "mcc")},
     "multiclass": {
@@ -36,7 +36,7 @@ _METRICS = {
 
 
 def find_settings(config: Config, chosen: dict[str, Any]) -> Findings:
-    """Work out the data and task sections; `chosen` are the competitor's own values, kept where they work."""
+    """Infer the data and task sections; `chosen` are the competitor's own values, kept if they work."""
     findings = Findings(chosen)
     raw = find_raw(findings, config.root, config.data.raw)
     files = RawImages.below(raw)
@@ -63,7 +63,7 @@ def find_settings(config: Config, chosen: dict[str, Any]) -> Findings:
 
 
 def _images_of(ids: pd.Series, files: RawImages) -> list[str]:
-    """The image names among ids that may be pairs, such as <image>_<class>."""
+    """The image names from ids that may be pairs, such as <image>_<class>."""
     values = list(dict.fromkeys(ids))
     if files.share(values[:200]) > 0:
         return values
@@ -106,7 +106,7 @@ def _settle_answer(findings: Findings, answer: Answer, train: pd.DataFrame) -> N
 
 
 def _note_labels_and_form(findings: Findings, config: Config, tables: dict, key: str, answer: Answer) -> None:
-    """The balance of the labels, the form of the submission, and what such are scored by."""
+    """Note the balance of the labels, the form of the submission, and the usual metrics."""
     task = findings["task.name"]
     try:
         trial = _with(config, findings)
@@ -115,7 +115,7 @@ def _note_labels_and_form(findings: Findings, config: Config, tables: dict, key:
         outputs = mask_classes(trial, targets) if task == "segmentation" else outputs
         known = tables["test"][key].tolist() if "test" in tables and key in tables["test"] else None
         form = describe_sample(tables["sample"], trial, outputs, trial.root / trial.data.raw, known)
-    except (UserError, ValueError) as error:  # a doubt about the labels must not hide the rest of the look
+    except (UserError, ValueError) as error:  # a doubt about the labels must not hide the other findings
         findings.note("submission", "?", "the sample could not be read with these keys", str(error))
         return
     kind = form.kind
@@ -157,7 +157,7 @@ def _numbers(labels: list[str]) -> bool:
 
 
 def _note_balance(findings: Findings, task: str, targets: pd.DataFrame) -> list[str]:
-    """What there is of each label; gives the outputs' names."""
+    """Note the balance of the labels; returns the names of the outputs."""
     if task in ("multiclass", "binary", "retrieval"):
         counts = targets.iloc[:, 0].value_counts()
         each = counts.map(lambda n: f"{n / len(targets):.1%}")
@@ -196,7 +196,7 @@ def _note_balance(findings: Findings, task: str, targets: pd.DataFrame) -> list[
 
 
 def _with(config: Config, findings: Findings) -> Config:
-    """A config of what was found alone, to read the labels and the sample with."""
+    """A config with only the findings, to read the labels and the sample with."""
     settings: dict[str, Any] = {"task": {}, "data": {}, "root": config.root}
     for key, value in findings.settings().items():
         section, _, name = key.partition(".")

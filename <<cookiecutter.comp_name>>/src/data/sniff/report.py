@@ -1,4 +1,5 @@
-"""Print what was found, write it into the config; nothing is guessed in silence or replaced unseen."""
+"""Print the findings and write them into the config; every guess is printed, and no value is replaced
+silently."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from src.data.sniff.findings import Findings, as_shown
 from src.data.sniff.look import find_settings
 
 CONFIG_HEAD = "# Filled in by `make sniff`. Change what is wrong: a value that works is never replaced."
-WIDE = 44  # characters of a value in the print-out
+WIDE = 44  # maximum characters of a value in the output
 
 
 def sniff(path: Path, overrides: list[str] = (), force: bool = False, dry: bool = False) -> Findings:
-    """Look, print, write; gives the findings.
+    """Infer the settings, print them, and write them to the config; returns the findings.
 
-    A value counts as the competitor's own where a file sets it to something else than the default, where a
-    look has filled in the file before, or where it comes from the command line.
+    A value counts as the competitor's own if a file sets it to something other than the default, if an
+    earlier `make sniff` filled in the file, or if it comes from the command line.
     """
     config = load_config(path, list(overrides), effects=False)
     layers = layers_of(path, list(overrides))
@@ -64,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def _edited(text: str, findings: Findings, layers: list[tuple[str, dict]], seen: bool) -> str:
-    """The file that all experiments build on, with what is new; a line that says so already is left alone."""
+    """The base config file with the new values; unchanged values are left alone."""
     default, there = known_keys(), _flat(layers[0][1])
     lines = {line.key: line for line in findings.lines if line.is_setting}
     for section in ("task", "data"):
@@ -103,7 +104,7 @@ QUIET = (
     "data.mask",
     "data.mask_classes",
     "data.new_label",
-)  # not worth a line where there is none
+)  # not worth a line if null
 
 
 def _print_change(ground: Path, old: str, new: str, dry: bool) -> None:

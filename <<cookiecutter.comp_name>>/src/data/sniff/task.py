@@ -1,4 +1,4 @@
-"""What is to be predicted: the task and the target columns, from the labels and the sample."""
+"""Infer what is to be predicted: the task and the target columns, from the labels and the sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SEPARATORS = (" ", ",", ";", "|")
 
 @dataclass
 class Answer:
-    """What is asked for. `others` are tasks that would fit the same files: who chose one keeps it."""
+    """The inferred task and target. `others` are tasks that also fit the files; a competitor who chose one
+    keeps it."""
 
     task: str
     why: str
@@ -43,7 +44,7 @@ class Answer:
 def find_answer(
     tables: dict[str, pd.DataFrame], key: str, image: str | None, masks: str | None, own: object
 ) -> Answer:
-    """The task and its target; `own` is the target the competitor named, where it is in train."""
+    """Infer the task and its target; `own` is the target the competitor chose, used if it is in train."""
     train, sample = tables["train"], tables["sample"]
     asked = [c for c in sample.columns if c != sample_ids(tables, key)]
     runs = [c for c in train.columns if c not in (key, image) and _holds_runs(train[c])]
@@ -78,7 +79,7 @@ def find_answer(
 
 
 def _segmentation(train, key, runs, masks, asked, wants_runs) -> Answer:
-    """Masks in files, or run-length masks in a column."""
+    """Segmentation with mask files, or with run-length masks in a column."""
     answer = Answer("segmentation", "", rle=None if masks else runs[0])
     where = f"masks in {masks}" if masks else f"`{runs[0]}` holds run lengths"
     answer.why = f"{where}, and the sample asks for run lengths" if wants_runs else where
@@ -91,7 +92,8 @@ def _segmentation(train, key, runs, masks, asked, wants_runs) -> Answer:
 
 
 def _holds_runs(values: pd.Series, named: bool = True) -> bool:
-    """Whether a column holds `start length` pairs, each start behind the end of the run before."""
+    """Whether a column holds run lengths: `start length` pairs, each start after the end of the previous
+    run."""
     cells = values[~values.str.strip().isin(["", "-1"])].head(50)
     if named and RLE_WORDS.search(str(values.name)) is None and cells.str.len().median() < 40:
         return False
@@ -106,7 +108,8 @@ def _holds_runs(values: pd.Series, named: bool = True) -> bool:
 
 
 def _long(train: pd.DataFrame, key: str, columns: list[str]) -> Answer:
-    """One row an id-and-class pair: the column that repeats least within an id is the class."""
+    """Long format, one row per id-class pair: the class is the column that distinguishes the rows of an
+    id."""
     rest = [c for c in train.columns if c != key]
     classes = [
         c for c in rest if not train.duplicated([key, c]).any() and train[c].nunique() < len(train) / 2
@@ -130,7 +133,8 @@ def _long(train: pd.DataFrame, key: str, columns: list[str]) -> Answer:
 
 
 def _pick(train: pd.DataFrame, columns: list[str]) -> tuple[list[str], str | None]:
-    """Of columns that are merely not in test: all zeros and ones, else the one called like a target."""
+    """Choose among columns that are only in train: all 0/1 columns, otherwise the one with a target-like
+    name."""
     flags = [c for c in columns if _zero_one(train[c])]
     if len(flags) > 1:
         rest = [c for c in columns if c not in flags]
@@ -141,7 +145,7 @@ def _pick(train: pd.DataFrame, columns: list[str]) -> tuple[list[str], str | Non
 
 
 def _several(train: pd.DataFrame, columns: list[str], sample: pd.DataFrame, asked: list[str]) -> Answer:
-    """A column a label, or a number each."""
+    """Several target columns: one per label, or one per number."""
     if all(_zero_one(train[c]) for c in columns):
         ones = train[columns].apply(pd.to_numeric).sum(axis=1)
         if (ones == 1).all():
@@ -171,7 +175,7 @@ def _several(train: pd.DataFrame, columns: list[str], sample: pd.DataFrame, aske
 
 
 def _one(train: pd.DataFrame, columns: list[str], sample: pd.DataFrame, asked: list[str]) -> Answer:
-    """One target column: its values, its name and the sample's values decide."""
+    """One target column: its values, its name and the sample's values decide the task."""
     name, values = columns[0], train[columns[0]]
     shown = sample[asked[0]] if len(asked) == 1 else None
     labels = set(values)
@@ -218,7 +222,7 @@ def _two(labels: set[str], text: bool, columns: list[str], number_shown: bool) -
 
 
 def _numeric(name: str, values: pd.Series, shown: pd.Series | None, columns: list[str]) -> Answer:
-    """Numbers: classes, grades or amounts."""
+    """A numeric target: classes, grades or quantities."""
     numbers = pd.to_numeric(values)
     distinct = sorted(numbers.unique())
     shape = f"{len(distinct)} different numbers, {distinct[0]:g} to {distinct[-1]:g}"
@@ -256,7 +260,8 @@ def _numeric(name: str, values: pd.Series, shown: pd.Series | None, columns: lis
 
 
 def _identities(values: pd.Series, shown: pd.Series | None, columns: list[str]) -> Answer | None:
-    """Retrieval: the sample has a label for new identities, or several answers where each has few images."""
+    """Retrieval if the sample has a label for new identities, or several answers per row with few images per
+    identity; otherwise None, or multiclass with several answers per row."""
     if shown is None:
         return None
     labels, counts = set(values), values.value_counts()
@@ -284,9 +289,9 @@ def _identities(values: pd.Series, shown: pd.Series | None, columns: list[str]) 
 
 
 def _separator(values: pd.Series, shown: pd.Series | None, asked: list[str]) -> tuple[str, str | None] | None:
-    """What stands between the labels of a cell, and a doubt; None where a cell holds one label.
+    """The separator between the labels of a cell, and a doubt; None if a cell holds one label.
 
-    `healthy leaf` is one label: its words do not stand alone, and hardly stand with others.
+    `healthy leaf` is one label: its words do not occur alone, and rarely with others.
     """
     cells = set(values)
     for separator in SEPARATORS:
