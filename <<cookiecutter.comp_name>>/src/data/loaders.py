@@ -57,7 +57,8 @@ class TrainingRows:
 @dataclass(frozen=True)
 class FoldData:
     """The data of one fold as defined by folds.csv. No row of `valid` is in `train` or `stop`, so no training
-    decision depends on the validation fold."""
+    decision depends on the validation fold. For retrieval `stop` and `valid` omit identities without a
+    training image; `stop_index` and `valid_index` list all rows."""
 
     store: ImageStore
     outputs: list[str]
