@@ -1,4 +1,4 @@
-"""Devices, mixed precision, and how many processes to use."""
+"""Devices, mixed precision (AMP), torch.compile, and the number of data loader workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def devices(config: Config) -> list[torch.device]:
-    """The device of each job, in turn: every CUDA device, or one place on the CPU a job."""
+    """The device of each parallel job: one per CUDA device, or the CPU once per job. Raises `UserError`
+    for a device that does not exist."""
     wanted = config.runtime.device
     if wanted != "auto":
         try:
@@ -28,7 +29,7 @@ def devices(config: Config) -> list[torch.device]:
                 f"runtime.device: PyTorch finds no {wanted!r} on this machine; auto takes what is there"
             )
         return [device] * (jobs_on_cpu(config) if device.type == "cpu" else config.runtime.jobs or 1)
-    count = torch.cuda.device_count()  # asks the driver without starting CUDA, so that forked jobs may
+    count = torch.cuda.device_count()  # does not initialise CUDA, so that jobs can still fork
     if count:
         jobs = min(config.runtime.jobs or count, len(config.selected_folds))
         return [torch.device("cuda", i % count) for i in range(jobs)]
@@ -44,16 +45,18 @@ def _is_here(device: torch.device) -> bool:
 
 
 def loader_workers(config: Config, device: torch.device) -> int:
-    """Loader processes for one job: none beside a CPU job (it would steal the core), up to four beside a
-    GPU."""
+    """Number of DataLoader worker processes per job: 0 for a CPU job, where they would take its core, and
+    at most 4 for a GPU job."""
     if config.runtime.workers is not None:
         return config.runtime.workers
     return 0 if device.type == "cpu" else min(4, max(1, cpu_count() // len(devices(config)) - 1))
 
 
 def compile_network(model: nn.Module, device: torch.device) -> None:
-    """Have `torch.compile` make the network's passes, in place: its weights keep their names, and copies of
-    it are not compiled. Raises `UserError` where the CPU's code cannot be built."""
+    """`torch.compile` the network in place; parameter names do not change, and copies of it are not compiled.
+
+    Raises `UserError` on a CPU without a C++ compiler.
+    """
     if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
         raise UserError(
             "train.compile=true builds C++ code for the CPU, and there is no compiler; install g++ or "
@@ -63,8 +66,8 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
 
 
 class Precision:
-    """Mixed precision where it helps: bf16 where the GPU has it, fp16 with loss scaling on a T4, plain on a
-    CPU."""
+    """Mixed precision (AMP): bf16 on GPUs that support it, fp16 with loss scaling on others such as the
+    T4, fp32 on CPU."""
 
     def __init__(self, wanted: str, device: torch.device):
         self.device = device
@@ -76,17 +79,18 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> torch.autocast:
-        """Context for the forward pass."""
+        """Autocast context for the forward pass."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add this batch's gradients."""
+        """Backward pass; adds to the gradients of earlier batches."""
         self.scaler.scale(loss).backward()
 
     def step(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_grad: float | None
     ) -> torch.Tensor:
-        """Clip, step, and forget the gradients; gives their norm before the clipping."""
+        """Clip the gradients, do the optimiser step and zero the gradients; returns the gradient norm
+        before clipping."""
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -1,10 +1,11 @@
-"""Several processes that train one model together, one a GPU, on one machine or several: plain
-DistributedDataParallel under `torchrun` (Li et al. 2020, PyTorch Distributed).
+"""Distributed training (DDP): several processes train one model, one process per GPU, on one or more
+machines.
 
-Each rank takes its part of every batch, batch norms see the whole, and losses are divided by the whole
-batch's weight: the weights are those that one process would have, whatever the number of processes (mixup and
-CutMix alone find their partners within a part). Rank 0 alone writes. Without torchrun there is one rank, and
-nothing here does anything.
+It is plain DistributedDataParallel under `torchrun` (Li et al. 2020, PyTorch Distributed). Each rank takes
+its part of every batch, batch norms are synchronised, and losses are divided by the whole batch's weight, so
+the trained weights match those of a single process for any number of processes. Only mixup and CutMix differ:
+they pair images within a rank's part. Rank 0 alone writes files. Without torchrun there is one rank, and this
+module changes nothing.
 """
 
 from __future__ import annotations
@@ -24,28 +25,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from src.config import Config, UserError
 
-LIMIT = timedelta(minutes=30)  # to meet, and later for the slowest to come to the same step
+LIMIT = timedelta(minutes=30)  # timeout of the rendezvous and of each collective operation
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train the model: number `rank` of `size`."""
+    """This process in the process group: `rank` of `size`."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def part(self, n: int, rank: int | None = None) -> slice:
-        """This rank's part of n things in a row: as large as the others' or one more, and none twice."""
+        """The slice of `n` consecutive items for this rank; sizes differ by at most one, and no item is
+        repeated."""
         rank = self.rank if rank is None else rank
         return slice(n * rank // self.size, n * (rank + 1) // self.size)
 
     def gather(self, said: Any) -> list[Any]:
-        """What every rank says, in the order of the ranks, for each of them. All wait for the last."""
+        """All-gather of a Python object: the objects of all ranks, in rank order. It waits for all ranks."""
         if self.size == 1:
             return [said]
         all_said = [None] * self.size
@@ -53,7 +55,7 @@ class World:
         return all_said
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks, in place."""
+        """All-reduce: the sum over the ranks, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -63,14 +65,15 @@ SINGLE_PROCESS = World()
 
 
 def is_one_of_several() -> bool:
-    """Whether torchrun started this process beside others."""
+    """Whether torchrun started this process together with others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(config: Config) -> tuple[World, torch.device]:
-    """Meet the other processes; gives this one's place among them, and its device.
+    """Join the process group; returns this process's `World` and its device.
 
-    Raises `UserError` for what is learned from a whole batch in one place, and where the others do not come.
+    Raises `UserError` for features that need the whole batch in one process, for more processes than GPUs,
+    and if the other processes do not join within the timeout.
     """
     check_world(config)
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -86,7 +89,7 @@ def join(config: Config) -> tuple[World, torch.device]:
     if not dist.is_initialized():
         try:
             dist.init_process_group("nccl" if cuda else "gloo", timeout=LIMIT)
-        except RuntimeError as error:  # one of them failed, was not started, or looks in another place
+        except RuntimeError as error:  # a process failed, was not started, or uses another address
             first = str(error).strip().splitlines()[0][:200]
             raise UserError(
                 f"process {rank} of {size}: the others did not come ({first}); see what they say, and "
@@ -96,7 +99,7 @@ def join(config: Config) -> tuple[World, torch.device]:
 
 
 def check_world(config: Config) -> None:
-    """Refuse what would be another training on several GPUs than on one."""
+    """Raise `UserError` for settings that would train differently on several GPUs than on one."""
     train = config.train
     whole = {
         "train.top_share": train.top_share is not None,
@@ -118,7 +121,8 @@ def check_world(config: Config) -> None:
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum over the ranks; what comes back for it is the sum of what they all say."""
+    """Differentiable all-reduce: sums over the ranks in the forward pass, and sums the gradients in the
+    backward pass."""
 
     @staticmethod
     def forward(_, x: torch.Tensor) -> torch.Tensor:
@@ -132,9 +136,10 @@ class SumOverRanks(torch.autograd.Function):
 
 
 def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch norms whose statistics are those of all ranks' rows."""
+    """Convert the batch norms of a model to synchronised ones (SyncBatchNorm), whose statistics cover all
+    ranks."""
     if device.type == "cuda":
-        return convert_sync_batchnorm(model)  # torch's own drops the activation in timm's norms
+        return convert_sync_batchnorm(model)  # torch's own converter drops the activation of timm's norms
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = SyncedBatchNormAct if isinstance(module, BatchNormAct2d) else SyncedBatchNorm
@@ -142,13 +147,13 @@ def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """SyncBatchNorm on a CPU, where PyTorch has none: the same arithmetic, by sums over the ranks."""
+    """SyncBatchNorm for the CPU, where PyTorch has none: the same arithmetic with all-reduce sums."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Of any rank."""
+        """Accept any number of dimensions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, ...) normalised over all ranks' rows; a rank may have none."""
+        """(B, C, ...) normalised with the statistics of all ranks' rows; a rank may have no rows."""
         if not self.training:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -169,14 +174,14 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 class SyncedBatchNormAct(SyncedBatchNorm):
-    """The same for timm's norms, which have their activation inside."""
+    """`SyncedBatchNorm` for timm's norm layers with a built-in activation (BatchNormAct2d)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.drop(super().forward(x)))
 
 
 class DistributedModel:
-    """A model whose gradients are averaged over the ranks when a step is due."""
+    """DDP wrapper: gradients are averaged over the ranks when an optimiser step is due."""
 
     def __init__(self, model: nn.Module, world: World, device: torch.device):
         self.model, self.world, self.device = model, world, device
@@ -184,7 +189,7 @@ class DistributedModel:
         self.learning: list[bool] | None = None
 
     def begin(self) -> None:
-        """To be called before every epoch: what was frozen meanwhile, or learns now, changes what is sent."""
+        """Call before every epoch: wraps the model again if the set of trainable parameters has changed."""
         if self.world.size == 1:
             return
         learning = [p.requires_grad for p in self.model.parameters()]
@@ -197,7 +202,8 @@ class DistributedModel:
         return self.wrapped(images)
 
     def unless(self, due: bool) -> contextlib.AbstractContextManager:
-        """Context for a forward and backward pass: gradients are kept here unless the step is due."""
+        """Context for a forward and backward pass: gradients are not synchronised (`no_sync`) unless a
+        step is due."""
         if due or self.world.size == 1:
             return contextlib.nullcontext()
         return self.wrapped.no_sync()

@@ -1,8 +1,9 @@
-"""One fold, from its first step to the files it leaves; killed and started again, the same files.
+"""Train one fold and write its outputs; a killed and resumed training writes the same files.
 
-Every epoch, and every `runtime.save_minutes` of a longer one, leaves `checkpoint.pt` (tensors and plain
-values alone) with all that the next step depends on; it is dropped once the fold is finished. Several ranks
-save after epochs alone: the file holds the first one's random state.
+`checkpoint.pt` (tensors and plain values only) is written after every epoch, and every `runtime.save_minutes`
+within a long one, with all that the next step depends on; it is deleted when the fold is finished. With
+several ranks (DDP) checkpoints are saved only after epochs, because the file holds rank 0's random state
+alone.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ from src.training.loss_monitor import hardly_falls
 from src.training.snapshots import Snapshots
 from src.training.trainer import Report, Trainer
 
-LEARNED = "learned.parquet"  # for `make leakcheck`; no output of the step, so that older folds stay good
+LEARNED = "learned.parquet"  # for `make leakcheck`; not an output of the step, so older folds stay up to date
 
 
 def train_fold(
     run: Run, fold: int, step: Step, device: torch.device, report: Report, world: World = SINGLE_PROCESS
 ) -> None:
-    """Train fold `fold` of a run and write the outputs of its train step; of several ranks the first writes,
-    and all read what it wrote."""
+    """Train fold `fold` of a run and write the outputs of its train step.
+
+    With several ranks (DDP) only the first rank writes; all ranks read its files. An unreadable checkpoint is
+    set aside and the fold starts again. Raises `UserError` if the trained model's predictions are not finite.
+    """
     config, task = run.config, create_task(run.config)
     data = load_fold(config, task, fold)
     rows = training_rows(run, task, fold, data)
@@ -59,7 +63,7 @@ def train_fold(
             report(line=f"{title}: {why}; set aside, and the fold begins anew", last=True)
         if world.first:
             set_aside(path)
-        del trainer  # before its memory is needed again
+        del trainer  # free its memory before the new trainer is built
         trainer = new_trainer()
     if trainer.steps == 0 and world.first:
         snapshots.clear()
@@ -84,7 +88,7 @@ def train_fold(
         report(line=f"{title} epoch {epoch + 1}/{config.train.epochs}: {_sentence(row)}")
         if advice := hardly_falls(trainer.history, config.train):
             report(line=f"{title}: {advice}", last=True)
-    world.gather(None)  # the last snapshot is there
+    world.gather(None)  # wait until the last snapshot is written
     state, kept = trainer.final_state(snapshots)
     trainer.average.model.load_state_dict(state)
     valid, loss = trainer.evaluate(data.valid)
@@ -125,8 +129,8 @@ def train_fold(
 
 
 def check_trained(title: str, predictions: Any, loss: float, settings: Train) -> None:
-    """Raise `UserError` where a trained network's loss or predictions of the held-out rows are no numbers: it
-    is not kept, for no stage could use it."""
+    """Raise `UserError` if the trained model's loss or predictions on the held-out fold are not finite.
+    Such a model is not saved, because no later stage could use it."""
     numbers = isinstance(predictions, np.ndarray)
     wrong = int((~np.isfinite(predictions.reshape(len(predictions), -1)).all(1)).sum()) if numbers else 0
     if wrong or not np.isfinite(loss):
@@ -138,7 +142,8 @@ def check_trained(title: str, predictions: Any, loss: float, settings: Train) ->
 
 
 def learned_rows(run: Run, fold: int, data: FoldData) -> pd.DataFrame:
-    """What this fold's model has seen the labels of: `id`, and `part`, which is train, stop or pseudo."""
+    """The rows whose labels this fold's model was trained on: columns `id` and `part` (train, stop or
+    pseudo)."""
     ids = read_folds(run.config)["id"]
     parts = {"train": ids.iloc[data.train_index].tolist(), "stop": ids.iloc[data.stop_index].tolist()}
     labels = run.pseudo_labels(fold)

@@ -1,5 +1,5 @@
-"""The folds of a run, trained side by side; or, where torchrun started this process, one after the other by
-all of its processes."""
+"""Train the folds of a run in parallel, or, under torchrun, one fold after another with all processes
+(DDP)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from src.training.worker_pool import limit_torch, run_in_parallel
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
-    """Train the given folds of a run, those that are not up to date: side by side, or where torchrun started
-    this process beside others one after the other, each by all of them."""
+    """Train those of the given folds that are not up to date: in parallel, or, under torchrun, one after
+    another, each with all processes."""
     if is_one_of_several():
         _train_together(run, folds)
         return
@@ -44,7 +44,7 @@ def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
             print(step.up_to_date_line())
         elif step.why():
             print(f"{step.title}: {'; '.join(step.why())}")
-    # those of these settings may have been set aside, and come back
+    # `begin()` restores outputs of the same settings that had been set aside
     todo = [fold for fold, step in steps.items() if step.begin()]
     if not todo:
         return
@@ -59,7 +59,7 @@ def _train_side_by_side(run: Run, steps: dict[int, Step]) -> None:
 def _train_together(run: Run, folds: tuple[int, ...]) -> None:
     world, device = join(run.config)
     steps = {fold: train_step(run, fold) for fold in folds}
-    # the others cannot wait for long: the first one's silence ends them
+    # the other ranks cannot wait long: they time out if rank 0 waits for a lock
     held = alone(*(step.folder for step in steps.values()), wait=False) if world.first else nullcontext()
     with held:
         _train_by_all(run, steps, world, device)
@@ -84,20 +84,21 @@ def _train_by_all(run: Run, steps: dict[int, Step], world: World, device: torch.
 
         for fold in todo:
             train_fold(run, fold, steps[fold], device, show, world)
-            world.gather(None)  # finished, by all
+            world.gather(None)  # wait until all ranks have finished the fold
     if world.first:
         draw_run(run)
 
 
 def warn_of_image(run: Run) -> None:
-    """Say before a night is spent on it that no kernel of a code competition could build the backbone."""
+    """Warn before the training if the timm version in Kaggle's image does not have the backbone (code
+    competitions)."""
     why = unknown_on_kaggle(run.config.model.backbone) if run.config.kaggle.code_competition else None
     if why is not None:
         print(f"warning: {why}; `make bundle` will refuse this run")
 
 
 def draw_run(run: Run) -> None:
-    """Draw the learning curves of the folds there are."""
+    """Plot the learning curves of all folds that have a history.csv."""
 
     from src.report.pictures import draw_curves
 
@@ -109,7 +110,7 @@ def draw_run(run: Run) -> None:
 
 
 def total_steps(run: Run, folds: list[int]) -> int:
-    """Optimiser steps that the folds will take at most, for the progress bar."""
+    """Maximum number of optimiser steps that the folds take, for the progress bar."""
     config, task, total = run.config, create_task(run.config), 0
     for fold in folds:
         rows = training_rows(run, task, fold, load_fold(config, task, fold))

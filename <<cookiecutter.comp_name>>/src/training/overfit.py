@@ -1,5 +1,5 @@
-"""One batch learned by heart: what a network cannot do with sixteen images it will not do with sixteen
-thousand."""
+"""Sanity check: overfit a single batch. A network that cannot memorise sixteen images cannot learn from
+many."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from src.tasks.base import targets_in
 from src.training.trainer import Trainer
 
 STEPS = 200
-NEAR_ZERO = 0.05  # of the first loss, or of what the first score lacks
-STEADY = 3  # steps in a row
+NEAR_ZERO = 0.05  # fraction of the first loss, or of the gap between the first and the perfect score
+STEADY = 3  # consecutive steps
 _KEPT = (
     "optimizer",
     "lr",
@@ -35,7 +35,8 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class OverfitResult:
-    """The loss before each step, the metric after the last, and whether either is as good as can be."""
+    """Result of the check: the loss before each step, the final metric, and whether the batch was
+    memorised."""
 
     losses: list[float]
     score: float
@@ -43,12 +44,12 @@ class OverfitResult:
 
     @property
     def words(self) -> str:
-        """The curve in words: the loss at a few steps."""
+        """The loss curve as text: the loss at a few steps."""
         places = sorted({1, 2, 5, 10, 20, 50, 100, 150, len(self.losses)})
         return ", ".join(f"{self.losses[n - 1]:.3g} at step {n}" for n in places if n <= len(self.losses))
 
     def advice(self, settings: Train) -> str:
-        """Where to look, the likeliest first, by how the loss went."""
+        """What to check next, the likeliest cause first, judged from the shape of the loss curve."""
         first, last, lowest = self.losses[0], self.losses[-1], min(self.losses)
         lower, higher = f"train.lr={settings.lr / 10:g}", f"train.lr={settings.lr * 10:g}"
         if not math.isfinite(last) or last > 2 * first:
@@ -65,7 +66,8 @@ class OverfitResult:
 
 
 def without_regularisation(config: Config) -> Config:
-    """The same network and loss, with nothing that keeps it from learning by heart."""
+    """The config with the same network and loss and without regularisation (augmentation, mixing, dropout,
+    label smoothing, EMA, distillation, consistency)."""
     train = {name: getattr(config.train, name) for name in (*Losses.model_fields, *_KEPT)}
     train |= {
         "label_smoothing": 0.0,
@@ -93,8 +95,11 @@ def without_regularisation(config: Config) -> Config:
 def learn_by_heart(
     trainer: Trainer, steps: int = STEPS, report: Callable[[int], None] = lambda steps: None
 ) -> OverfitResult:
-    """Train on the first batch alone until its loss stays near zero, `steps` times at most. Some losses keep
-    a little, such as Dice of a class that is not there: a metric that is all but perfect is as good."""
+    """Overfit the first batch: train on it alone until the loss stays near zero, for at most `steps` steps.
+
+    Some losses keep a remainder, such as Dice of an absent class, so an almost perfect metric counts as
+    success too.
+    """
     batch = FixedBatch(trainer)
     first, losses = batch.score(), []
     trainer.freeze.apply(0)
@@ -108,17 +113,17 @@ def learn_by_heart(
 
 
 def near_zero(losses: list[float]) -> bool:
-    """Whether the last few losses are all near zero."""
+    """Whether the last `STEADY` losses are all near zero, relative to the first loss."""
     return len(losses) > STEADY and all(loss <= NEAR_ZERO * abs(losses[0]) for loss in losses[-STEADY:])
 
 
 def gap_closed(first: float, last: float, perfect: float) -> bool:
-    """Whether all but a little of the way from the first score to the perfect one was gone."""
-    return abs(perfect - last) <= NEAR_ZERO * abs(perfect - first)  # never of NaN
+    """Whether the metric moved almost all the way from the first score to the perfect one."""
+    return abs(perfect - last) <= NEAR_ZERO * abs(perfect - first)  # False for NaN
 
 
 class FixedBatch:
-    """The first batch of a training, trained on and scored as the network in training mode sees it."""
+    """The first batch of a training; trains on it and scores it with the network in training mode."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -129,7 +134,7 @@ class FixedBatch:
         self.targets = to_loss_targets(targets)
 
     def step(self) -> float:
-        """One optimiser step; gives the mean loss before it."""
+        """Do one optimiser step; returns the weighted mean loss before it."""
         trainer = self.trainer
         with trainer.precision.autocast():
             losses = trainer.sample_losses(self.images, self.targets)
@@ -140,7 +145,7 @@ class FixedBatch:
 
     @torch.no_grad()
     def score(self) -> float:
-        """The task's metric."""
+        """The task's metric on the batch."""
         task = self.trainer.task
         self.trainer.model.train()
         logits = self.trainer.model(self.images).logits
@@ -148,8 +153,8 @@ class FixedBatch:
         return task.score(self.truth(), task.gathered([said], self.trainer.data.outputs))
 
     def perfect(self) -> float:
-        """The metric where every prediction is the truth; NaN for rankings, which their loss tells enough
-        of."""
+        """The metric of perfect predictions; NaN for ranking tasks, for which the loss is a sufficient
+        check."""
         task, outputs = self.trainer.task, self.trainer.data.outputs
         if task.kind == "rankings":
             return math.nan
@@ -158,15 +163,16 @@ class FixedBatch:
         return task.score(self.truth(), task.encode(self.labels(), outputs))
 
     def truth(self) -> Any:
-        """What the metric wants of these rows."""
+        """The batch's ground truth, in the form that the metric expects."""
         data = self.trainer.data
         if self.trainer.task.kind == "maps":
             masks = data.train.targets
             whole = MaskTargets(masks.sources, masks.source[self.rows], masks.row[self.rows]).masks()
-            side = self.images.shape[-1]  # the centre of a larger cache
+            side = self.images.shape[-1]  # crop the centre, as the images of a larger cache are
             first = (whole[0].shape[-1] - side) // 2
             return [mask[:, first : first + side, first : first + side] for mask in whole]
         return self.trainer.task.truth(self.labels(), data.outputs)
 
     def labels(self) -> pd.DataFrame:
+        """The rows of folds.csv with the batch's targets."""
         return targets_in(read_folds(self.trainer.config)).iloc[self.trainer.data.train_index[self.rows]]

@@ -1,13 +1,13 @@
-"""The learning rate over time, as a share of the peak at each optimiser step.
+"""Learning-rate schedules: the rate at each optimiser step, as a fraction of the peak rate.
 
     peak |  frozen backbone ----+      +--- hold ---+ the schedule's own shape
          |                      |    /              |   ...
          +----------------------+--/ warm-up -------+----------------------->
 
-Shapes are closed forms of the step, so that a resumed training needs its number alone, and shares of each
-group's own peak, so that layers with lower rates keep their distance. torch's schedulers build each rate from
-the last one, know one floor for all groups, and some rise again or raise past the end; the tests hold ours
-against them. A plateau is watched by torch's own.
+Each schedule is a closed form of the step number, so resuming needs only that number, and a fraction of each
+group's own peak, so layer-wise learning rates keep their ratios. PyTorch's schedulers are not used: they
+compute each rate from the previous one and share one minimum between all groups, and some rise again or fail
+after the last step. The tests compare ours with them. The plateau schedule uses PyTorch's ReduceLROnPlateau.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.config import Train
 
-_Shape = Callable[[int], float]  # an optimiser step, 0 first -> share of the peak rate
+_Shape = Callable[[int], float]  # optimiser step (0-based) -> fraction of the peak rate
 
-DROP = 0.1  # of step and plateau, where train.lr_decay is null
-INVERSE_RATE = 0.5  # an epoch: 15 epochs end at a ninth
+DROP = 0.1  # decay factor of step and plateau if train.lr_decay is null
+INVERSE_RATE = 0.5  # decay rate per epoch: after 15 epochs the rate is about 1/9 of the peak
 PLATEAU_PATIENCE = 4
-RISE, LOW, MOMENTUM = 0.3, 1 / 25, (0.95, 0.85)  # of one cycle: share of the steps, first rate, momentum
+RISE, LOW, MOMENTUM = 0.3, 1 / 25, (0.95, 0.85)  # one-cycle: rising fraction, first rate, momentum
 
 
 class Schedule:
-    """Sets the rate of every group of an optimiser: `step()` after each of its steps, `look(score)` after
-    each look at the stopping rows. A group's peak is the rate it had when the schedule was made."""
+    """Learning-rate scheduler: call `step()` after each optimiser step and `look(score)` after each
+    validation on the early-stopping split. A group's peak is its rate when the schedule is created."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, settings: Train, steps_per_epoch: int, sign: int = 1
     ):
-        """`sign` is 1 where a higher score is better and -1 where a lower one is."""
+        """`sign` is 1 if a higher score is better and -1 if a lower one is."""
         self.optimizer, self.done = optimizer, 0
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -49,16 +49,16 @@ class Schedule:
 
     @property
     def rate(self) -> float:
-        """The highest rate of any group, which is the head's."""
+        """The highest learning rate of all groups, which is the head's."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def step(self) -> None:
-        """Move on by one optimiser step."""
+        """Advance by one optimiser step."""
         self.done += 1
         self._set()
 
     def look(self, score: float) -> None:
-        """Take in the score of the stopping rows, which a plateau waits on."""
+        """Report the early-stopping score to the plateau schedule; other schedules ignore it."""
         if self.plateau is not None:
             self.plateau.step(score)
             self._set()
@@ -85,9 +85,12 @@ class Schedule:
 
 
 def create_curve(settings: Train, steps_per_epoch: int) -> _Shape:
-    """The share of the peak at every step: 1 while the backbone is frozen, in a line up to where the schedule
-    starts (Goyal et al. 2017, Accurate, Large Minibatch SGD), a hold there, the schedule; past the last step
-    it stays. Then SWA's own rate, where it has one."""
+    """The whole learning-rate curve: step -> fraction of the peak, with warm-up, hold, schedule and SWA.
+
+    The fraction is 1 while the backbone is frozen. Then come a linear warm-up to the schedule's first value
+    (Goyal et al. 2017, Accurate, Large Minibatch SGD), a hold, and the schedule itself. After the last step
+    the fraction stays constant. With `train.swa.lr` the SWA phase has its own rate.
+    """
     total = settings.epochs * steps_per_epoch
     frozen, warmup, hold = front_of(settings, steps_per_epoch)
     front = frozen + warmup + hold
@@ -104,7 +107,8 @@ def create_curve(settings: Train, steps_per_epoch: int) -> _Shape:
 
 
 def front_of(settings: Train, steps_per_epoch: int) -> tuple[int, int, int]:
-    """Steps with a frozen backbone, of warm-up, and of hold; one step at least is left after them."""
+    """Numbers of steps before the schedule: (frozen backbone, warm-up, hold). At least one step is left
+    after them."""
     left = settings.epochs * steps_per_epoch - 1
     steps = []
     for epochs in (settings.freeze_epochs, settings.warmup_epochs, settings.hold_epochs):
@@ -114,23 +118,25 @@ def front_of(settings: Train, steps_per_epoch: int) -> tuple[int, int, int]:
 
 
 def cycle_ends(settings: Train) -> list[int]:
-    """The epochs that cosine cycles end with, the last of all being the last of these. Cycles differ by one
-    epoch at most, so that each end can be looked at, and kept."""
+    """The epochs at which cosine cycles (warm restarts) end; the last one is the last epoch.
+
+    Cycle lengths are whole epochs and differ by at most one, so each end can be validated and saved.
+    """
     front = sum(front_of(settings, 1000)) / 1000
     each = (settings.epochs - front) / (settings.cycles or 1)
     return [math.floor(front + each * number + 0.5) for number in range(1, (settings.cycles or 1) + 1)]
 
 
-# --- shapes: (settings, steps an epoch, first step, end) -> the share at each of these steps ----------------
+# --- schedules: (settings, steps per epoch, first step, end step) -> fraction of the peak at each step ------
 
 
 def constant(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """The peak."""
+    """Constant learning rate: the peak."""
     return lambda step: 1.0
 
 
 def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """Down along a cosine to the floor, again from each restart on (Loshchilov, Hutter 2017, SGDR)."""
+    """Cosine annealing from the peak to the minimum, with warm restarts (Loshchilov, Hutter 2017, SGDR)."""
     floor, decay = settings.min_lr / settings.lr, settings.cycle_decay or 1.0
     ends = [epoch * steps_per_epoch for epoch in cycle_ends(settings)]
     starts = [front, *ends[:-1]]
@@ -145,7 +151,8 @@ def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shap
 
 
 def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """From each of `train.steps` on the rate of `train.step_lrs`, or a factor of the one before."""
+    """Step decay: from each epoch of `train.steps` on, the rate of `train.step_lrs`, or the previous rate
+    times `train.lr_decay`."""
     edges = [round(epoch * steps_per_epoch) for epoch in settings.steps]
     if settings.step_lrs is not None:
         shares = [1.0, *(rate / settings.lr for rate in settings.step_lrs)]
@@ -156,31 +163,35 @@ def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape
 
 
 def piecewise(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """In lines from the peak through `train.step_lrs` at `train.steps`, and on at the last of them."""
+    """Piecewise-linear schedule: from the peak through `train.step_lrs` at the epochs `train.steps`, then
+    constant."""
     edges = [front, *(epoch * steps_per_epoch for epoch in settings.steps)]
     shares = [1.0, *(rate / settings.lr for rate in settings.step_lrs)]
     return lambda step: float(np.interp(step, edges, shares))
 
 
 def exponential(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """A factor an epoch, by default that which ends at the floor."""
+    """Exponential decay by a factor per epoch; the default factor ends at the minimum rate."""
     floor = settings.min_lr / settings.lr
     if settings.lr_decay is None:
-        factor = floor ** (1 / max(1, end - 1 - front))  # a step
+        factor = floor ** (1 / max(1, end - 1 - front))  # per step
     else:
         factor = settings.lr_decay ** (1 / steps_per_epoch)
     return lambda step: max(floor, factor ** (step - front))
 
 
 def inverse_time(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """1 / (1 + k * epochs) (Robbins, Monro 1951, A Stochastic Approximation Method)."""
+    """Inverse time decay: 1 / (1 + k * epochs) (Robbins, Monro 1951, A Stochastic Approximation Method)."""
     floor, k = settings.min_lr / settings.lr, settings.lr_decay or INVERSE_RATE
     return lambda step: max(floor, 1 / (1 + k * (step - front) / steps_per_epoch))
 
 
 def one_cycle(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """Up along a cosine from a 25th of the peak, for 30 % of the steps, and down to the floor (Smith 2018, A
-    Disciplined Approach to Neural Network Hyper-Parameters)."""
+    """One-cycle schedule (1cycle, OneCycleLR): cosine rise, then cosine fall to the minimum.
+
+    The rise goes from 1/25 of the peak to the peak during the first 30 % of the steps (Smith 2018, A
+    Disciplined Approach to Neural Network Hyper-Parameters).
+    """
     floor, height, top = settings.min_lr / settings.lr, one_cycle_height(front, end), peak_of(front, end)
 
     def share(step: int) -> float:
@@ -201,16 +212,16 @@ _SHAPES: dict[str, Callable[[Train, int, int, int], _Shape]] = {
     "piecewise": piecewise,
 }
 
-# --- one cycle, whose momentum falls while the rate rises ---------------------------------------------------
+# --- one-cycle: momentum falls while the learning rate rises ------------------------------------------------
 
 
 def peak_of(front: int, end: int) -> float:
-    """The step, perhaps between two, at which one cycle peaks."""
+    """The step, possibly fractional, at which the one-cycle schedule peaks."""
     return front + max(0.0, RISE * (end - front) - 1)
 
 
 def one_cycle_height(front: int, end: int) -> _Shape:
-    """0 at the start, 1 at the peak, 0 at the end, by cosines."""
+    """One-cycle curve: 0 at the start, 1 at the peak and 0 at the end, with cosine interpolation."""
     top = peak_of(front, end)
 
     def height(step: int) -> float:
@@ -221,7 +232,8 @@ def one_cycle_height(front: int, end: int) -> _Shape:
 
 
 def one_cycle_momentum(settings: Train, steps_per_epoch: int) -> _Shape | None:
-    """Smith's other half of one cycle: less momentum where the rate is high; None for other schedules."""
+    """Momentum of the one-cycle schedule, lower where the rate is higher (Smith 2018); None for other
+    schedules."""
     if settings.schedule != "onecycle":
         return None
     front, end = sum(front_of(settings, steps_per_epoch)), settings.epochs * steps_per_epoch
@@ -230,7 +242,7 @@ def one_cycle_momentum(settings: Train, steps_per_epoch: int) -> _Shape | None:
 
 
 def set_momentum(group: dict[str, Any], value: float) -> None:
-    """The momentum of SGD, the first beta of the others."""
+    """Set a parameter group's momentum (SGD) or first beta (Adam and its variants)."""
     if "betas" in group:
         group["betas"] = (value, *group["betas"][1:])
     else:
@@ -241,8 +253,10 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
 
 
 def create_plateau(settings: Train, sign: int) -> ReduceLROnPlateau:
-    """torch's own, over a share of 1 in place of a rate: any gain counts, and it falls to the floor at
-    most."""
+    """ReduceLROnPlateau (PyTorch's own), acting on a fraction of 1 instead of a rate.
+
+    Any improvement counts (threshold 0), and the fraction never falls below the minimum.
+    """
     share = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     return ReduceLROnPlateau(
         share,
@@ -256,12 +270,12 @@ def create_plateau(settings: Train, sign: int) -> ReduceLROnPlateau:
 
 
 def swa_start(settings: Train) -> int:
-    """Epochs before the first whose weights are averaged."""
+    """Number of epochs before the first one whose weights SWA averages."""
     return math.floor(settings.swa.start * settings.epochs)
 
 
 def swa_rate(share: _Shape, settings: Train, steps_per_epoch: int) -> _Shape:
-    """From SWA's start on its own constant rate, reached in a line (Izmailov et al. 2018)."""
+    """SWA learning rate: constant from the start of SWA on, after linear annealing (Izmailov et al. 2018)."""
     start, rate = swa_start(settings) * steps_per_epoch, settings.swa.lr / settings.lr
     anneal = (settings.swa.anneal_epochs or 0) * steps_per_epoch
 

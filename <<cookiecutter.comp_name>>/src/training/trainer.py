@@ -1,5 +1,5 @@
-"""The loop: one model, one fold, epoch by epoch. Data order and augmentation are drawn from (seed, epoch,
-batch), so they need no state; what does is in `Trainer.parts`."""
+"""The training loop: trains one model on one fold, epoch by epoch. Data order and augmentation are drawn
+from (seed, epoch, batch) and need no state; everything that has state is in `Trainer.parts`."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ from src.training.soup import State, greedy_soup
 from src.training.teacher_cache import create_teacher_cache
 from src.training.teachers import Teachers, distilled_losses
 
-# report(steps, note= for the bar, line= for the log, last= it must be seen, skipped= steps not needed)
+# report(steps, note= for the progress bar, line= for the log, last= always print the line, skipped= steps)
 Report = Callable[..., None]
 
 
 @dataclass
 class Best:
-    """The best epoch so far by the stopping rows."""
+    """The best epoch so far, by the score on the early-stopping split."""
 
     epoch: int = -1
     score: float | None = None
@@ -65,7 +65,8 @@ class Best:
 
 
 class Trainer:
-    """Everything that one fold's training carries from epoch to epoch."""
+    """The state of one fold's training: model, data loader, optimiser, schedule, loss, EMA/SWA and
+    history."""
 
     def __init__(
         self,
@@ -75,8 +76,8 @@ class Trainer:
         rows: TrainingRows,
         fold: int,
         device: torch.device,
-        start: Path | None = None,  # a finished model of ours, to go on from
-        world: World = SINGLE_PROCESS,  # of the processes that train it together
+        start: Path | None = None,  # weights of a finished run, to fine-tune from
+        world: World = SINGLE_PROCESS,  # the processes that train this model together (DDP)
     ):
         if len(rows) < 2:
             raise UserError(
@@ -100,10 +101,10 @@ class Trainer:
         self.scales = create_scales(config, self.model)
         self.augmentation = None
         if config.augment.on_device:
-            from src.data.on_device import OnDevice  # which imports albumentations
+            from src.data.on_device import OnDevice  # lazy: imports albumentations
 
             self.augmentation = OnDevice(config, data.store.pixels.shape[3])
-        check_sizes(self.model, config.inference.scales or (), "inference.scales")  # and not after the night
+        check_sizes(self.model, config.inference.scales or (), "inference.scales")  # fail before training
         self.mixing = Mixer(config.mixing, config.train.epochs)
         if world.size > 1:
             self.model = sync_batchnorm(self.model, device)
@@ -138,28 +139,28 @@ class Trainer:
             )
         self.best = Best()
         self.history: list[dict[str, Any]] = []
-        self.begun: dict[str, Any] = {}  # of an epoch that is under way: batches done, and who sums them
-        self.resumed: dict[str, Any] = {}  # of one that a checkpoint was within: the state of these
+        self.begun: dict[str, Any] = {}  # the epoch in progress: batches done, start time, LossMonitor
+        self.resumed: dict[str, Any] = {}  # the same from a mid-epoch checkpoint, as state dicts
 
     @property
     def epoch(self) -> int:
-        """Epochs done so far."""
+        """Number of completed epochs."""
         return len(self.history)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps done so far."""
+        """Number of optimiser steps done so far."""
         within = (self.begun or self.resumed).get("batches", 0) // self.config.train.accumulate
         return self.epoch * self.steps_per_epoch + within
 
     @property
     def stop_scores(self) -> list[float]:
-        """Of every epoch the score of the stopping rows; none where there are no such rows."""
+        """The score on the early-stopping split after each epoch; empty if there is no such split."""
         key = f"stop_{self.task.metric.name}"
         return [row[key] for row in self.history if key in row]
 
     def should_stop(self) -> bool:
-        """Whether patience has run out."""
+        """Early stopping: whether the best epoch is `train.early_stopping.patience` epochs old."""
         waited = self.epoch - 1 - self.best.epoch
         train = self.config.train
         return train.ends_early and self.best.epoch >= 0 and waited >= train.early_stopping.patience
@@ -167,13 +168,14 @@ class Trainer:
     def train_epoch(
         self, epoch: int, report: Report, between: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
-        """One pass over the rows, or the rest of one that was begun, then a look at the stopping rows; gives
-        the row for history.csv. `between` is called after every step but the last, and may save."""
+        """Train one epoch, or the rest of a resumed one, then validate on the early-stopping split;
+        returns the row for history.csv. `between` is called after every optimiser step but the last and
+        may save a checkpoint."""
         begun, self.resumed = self.resumed or {"batches": 0, "seconds": 0.0}, {}
         began, done = time.monotonic() - begun["seconds"], begun["batches"]
         self.freeze.apply(epoch)
         self.distributed.begin()
-        if self.world.size > 1:  # dropout must differ between ranks, and a checkpoint holds the first's alone
+        if self.world.size > 1:  # one seed per rank: dropout must differ; a checkpoint holds rank 0's RNG
             words = np.random.SeedSequence([self.seed, epoch, self.world.rank])
             torch.manual_seed(int(words.generate_state(1)[0]))
         self.sampler.epoch, self.sampler.first = epoch, done
@@ -188,14 +190,14 @@ class Trainer:
             self.consistency.begin(epoch, begun.get("consistency"))
         for number, batch in enumerate(self.loader, done):
             first = number - number % accumulate
-            total = sum(plan[first : first + accumulate])  # the last window may be short
+            total = sum(plan[first : first + accumulate])  # the last accumulation window may be short
             images, targets, weights = self.prepare_batch(batch, epoch, number)
             due = (number + 1) % accumulate == 0 or number + 1 == len(plan)
             with self.distributed.unless(due):
                 with self.precision.autocast():
                     losses = self.sample_losses(images, targets, batches[number])
                 loss = reduce(losses, weights, total, self.config.train.top_share)
-                self.precision.backward(loss * self.world.size)  # of which the mean over the ranks is taken
+                self.precision.backward(loss * self.world.size)  # DDP averages gradients over the ranks
             watch.batch(losses, weights)
             if self.consistency is not None:
                 self.consistency.learn(window=min(accumulate, len(plan) - first))
@@ -219,8 +221,8 @@ class Trainer:
         return row
 
     def prepare_batch(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """Images, targets and weights of an epoch's batch as they are learned from: on the device, at the
-        batch's size, mixed."""
+        """Images, targets and weights of a batch on the device: augmented, resized (multi-scale) and mixed
+        (mixup)."""
         images, targets, weights = (x.to(self.device, non_blocking=True) for x in batch)
         seed = self.sampler.seed_of(number)
         if self.augmentation is not None:
@@ -231,8 +233,8 @@ class Trainer:
     def sample_losses(
         self, images: torch.Tensor, targets: torch.Tensor, rows: np.ndarray | None = None
     ) -> torch.Tensor:
-        """(B,) losses: the label's word, and the teacher's on the same view where there is one. With the row
-        numbers, what was noted of them need not be asked again."""
+        """Per-sample losses (B,): the supervised loss, plus the distillation loss if there is a teacher.
+        With `rows`, cached teacher outputs are used instead of a forward pass of the teacher."""
         output = (self.model if self.world.size == 1 else self.distributed)(images)
         losses = self.loss(output, targets)
         if self.teacher is None:
@@ -243,15 +245,15 @@ class Trainer:
         return distilled_losses(settings, kind, self.model.scale, losses, output.fused(), said)
 
     def look(self, epoch: int) -> dict[str, float]:
-        """Score the averaged weights on the stopping rows, never on the fold's own; keep them if they are the
-        best."""
+        """Validate: score the averaged weights on the early-stopping split, never on the held-out fold,
+        and keep them if they are the best so far. Returns the columns for history.csv."""
         if not len(self.stop):
             return {}
         predictions, loss = self.evaluate(self.stop)
         score = self.task.score(self.data.stop_truth, predictions)
         metric, best = self.task.metric, self.best
         undefined = best.score is None or not np.isfinite(best.score)
-        tie = score == best.score or (undefined and not np.isfinite(score))  # few rows: the loss decides
+        tie = score == best.score or (undefined and not np.isfinite(score))  # few rows: use loss
         if metric.better(score, best.score) or (tie and loss < best.loss):
             self.best = Best(epoch, score, loss, copy_state(self.average.model))
         if np.isfinite(score):
@@ -260,10 +262,10 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, rows: TrainingRows) -> tuple[Any, float]:
-        """The averaged weights' predictions for rows in their order, one plain view each, and their mean
+        """Predictions of the averaged weights for `rows`, in their order and without TTA, and the mean
         loss."""
         model, size = self.average.model.eval(), self.config.inference.batch_size
-        rows, said, losses = rows.part(self.world.part(len(rows))), [], []  # each rank some, none padded
+        rows, said, losses = rows.part(self.world.part(len(rows))), [], []  # each rank a part, no padding
         images = evaluation_batches(self.data.store, rows.positions, size)
         for batch, wanted in zip(images, target_batches(rows, size), strict=True):
             output = model(batch.to(self.device))
@@ -274,14 +276,15 @@ class Trainer:
         return self.task.gathered(said, self.data.outputs), float(losses.mean())
 
     def note(self, row: dict[str, Any]) -> str:
+        """A short text with the training loss and the early-stopping score, for the progress bar."""
         score = row.get(f"stop_{self.task.metric.name}")
         return f"loss {row['train_loss']:.3f}" + (
             "" if score is None else f" {self.task.metric.name} {score:.4f}"
         )
 
     def final_state(self, snapshots: Snapshots) -> tuple[State, str]:
-        """The weights that the training ends with, and what they are: SWA's mean, a soup, those of the best
-        epoch, or of the last where there are no rows to tell."""
+        """The weights to keep and a description of them: the SWA average, a model soup, the best epoch, or
+        the last epoch if there is no early-stopping split."""
         if self.swa is not None:
             self.measure(self.swa.model)
             return copy_state(self.swa.model), f"SWA of epochs {sorted(self.swa.ends)}"
@@ -294,8 +297,8 @@ class Trainer:
         return self.best.state, f"epoch {self.best.epoch + 1}"
 
     def score_soup(self, state: State) -> tuple[tuple[float, float], State]:
-        """How good weights are on the stopping rows, the score first and then the loss, and the weights with
-        batch-norm statistics of their own."""
+        """Score weights on the early-stopping split, for a greedy soup: the rank (score, then loss; higher
+        is better) and the weights with batch-norm statistics recomputed."""
         model = self.average.model
         model.load_state_dict(state)
         self.measure(model)
@@ -305,14 +308,14 @@ class Trainer:
         return (rank, -loss if np.isfinite(loss) else -np.inf), copy_state(model)
 
     def measure(self, model: nn.Module) -> None:
-        """Batch-norm statistics of this network, over the plain images of the first epoch's batches."""
+        """Recompute batch-norm statistics (`update_bn`) on the unaugmented images of epoch 0's batches."""
         self.sampler.epoch = 0
         store, positions = self.data.store, self.rows.positions
         images = (to_tensor(store.look(positions[rows])).to(self.device) for rows in self.sampler.batches())
         update_batch_norms(model, images, self.freeze.norms)
 
     def ids(self, rows: np.ndarray) -> list[str]:
-        """What the tables call training rows."""
+        """The ids of the training rows `rows`, as in the tables."""
         store = self.data.store
         pairs = ((store.train, store.train_ids), (store.test, store.test_ids), (store.extra, store.extra_ids))
         names = {place: name for places, ids in pairs for place, name in zip(places, ids, strict=True)}
@@ -320,13 +323,13 @@ class Trainer:
 
     @property
     def parts(self) -> dict[str, checkpoint.Stateful]:
-        """All that changes from epoch to epoch and has a state of its own."""
+        """Everything with a state of its own that changes during training, for the checkpoint."""
         parts = {"model": self.model, "average": self.average, "loss": self.loss}
         parts |= {"optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.precision.scaler}
         return parts if self.swa is None else parts | {"swa": self.swa}
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write the checkpoint, atomically, between two epochs or within one."""
+        """Write a checkpoint atomically, between two epochs or within one."""
         values = {"best": vars(self.best), "history": self.history, "begun": {}}
         if self.begun:
             seconds, watch = time.monotonic() - self.begun["began"], self.begun["watch"].state_dict()
@@ -336,8 +339,7 @@ class Trainer:
         checkpoint.save(path, fingerprint, self.parts, values, self.device)
 
     def resume(self, path: Path, fingerprint: str) -> None:
-        """Go on from a checkpoint of the same recipe, where there is one; raises `Unreadable` as
-        `checkpoint.resume` does."""
+        """Resume from a checkpoint, if there is one. Raises `Unreadable` as `checkpoint.resume` does."""
         values = checkpoint.resume(path, fingerprint, self.parts, self.device)
         if values is None:
             return
