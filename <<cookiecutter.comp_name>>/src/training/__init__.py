@@ -1,1 +1,2 @@
-"""The loop for one model and one fold, and what surrounds it."""
+"""Training of one model on one fold: the loop, optimiser, schedules, weight averaging and parallel
+workers."""

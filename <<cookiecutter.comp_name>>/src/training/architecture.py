@@ -1,4 +1,4 @@
-"""The network that an experiment asks for, for these images and outputs."""
+"""Builds the `Architecture` of an experiment from its config, images and outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from src.tasks.base import Task
 
 
 def create_architecture(config: Config, task: Task, data: FoldData, scale: TargetScale) -> Architecture:
-    """All of its parts by name, as the weights' file will hold them; `scale` is that of the targets."""
+    """The `Architecture` stored with the weights: all parts of the network by name. `scale` is the
+    targets' scale."""
     margin = config.train.name(task.name) in MARGINS
     mean, std = input_statistics(config.model, data.store.mean, data.store.std)
     return Architecture(

@@ -1,4 +1,4 @@
-"""Which weights are scored and kept: an average of the trained ones, each step (EMA) or each epoch (SWA)."""
+"""Weight averaging: EMA after each step, SWA after each epoch. The averaged weights are scored and kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from src.training.schedule import cycle_ends, swa_start
 
 
 class Average:
-    """EMA of parameters and of batch-norm statistics by timm, warmed up; or the model itself when it is
-    switched off.
+    """EMA (exponential moving average) of parameters and batch-norm statistics, by timm with decay warm-up;
+    the model itself if EMA is off.
 
-    Without a warm-up a decay of 0.9999 is still 95 % random start after 500 steps.
+    Without the warm-up an EMA with decay 0.9999 still consists of 95 % initial weights after 500 steps.
     """
 
     def __init__(self, model: nn.Module, settings: Ema):
@@ -25,11 +25,11 @@ class Average:
 
     @property
     def model(self) -> nn.Module:
-        """The network to score and to keep."""
+        """The network to evaluate and to save."""
         return self.live if self.ema is None else self.ema.module
 
     def update(self) -> None:
-        """Take in the weights after an optimiser step."""
+        """Update the EMA after an optimiser step."""
         self.steps += 1
         if self.ema is not None:
             self.ema.update(self.live, step=self.steps)
@@ -44,10 +44,10 @@ class Average:
 
 
 class StochasticAverage:
-    """SWA by torch: the plain mean of the weights at the ends of the last epochs, or of their cosine cycles
-    (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization).
+    """SWA (stochastic weight averaging), by PyTorch: the mean of the weights after each of the last epochs or
+    cycles (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization).
 
-    Its batch norms hold one epoch's statistics: measure them before it is used.
+    Its batch-norm statistics are those of a single epoch: recompute them before use (`update_batch_norms`).
     """
 
     def __init__(self, model: nn.Module, settings: Train):
@@ -57,10 +57,11 @@ class StochasticAverage:
 
     @property
     def model(self) -> nn.Module:
+        """The averaged network."""
         return self.average.module
 
     def take(self, model: nn.Module, epoch: int) -> None:
-        """Take in the weights after an epoch (0 first), where it is one of those that count."""
+        """Add the weights after an epoch (0-based) to the average, if the epoch is one of `ends`."""
         if epoch + 1 in self.ends:
             self.average.update_parameters(model)
 
@@ -72,5 +73,5 @@ class StochasticAverage:
 
 
 def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a model's weights that later steps do not change."""
+    """A detached copy of a model's state dict."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

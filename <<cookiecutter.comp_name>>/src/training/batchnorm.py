@@ -1,4 +1,5 @@
-"""Batch-norm statistics of weights that no training step has seen, such as a mean of weights."""
+"""Recompute batch-norm statistics (`update_bn`) for weights that were never trained, such as SWA averages
+and soups."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def update_batch_norms(model: nn.Module, images: Iterable[torch.Tensor], frozen: set[str]) -> None:
-    """Replace the running statistics of the model's batch norms by the mean over these batches, all other
-    layers in evaluation mode; the layers in `frozen` keep theirs.
+    """Replace the running statistics of the batch norms by the mean over `images`; layers in `frozen` keep
+    theirs.
 
-    Izmailov et al. 2018, Averaging Weights Leads to Wider Optima. torch's `update_bn` would drop units on the
-    way, and measure frozen layers too.
+    All other layers are in evaluation mode (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima).
+    PyTorch's `update_bn` is not used: it applies dropout during the pass and recomputes frozen layers too.
     """
     norms = {
         name: layer
@@ -28,7 +29,7 @@ def update_batch_norms(model: nn.Module, images: Iterable[torch.Tensor], frozen:
     momentum = {name: layer.momentum for name, layer in norms.items()}
     for layer in norms.values():
         layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over the batches
+        layer.momentum = None  # None: cumulative average over the batches
         layer.train()
     for batch in images:
         model(batch)

@@ -1,4 +1,5 @@
-"""A training on disk between two of its steps: tensors and plain values, read without pickle."""
+"""Training checkpoints: tensors and plain values, saved between two optimiser steps and read without
+pickle."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ import torch
 from src.artifacts import atomic
 from src.reading import damaged, decoding
 
-_FORMAT = 4  # a checkpoint of an earlier version is not gone on from
+_FORMAT = 4  # version of the format; checkpoints of an earlier one cannot be resumed
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold."""
+    """Anything with `state_dict()` and `load_state_dict()`."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -24,14 +25,14 @@ class Stateful(Protocol):
 
 
 class SaveTimer:
-    """Whether the minutes between two checkpoints within an epoch are over; None: they never are."""
+    """Timer for checkpoints within an epoch: due every `minutes`, or never if None."""
 
     def __init__(self, minutes: float | None):
         self.seconds = float("inf") if minutes is None else 60 * minutes
         self.last = time.monotonic()
 
     def rings(self) -> bool:
-        """True once each time they are over."""
+        """Whether a checkpoint is due; True once per interval."""
         if time.monotonic() - self.last < self.seconds:
             return False
         self.last = time.monotonic()
@@ -41,7 +42,7 @@ class SaveTimer:
 def save(
     path: Path, fingerprint: str, parts: dict[str, Stateful], values: dict[str, Any], device: torch.device
 ) -> None:
-    """Write the states of all parts, plain values, and the random state, atomically."""
+    """Write the states of all parts, plain values and the RNG state, atomically."""
     state = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
@@ -50,18 +51,18 @@ def save(
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # by its path, torch hides why it cannot
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # given a path, torch hides the cause
         torch.save(state, file)
 
 
 def resume(
     path: Path, fingerprint: str, parts: dict[str, Stateful], device: torch.device
 ) -> dict[str, Any] | None:
-    """Put the parts and the random state back; gives the values, or None where there is no checkpoint, and
-    nothing was done.
+    """Restore the parts and the RNG state from a checkpoint; returns its plain values, or None if there is
+    none.
 
-    Raises `Unreadable` for one that is damaged, of other settings or of another network, which is set aside.
-    Some of the parts may have changed by then: begin with new ones.
+    Raises `Unreadable` if the checkpoint is damaged or belongs to other settings or another network; it is
+    then set aside. Some parts may have changed by then, so start with new ones.
     """
     if not path.exists():
         return None
@@ -79,7 +80,7 @@ def resume(
 
 
 def _check_sums(path: Path) -> None:
-    """Raise ValueError where a record is not what was written: torch does not look at the sums it writes."""
+    """Raise ValueError for a damaged record: torch writes checksums but does not verify them."""
     with zipfile.ZipFile(path) as archive:
         if (bad := archive.testzip()) is not None:
             raise ValueError(f"record {bad} is damaged")

@@ -1,10 +1,10 @@
-"""A mean teacher: the network learns to say of strong views what the average of its weights is sure of on
-plain ones, of images that nobody labelled.
+"""Consistency training on unlabelled images: mean teacher with FixMatch views and confidence mask.
 
-The teacher is the average that `train.ema` keeps anyway (Tarvainen, Valpola 2017, Mean Teachers are Better
-Role Models); plain and strong views and the mask by confidence are those of Sohn et al. 2020, FixMatch:
-Simplifying Semi-Supervised Learning with Consistency and Confidence. What is learned are the teacher's
-probabilities, not its decisions.
+The network learns to predict on strongly augmented views what the EMA of its weights predicts confidently on
+weakly augmented ones. The teacher is the EMA of `train.ema` (Tarvainen, Valpola 2017, Mean Teachers are
+Better Role Models). The weak and strong views and the confidence threshold follow Sohn et al. 2020, FixMatch:
+Simplifying Semi-Supervised Learning with Consistency and Confidence. The targets are soft: the teacher's
+probabilities, not its hard labels.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from src.training.devices import Precision, loader_workers
 
 
 class ConsistencyTraining:
-    """The unlabelled side of a training: `begin()` before an epoch, `learn()` after each labelled batch, and
-    `means()` at the end. All draws come from (seed, epoch, batch); its state is what an epoch has
-    summed."""
+    """The unlabelled part of a training: `begin()` before an epoch, `learn()` after each labelled batch,
+    `means()` at the end.
+
+    All random draws come from (seed, epoch, batch). The only state is the sums within an epoch.
+    """
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class ConsistencyTraining:
         n_batches: int,
         seed: int,
     ):
-        """`n_batches` is how many labelled batches an epoch has."""
+        """`n_batches` is the number of labelled batches per epoch."""
         self.settings, self.kind = config.consistency, task.distillation
         self.ramp = self.settings.ramp(config.train.epochs)
         self.average, self.precision = average, precision
@@ -53,24 +55,27 @@ class ConsistencyTraining:
         )
 
     def begin(self, epoch: int, begun: dict[str, Any] | None = None) -> None:
-        """Get ready for an epoch (0 first), or go on with one that was `begun`."""
+        """Start an epoch (0-based), or continue one from the state `begun`."""
         begun = begun or {"number": 0, "rows": 0, "sums": torch.zeros(2)}
         self.number, self.rows = begun["number"], begun["rows"]
         self.sampler.epoch, self.sampler.first = epoch, self.number
         self.views = iter(self.loader)
-        self.sums = begun["sums"].to(self.precision.device)  # of losses, of shares that counted
+        self.sums = begun["sums"].to(self.precision.device)  # sums of losses and of confident shares
 
     def state_dict(self) -> dict[str, Any]:
-        """Of an epoch that was begun."""
+        """State within an epoch."""
         return {"number": self.number, "rows": self.rows, "sums": self.sums}
 
     def learn(self, window: int) -> None:
-        """Add the gradients of one batch to those of an optimiser step that takes in `window` of them: the
-        weight of now times the mean over the step's unlabelled rows, those that do not count among them."""
+        """Backward pass of one unlabelled batch; `window` is the number of such batches per optimiser step.
+
+        The loss is the current weight times the mean over all unlabelled rows of the step, including those
+        below the confidence threshold.
+        """
         plain, strong, seen = self.next()
         with self.precision.autocast(), torch.no_grad():
             told = self.average.model.eval()(plain)
-        with statistics_kept(self.average.live):  # on the way back too: blocks may run a second time there
+        with statistics_kept(self.average.live):  # also in backward: checkpointed blocks rerun there
             with self.precision.autocast():
                 said = self.average.live(strong).fused()
                 threshold = self.settings.threshold
@@ -80,8 +85,8 @@ class ConsistencyTraining:
         self.number, self.rows = self.number + 1, self.rows + len(losses)
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        """The epoch's next batch, on the device; after the last one, which no training asks for, the first of
-        another epoch."""
+        """The epoch's next batch, on the device. After the last batch the next epoch begins; training
+        never gets there."""
         views = next(self.views, None)
         if views is None:
             self.begin(self.sampler.epoch + 1)
@@ -90,23 +95,30 @@ class ConsistencyTraining:
 
     @property
     def weight(self) -> float:
-        """That of the settings, along Laine's and Aila's (2017, Temporal Ensembling) curve: exp(-5 (1 - t)^2)
-        of it when the share t of the ramp is done. A young teacher has little to say."""
+        """The current consistency weight: `weight` times the ramp-up exp(-5 (1 - t)^2), t being the finished
+        share of it.
+
+        The ramp-up is that of Laine, Aila 2017, Temporal Ensembling: the teacher is unreliable at first.
+        """
         if not self.ramp:
             return self.settings.weight
         done = min(1.0, (self.sampler.epoch + self.number / len(self.sampler)) / self.ramp)
         return self.settings.weight * math.exp(-5 * (1 - done) ** 2)
 
     def means(self) -> dict[str, float]:
-        """For history.csv: the mean loss before its weight, and what share of the teacher's words counted."""
+        """Columns for history.csv: the mean unweighted loss, and the mean share of confident teacher
+        predictions."""
         losses, counted = (self.sums / self.rows).tolist()
         return {"unlabelled_loss": losses, "unlabelled_sure": counted}
 
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Within it batch norms in training mode go by their batch, as ever, and leave their running statistics
-    alone: these are of images as they will be predicted, not of strong views."""
+    """Context in which batch norms normalise by the batch as usual but do not update their running
+    statistics.
+
+    The running statistics must describe images as they are at inference, not strongly augmented views.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

@@ -1,4 +1,4 @@
-"""What stays as it was pretrained: for good, or until the head has settled."""
+"""Freezing of backbone parameters: permanently (stages, batch norms), or for the first epochs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from src.models.stages import stages
 
 
 class Freeze:
-    """Which parameters of a network never move, and which do so from `train.freeze_epochs` on.
+    """Freeze backbone parameters: some permanently, the others until `train.freeze_epochs`.
 
-    The new head first, the rest later: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features. Until
-    then the optimiser has seen no gradient of the backbone, so its moments start fresh with the thaw.
+    The new head is trained first and the backbone later (LP-FT: Kumar et al. 2022, Fine-Tuning can Distort
+    Pretrained Features). The optimiser sees no gradient of the backbone before that, so its moments start at
+    zero when the backbone is unfrozen.
     """
 
     def __init__(self, model: nn.Module, settings: Train):
@@ -23,15 +24,15 @@ class Freeze:
 
     @property
     def norms(self) -> set[str]:
-        """Names of the network's layers whose parameters never move: batch norms among them keep their
-        statistics."""
+        """Names of the layers with permanently frozen parameters; batch norms among them keep their
+        running statistics."""
         return {f"backbone.{name.rpartition('.')[0]}" for name in self.never}
 
     def apply(self, epoch: int) -> None:
-        """Let the parameters move that do so in this epoch (0 first), and put all layers in training mode,
-        but for those whose parameters are all frozen.
+        """Set `requires_grad` for this epoch (0-based), and put all layers in training mode except fully
+        frozen ones.
 
-        A frozen batch norm in training mode would keep its weights and still move its statistics.
+        A frozen batch norm in training mode would still update its running statistics.
         """
         for name, parameter in self.model.backbone.named_parameters():
             parameter.requires_grad_(epoch >= self.epochs and name not in self.never)
@@ -43,8 +44,8 @@ class Freeze:
 
 
 def never_trained(backbone: nn.Module, settings: Train) -> set[str]:
-    """Names of the backbone's parameters in its first `train.freeze_stages` stages, and of its batch norms
-    with `train.freeze_bn`."""
+    """Names of the permanently frozen backbone parameters: the first `train.freeze_stages` stages, and all
+    batch norms with `train.freeze_bn`. Raises `UserError` if the backbone has fewer stages."""
     names: set[str] = set()
     if settings.freeze_stages is not None:
         depths = stages(backbone)

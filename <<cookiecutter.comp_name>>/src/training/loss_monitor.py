@@ -1,6 +1,8 @@
-"""What an epoch's losses and gradients say: their means, and where they first went wrong.
+"""Monitors the losses and gradient norms of an epoch: their means, and the first batch with a NaN or infinite
+loss.
 
-Losses stay on the device, which works ahead of the loop; it is waited for once every `LOOK_EVERY` batches.
+Losses stay on the device, which runs ahead of the loop; the monitor waits for it only every `LOOK_EVERY`
+batches.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ import torch
 from src.config import Train, UserError
 from src.training.distributed import SINGLE_PROCESS, World
 
-LOOK_EVERY = 50  # batches; a look costs a wait, and so much work is lost at most when the loss breaks down
-NAMED, NORMS = 8, 5  # rows and gradient norms in a message
-FIRST_EPOCHS = 3  # after warm-up, within which a loss should have fallen ...
-LEAST_FALL = 0.01  # ... by this share
+LOOK_EVERY = 50  # batches; each check waits for the device, and at most so many are lost after a NaN
+NAMED, NORMS = 8, 5  # number of rows and of gradient norms in the message
+FIRST_EPOCHS = 3  # epochs after warm-up, within which the loss should have fallen ...
+LEAST_FALL = 0.01  # ... by this fraction
 
 
 class LossMonitor:
-    """One epoch's losses: `batch()` after every batch, `step()` after every optimiser step, and at the end
-    `means()`. Raises `UserError`, soon after, for a loss that is no number."""
+    """Losses of one epoch: call `batch()` after every batch, `step()` after every optimiser step, `means()`
+    at the end.
+
+    Raises `UserError` within `LOOK_EVERY` batches of a NaN or infinite loss.
+    """
 
     def __init__(
         self,
@@ -33,29 +38,28 @@ class LossMonitor:
         device: torch.device,
         world: World = SINGLE_PROCESS,
     ):
-        """`batches` are the row numbers of each batch, in their order; `ids(rows)` are what people call
-        them."""
+        """`batches` are the row numbers of each batch in order; `ids(rows)` gives the ids of rows."""
         self.epoch, self.batches, self.ids, self.settings = epoch, batches, ids, settings
         self.world = world
-        self.sums = torch.zeros(2, device=device)  # of the weighted losses, of the weights
-        self.losses: list[torch.Tensor] = []  # (B,) of each batch since the last look
+        self.sums = torch.zeros(2, device=device)  # weighted losses, weights
+        self.losses: list[torch.Tensor] = []  # (B,) of each batch since the last check
         self.norms: list[torch.Tensor] = []
-        self.fine = 0  # batches known to be
+        self.fine = 0  # number of batches known to have finite losses
 
     def batch(self, losses: torch.Tensor, weights: torch.Tensor) -> None:
-        """Take in the losses (B,) and weights (B,) of a batch."""
+        """Record the losses (B,) and weights (B,) of a batch."""
         losses = losses.detach()
         self.sums += torch.stack([(losses * weights).sum(), weights.sum()])
         self.losses.append(losses)
 
     def step(self, norm: torch.Tensor) -> None:
-        """Take in the norm of a step's gradients, before they were clipped."""
+        """Record the gradient norm of an optimiser step, before clipping."""
         self.norms.append(norm.detach())
         if len(self.losses) >= LOOK_EVERY:
             self.look()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of an epoch that was begun, all of whose losses have been looked at."""
+        """State within an epoch; all losses so far have been checked."""
         self.look()
         return {"sums": self.sums, "norms": self.norms, "fine": self.fine}
 
@@ -64,7 +68,7 @@ class LossMonitor:
         self.norms = [norm.to(self.sums.device) for norm in state["norms"]]
 
     def look(self) -> None:
-        """Wait for the device, and raise for the first batch with a loss that is no number."""
+        """Wait for the device; raise `UserError` for the first batch with a NaN or infinite loss."""
         if self.losses:
             fine = torch.stack([losses.isfinite().all() for losses in self.losses]).tolist()
             if not all(fine):
@@ -73,13 +77,14 @@ class LossMonitor:
         self.losses.clear()
 
     def means(self) -> dict[str, float]:
-        """For history.csv: the weighted mean of the losses, the median of the gradient norms."""
+        """Columns for history.csv: the weighted mean loss, and the median gradient norm."""
         self.look()
         total, weight = self.world.sum(self.sums).tolist()
         return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).cpu().nanmedian())}
 
     def error(self, place: int) -> UserError:
-        """What is known of the batch that is at `place` of those since the last look, and what to do."""
+        """The error for a batch, by its place among those since the last check: what is known, and what to
+        do."""
         number, settings = self.fine + place, self.settings
         bad = (~self.losses[place].isfinite()).cpu().numpy()
         ids = self.ids(self.batches[number])
@@ -100,8 +105,8 @@ class LossMonitor:
 
 
 def hardly_falls(history: list[dict[str, Any]], settings: Train) -> str | None:
-    """Advice, once, a few epochs after warm-up, where the training loss is still about that of the first
-    epoch."""
+    """Advice, once, a few epochs after warm-up, if the training loss is still about that of the first
+    epoch; else None."""
     front = (settings.freeze_epochs or 0) + settings.warmup_epochs + (settings.hold_epochs or 0)
     if len(history) != int(front) + FIRST_EPOCHS:
         return None

@@ -1,4 +1,5 @@
-"""The learning-rate range test: the rate rises step by step, and the loss says which are worth trying."""
+"""Learning-rate finder (LR range test): the rate rises at every step, and the loss curve shows a good
+range."""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ from src.config import Config
 from src.training.single_steps import take_step, windows
 from src.training.trainer import Trainer
 
-STEPS, LOW, HIGH = 100, 1e-7, 10.0  # as many steps as rates, from where nothing moves to where all breaks
-SMOOTHING = 0.95  # of the loss from step to step: batches differ by more than a step changes
-BLOWN = 4.0  # times the best loss so far: nothing is learned from going on
-SPAN = 0.5  # decades to either side that a slope is taken over: from step to step it is noise
-HEAD, TAIL = 0.1, 1  # left out: the share at the start that the mean is still unsteady in, the last steps
+STEPS, LOW, HIGH = 100, 1e-7, 10.0  # steps; lowest rate (nothing changes), highest (divergence)
+SMOOTHING = 0.95  # EMA factor of the loss: batch noise exceeds the change per step
+BLOWN = 4.0  # stop at this multiple of the best loss: the training has diverged
+SPAN = 0.5  # half-width of the slope's window, in decades: slopes between single steps are noise
+HEAD, TAIL = 0.1, 1  # left out: fraction at the start, where the EMA is unsteady; steps at the end
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Rates read off the curve, each None where the loss never falls; `rate` is the one to take, `why` says
-    so."""
+    """Learning rates read off the curve, None if the loss never falls. `rate` is the suggestion, `why` its
+    reason."""
 
     steepest: float | None
     tenth: float | None
@@ -31,19 +32,21 @@ class Suggestion:
 
 
 def for_range_test(config: Config) -> Config:
-    """The same training with everything in it that a rate acts on, and nothing that changes with time."""
+    """The config for a range test: without freezing, EMA and consistency training, which change over time."""
     train = config.train.model_copy(
         update={"freeze_epochs": None, "ema": config.train.ema.model_copy(update={"enabled": False})}
     )
-    return config.model_copy(update={"train": train, "consistency": None})  # whose teacher EMA is
+    return config.model_copy(update={"train": train, "consistency": None})  # its teacher is the EMA
 
 
 def range_test(
     trainer: Trainer, steps: int = STEPS, report: Callable[[int], None] = lambda steps: None
 ) -> pd.DataFrame:
-    """The curve: `lr`, `loss` of the batch before the step with it, `smoothed`. The rate of the head rises
-    from `LOW` to `HIGH` by equal factors, those of other layers with it, until the loss is `BLOWN` times its
-    best.
+    """Run the LR range test; returns a table with `lr`, `loss` (before the step with that rate) and
+    `smoothed`.
+
+    The head's rate rises geometrically from `LOW` to `HIGH`, and other layers keep their ratio to it. The
+    test stops early when the smoothed loss exceeds `BLOWN` times its best.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks.
     """
@@ -57,7 +60,7 @@ def range_test(
         losses.append(take_step(trainer, window))
         report(1)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * losses[-1]
-        smoothed.append(mean / (1 - SMOOTHING ** (number + 1)))  # the mean starts at zero, and is freed of it
+        smoothed.append(mean / (1 - SMOOTHING ** (number + 1)))  # bias correction: the EMA starts at zero
         if not np.isfinite(smoothed[-1]):
             losses.pop()
             smoothed.pop()
@@ -69,8 +72,8 @@ def range_test(
 
 
 def suggest(curve: pd.DataFrame) -> Suggestion:
-    """Where the smoothed loss falls fastest, and a tenth of where it is lowest; the lower of the two is
-    taken."""
+    """Suggest a learning rate: the lower of the rate with the steepest fall and a tenth of the rate with
+    the lowest smoothed loss."""
     inside = curve.iloc[int(HEAD * len(curve)) : len(curve) - TAIL]
     rates, smoothed = inside["lr"].to_numpy(), inside["smoothed"].to_numpy()
     lowest = int(np.argmin(smoothed)) if len(smoothed) else 0
@@ -87,6 +90,6 @@ def suggest(curve: pd.DataFrame) -> Suggestion:
 
 
 def _slope(x: np.ndarray, y: np.ndarray, near: np.ndarray) -> float:
-    """From the first to the last of the points that are near."""
+    """Slope between the first and the last point for which `near` is true."""
     first, last = np.flatnonzero(near)[[0, -1]]
     return (y[last] - y[first]) / (x[last] - x[first]) if last > first else 0.0

@@ -1,4 +1,4 @@
-"""The optimiser: what the step is made of."""
+"""Optimisers, created with timm."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 from src.config import Train
 from src.training.parameter_groups import parameter_groups
 
-FUSED = ("adam", "adamw", "sgd")  # one kernel a step, far faster than a loop over parameters, on CPU too
-MOMENTUM = 0.9  # of SGD; timm's sgd has Nesterov's look ahead
+FUSED = ("adam", "adamw", "sgd")  # one kernel per step: much faster than a loop, on CPU too
+MOMENTUM = 0.9  # default for SGD; timm's "sgd" uses Nesterov momentum
 
 
 def create_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """timm's optimiser of that name, over the model's parameter groups."""
+    """Create timm's optimiser of that name over the model's parameter groups."""
     options = {"fused": True} if settings.optimizer in FUSED else {}
     if settings.optimizer == "sgd":
         options["momentum"] = settings.momentum or MOMENTUM

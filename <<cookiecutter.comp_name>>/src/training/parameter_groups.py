@@ -1,7 +1,8 @@
-"""Parameter groups: the rate and the weight decay of every parameter that may ever move.
+"""Parameter groups: learning rate and weight decay of every trainable parameter (discriminative learning
+rates, layer-wise learning-rate decay).
 
-The head is all that is not the backbone: it keeps the peak rate. A layer of the backbone has
-`train.backbone_lr` of it, times `train.layer_decay` for every layer between it and the head.
+Everything outside the backbone is the head and trains at the peak rate. A backbone layer trains at
+`train.backbone_lr` times that, times `train.layer_decay` for every layer between it and the head.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from torch import nn
 
 from src.config import Train, UserError
 
-BACKBONE = "backbone."  # before the names of its parameters in a network
-_HEAD = "the head"  # matches no layer of a backbone, so timm puts it on top of all
+BACKBONE = "backbone."  # prefix of the backbone's parameter names in a network
+_HEAD = "the head"  # matches no layer of a backbone, so timm places it above all of them
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
-    """The model's trainable parameters for an optimiser: a group a rate and weight decay, head and backbone
-    apart (torch's fused SGD cannot step parameters that thaw beside others that already have momentum).
+    """The model's trainable parameters as optimiser groups, one per learning rate and weight decay.
 
-    Weight decay spares biases, norm layers (He et al. 2019, Bag of Tricks) and what the backbone's authors
-    spared, such as position tables.
+    Head and backbone never share a group: PyTorch's fused SGD cannot step newly unfrozen parameters in one
+    group with parameters that already have momentum. There is no weight decay for biases and norm layers (He
+    et al. 2019, Bag of Tricks), nor for parameters in the backbone's `no_weight_decay`, such as position
+    embeddings.
     """
     spared = [BACKBONE + name for name in getattr(model.backbone, "no_weight_decay", set)()]
     rates = backbone_rates(model.backbone, settings)
@@ -43,10 +45,10 @@ def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
 
 
 def backbone_rates(backbone: nn.Module, settings: Train) -> dict[str, float]:
-    """The share of the peak rate of each of the backbone's parameters.
+    """The learning rate of each backbone parameter, as a fraction of the peak rate.
 
-    Discriminative rates (Howard, Ruder 2018, Universal Language Model Fine-tuning) and layer-wise decay
-    (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT).
+    Discriminative learning rates (Howard, Ruder 2018, Universal Language Model Fine-tuning) and layer-wise
+    decay (LLRD; Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT).
     """
     share = settings.backbone_lr or 1.0
     if settings.layer_decay is None:
@@ -55,8 +57,11 @@ def backbone_rates(backbone: nn.Module, settings: Train) -> dict[str, float]:
 
 
 def layers_to_head(backbone: nn.Module) -> dict[str, int]:
-    """How many layers each parameter lies below the head, by timm's groups: 1 for the last block, 0 for what
-    timm counts as part of the head."""
+    """Number of layers between each parameter and the head, by timm's `group_matcher`.
+
+    It is 1 for the last block and 0 for what timm counts as part of the head. Raises `UserError` if the
+    family has no `group_matcher`.
+    """
     if not hasattr(backbone, "group_matcher"):
         raise UserError(
             f"train.layer_decay: timm does not say which layers of {type(backbone).__name__} are how deep; "

@@ -1,4 +1,4 @@
-"""How fast a training is on this machine, how much memory it takes, and which batch would fit."""
+"""Probe of this machine: training throughput, peak memory, and the largest batch size that fits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from src.data.mixing import Batch
 from src.training.single_steps import take_step, windows
 from src.training.trainer import Trainer
 
-WARM, MOST, SECONDS = 3, 30, 10.0  # steps that are not counted, steps and seconds at most that are
-_LARGEST = 4096  # images a batch: beyond, what limits is no memory
+WARM, MOST, SECONDS = 3, 30, 10.0  # warm-up steps; limits of the timed steps and seconds
+_LARGEST = 4096  # images per batch: beyond this, memory is not what limits
 
 
 def images_per_second(trainer: Trainer) -> float:
-    """Training images a second, loading and augmentation among the work, after the first steps."""
+    """Training throughput in images per second, including loading and augmentation, after a few warm-up
+    steps."""
     trainer.freeze.apply(trainer.config.train.freeze_epochs or 0)
     endless = windows(trainer)
     for window in islice(endless, WARM):
@@ -36,7 +37,7 @@ def images_per_second(trainer: Trainer) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -44,7 +45,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes taken at most so far: of a CUDA device, elsewhere of this process."""
+    """Peak memory in bytes: reserved memory of a CUDA device, otherwise the resident memory of this
+    process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -59,8 +61,11 @@ def doublings(first: int, last: int = _LARGEST) -> Iterator[int]:
 
 
 def largest_batch(fits: Callable[[int], bool], first: int, last: int = _LARGEST) -> int | None:
-    """The largest of `first` and its doublings that fits, tried upwards until one does not; smaller ones
-    where `first` itself does not; None where not even two images fit."""
+    """The largest batch size that fits: `first` is doubled until a size does not fit, or halved until one
+    does.
+
+    Returns None if not even two images fit.
+    """
     found = None
     for size in doublings(first, last):
         if not fits(size):
@@ -75,8 +80,8 @@ def largest_batch(fits: Callable[[int], bool], first: int, last: int = _LARGEST)
 
 
 def fits_on(trainer: Trainer, batch: Batch) -> Callable[[int], bool]:
-    """Whether the device has the memory for a training step with so many images, copies of those in
-    `batch`."""
+    """A function that tells whether a training step with `size` images, copies of those in `batch`, fits
+    into the device's memory."""
 
     def fits(size: int) -> bool:
         copies = torch.arange(size, device=trainer.device) % len(batch[0])

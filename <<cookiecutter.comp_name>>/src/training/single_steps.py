@@ -1,4 +1,4 @@
-"""Optimiser steps one at a time, for what looks at a training from outside: the rate finder, the probe."""
+"""Single optimiser steps outside the training loop, for the learning-rate finder and the memory probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from src.training.trainer import Trainer
 
 
 def windows(trainer: Trainer) -> Iterator[list[Batch]]:
-    """The batches of each optimiser step, as they are learned from, epoch after epoch without end."""
+    """The batches of each optimiser step (an accumulation window), ready for the forward pass, in an
+    endless loop."""
     epoch, accumulate = 0, trainer.config.train.accumulate
     while True:
         trainer.sampler.epoch, window = epoch, []
@@ -27,7 +28,7 @@ def windows(trainer: Trainer) -> Iterator[list[Batch]]:
 
 
 def take_step(trainer: Trainer, window: list[Batch]) -> float:
-    """One optimiser step, at whatever rate the optimiser has; gives the weighted mean loss before it."""
+    """Do one optimiser step at the optimiser's current rate; returns the weighted mean loss before it."""
     total, loss = sum(float(weights.sum()) for _, _, weights in window), 0.0
     for images, targets, weights in window:
         with trainer.precision.autocast():

@@ -1,5 +1,5 @@
-"""Weights kept on the way through a training: one snapshot a cycle to predict with, or the last epochs as
-ingredients of a soup."""
+"""Weights saved during training: one snapshot per cosine cycle (snapshot ensemble), or the last epochs for
+a soup."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ _State = dict[str, torch.Tensor]
 
 
 class Snapshots:
-    """Files of weights in a fold's folder. Predictions are averaged over the snapshots of the last cycles of
-    a cyclic schedule (Huang et al. 2017, Snapshot Ensembles: Train 1, Get M for Free); what a soup may be
-    mixed from lies in `ingredients/`, and is dropped with the checkpoint."""
+    """Files with weights in a fold's folder: snapshots of a cyclic schedule, or ingredients of a model soup.
+
+    Predictions are averaged over the snapshots of the last cycles (Huang et al. 2017, Snapshot Ensembles:
+    Train 1, Get M for Free). The ingredients of a soup are in `ingredients/`, which is deleted with the
+    checkpoint.
+    """
 
     def __init__(self, folder: Path, settings: Train):
         self.folder, self.ingredients, self.soup = folder, folder / "ingredients", settings.soup
@@ -30,7 +33,7 @@ class Snapshots:
         self.live = settings.snapshots is not None
 
     def due(self, epoch: int) -> Path | None:
-        """The file for the weights after this epoch (0 first), or None."""
+        """The file for the weights after this epoch (0-based), or None if they are not saved."""
         if epoch + 1 not in self.ends:
             return None
         if self.soup is not None:
@@ -38,34 +41,37 @@ class Snapshots:
         return self.folder / self.names[self.ends.index(epoch + 1)]
 
     def take(self, epoch: int, architecture: Architecture, live: _State, averaged: _State) -> None:
-        """Write the weights after this epoch where they are wanted: of a cycle as it left them, of any other
-        epoch those that are scored, EMA's. To be called before the epoch's checkpoint, which relies on
-        them."""
+        """Save the weights after this epoch if they are needed: the raw ones for a snapshot, the averaged
+        ones (EMA) for a soup.
+
+        Call it before the epoch's checkpoint is written, which relies on these files.
+        """
         path = self.due(epoch)
         if path is None:
             return
         save_model(path, architecture, live if self.live else averaged)
-        if self.soup is not None:  # one more than are mixed: a kill may take the last epoch back
+        if self.soup is not None:  # one more than the soup uses: a killed training may repeat its last epoch
             for old in sorted(self.ingredients.glob("epoch*.safetensors"))[: -self.soup - 1]:
                 old.unlink()
 
     def read(self, epochs: int) -> tuple[list[int], list[_State]]:
-        """The ingredients of a training that ended after so many epochs: which epochs', the earliest first,
-        and the weights."""
+        """The ingredients of a training that ended after `epochs` epochs: their epochs, earliest first,
+        and their weights."""
         paths = sorted(self.ingredients.glob("epoch*.safetensors"))
         found = {int(path.stem.removeprefix("epoch")): path for path in paths}
         last = [epoch for epoch in found if epoch <= epochs][-self.soup :]
         return last, [read_tensors(found[epoch]) for epoch in last]
 
     def check(self, epochs: int) -> None:
-        """Raise `Unreadable` where a file is missing or damaged that a training of so many epochs
-        has left."""
+        """Raise `Unreadable` if a file that a training of `epochs` epochs has written is missing or
+        damaged."""
         names = [path for epoch in range(epochs) if (path := self.due(epoch)) is not None]
         for path in names if self.soup is None else names[-self.soup :]:
             read_tensors(path)
 
     def clear(self, finished: bool = False) -> None:
-        """Drop what an earlier training left in the folder; once finished, the ingredients alone."""
+        """Delete the files of an earlier training; with `finished`, the ingredients and the snapshots that
+        are not kept."""
         shutil.rmtree(self.ingredients, ignore_errors=True)
         for path in self.folder.glob("snapshot*.safetensors"):
             if not finished or path.name not in self.names:

@@ -1,4 +1,4 @@
-"""A soup: one network whose weights are the mean of several that were trained from one start."""
+"""Model soups: one network whose weights are the mean of several sets of weights from one training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ State = dict[str, torch.Tensor]
 def greedy_soup(
     ingredients: Sequence[State], look: Callable[[State], tuple[Any, State]]
 ) -> tuple[State, list[int]]:
-    """Mix the best ingredient with each next best that does not make it worse; gives the weights and which
-    went in.
+    """Greedy model soup: add the ingredients from best to worst, and keep each that does not lower the score.
 
-    `look` gives a rank, higher for better, and the weights as they were looked at, with batch-norm statistics
-    of their own. Wortsman et al. 2022, Model Soups: Averaging Weights of Multiple Fine-Tuned Models.
+    `look` returns a rank (higher is better) and the evaluated weights with batch-norm statistics recomputed.
+    Returns the soup's weights and the indices of its ingredients. Wortsman et al. 2022, Model Soups:
+    Averaging Weights of Multiple Fine-Tuned Models.
     """
     looks = [look(state) for state in ingredients]
     order = sorted(range(len(looks)), key=lambda i: looks[i][0], reverse=True)
@@ -30,7 +30,8 @@ def greedy_soup(
 
 
 def mean_state(states: Sequence[State]) -> State:
-    """The mean of every tensor; whole numbers, which only count, are those of the first."""
+    """The mean of each floating-point tensor; integer tensors, which are counters, are copied from the
+    first state."""
     first = states[0]
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)

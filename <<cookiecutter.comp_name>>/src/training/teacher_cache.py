@@ -1,4 +1,4 @@
-"""What a teacher says of images that always look the same, asked once and kept."""
+"""Teacher cache for knowledge distillation: teacher outputs of images that never change, computed once."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from src.config import Config
 from src.data.loaders import TrainingBatches
 from src.models.output import Output
 
-_MOST = 2**30  # bytes a fold keeps of its teacher's words: folds side by side share a machine's memory
+_MOST = 2**30  # maximum size per fold, in bytes: folds trained in parallel share the host memory
 Speaker = Callable[[torch.Tensor], Output]
 
 
 class TeacherCache:
-    """A teacher's logits and embeddings of every training row, in the computer's memory.
+    """A teacher's logits and embeddings of every training row, kept in host memory.
 
-    They are taken at the first question, all rows in their order and in batches of one size, so that they do
-    not depend on the epoch in which a training was resumed.
+    They are computed at the first call, for all rows in order and with one batch size, so they do not depend
+    on the epoch in which a training was resumed.
     """
 
     def __init__(self, teacher: Speaker, batches: TrainingBatches, batch_size: int, device: torch.device):
         self.teacher, self.batches, self.size, self.device = teacher, batches, batch_size, device
-        self.pages: list[torch.Tensor] | None = None  # logits and embeddings of all rows; none: too many
+        self.pages: list[torch.Tensor] | None = None  # logits and embeddings of all rows; empty if too large
 
     def __call__(self, images: torch.Tensor, rows: np.ndarray) -> Output:
-        """What the teacher says of these rows, whose images these are: from the notes, or asked where notes
-        would not fit into `_MOST` bytes."""
+        """Teacher outputs for the rows `rows`, whose images are `images`.
+
+        They come from the cache, or from a forward pass if the cache would exceed `_MOST` bytes.
+        """
         if self.pages is None:
             self.pages = self.take()
         if not self.pages:
@@ -36,11 +38,12 @@ class TeacherCache:
         return Output(*(page[rows].to(self.device, non_blocking=True) for page in self.pages))
 
     def take(self) -> list[torch.Tensor]:
-        """Ask of every row."""
+        """Run the teacher on every training row; returns an empty list if the outputs would exceed `_MOST`
+        bytes."""
         count, pages = len(self.batches.rows), []
         for start in range(0, count, self.size):
             rows = np.arange(start, min(start + self.size, count))
-            images, *_ = self.batches[0, rows]  # whatever the seed, it is the same view
+            images, *_ = self.batches[0, rows]  # the view does not depend on the seed
             said = self.teacher(images.to(self.device))
             if start == 0:
                 pages = [
@@ -56,7 +59,8 @@ class TeacherCache:
 def create_teacher_cache(
     config: Config, teacher: Speaker, batches: TrainingBatches, device: torch.device
 ) -> TeacherCache | None:
-    """Notes where the view of an image never changes: no augmentation, no mixing, one size; else None."""
+    """A `TeacherCache` if the view of an image never changes: no augmentation, no mixing, one size.
+    Otherwise None."""
     if batches.raw or not batches.pipeline.fixed or config.mixing.on or config.augment.scales is not None:
         return None
     return TeacherCache(teacher, batches, config.train.batch_size, device)

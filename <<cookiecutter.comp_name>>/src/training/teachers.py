@@ -1,4 +1,4 @@
-"""Knowledge distillation: finished runs teach this one, fold by fold."""
+"""Knowledge distillation: the models of finished runs are the teachers, each of the same fold."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from src.stamps import check_outputs, recipe_in
 
 
 class Teachers:
-    """All teachers of a fold, heard as one: the mean of their probabilities, or numbers; embeddings of
-    several are of length 1, side by side."""
+    """Ensemble of all teachers of a fold: the mean of their probabilities or numbers.
+
+    Embeddings of several teachers are normalised and concatenated.
+    """
 
     def __init__(self, config: Config, kind: str, fold: int, pupil: Architecture, device: torch.device):
-        """`kind` is `Task.distillation`."""
+        """`kind` is `Task.distillation`; `pupil` is the student's architecture."""
         self.each = [Teacher(config, name, fold, pupil, device) for name in config.distill.teachers]
         self.kind, self.temperature = kind, 1.0 if config.distill.hard else config.distill.temperature
 
     def __call__(self, images: torch.Tensor) -> Output:
-        """What they say of the very view that the pupil is shown, see `Teacher`."""
+        """The teachers' averaged outputs for the student's own view of the images, see `Teacher`."""
         said = [teacher(images) for teacher in self.each]
-        kind = "kl" if self.kind == "cosine" else self.kind  # a ranking's logits are of identities
+        kind = "kl" if self.kind == "cosine" else self.kind  # logits of identities in ranking tasks
         logits = averaged(kind, [one.logits for one in said], self.temperature)
         return Output(logits, averaged("cosine", [one.embedding for one in said], self.temperature))
 
 
 class Teacher:
-    """A teacher run's model of the same fold: it saw no row that this fold is scored on.
+    """A teacher run's model of the same fold, which has not been trained on any row that this fold is scored
+    on.
 
-    Any other fold's model did, and its opinion of the training rows would carry those labels over: on pure
-    noise its pupil scores far above chance (tests/test_leakcheck.py plants one).
+    A model of another fold has been, and its outputs for the training rows would leak those labels: on pure
+    noise its student scores far above chance (tests/test_leakcheck.py plants such a teacher).
     """
 
     def __init__(self, config: Config, name: str, fold: int, pupil: Architecture, device: torch.device):
@@ -51,7 +54,8 @@ class Teacher:
 
     @staticmethod
     def check_folds(config: Config, name: str, fold: int) -> None:
-        """Raise `UserError` unless the teacher was trained on the folds of today's folds.csv."""
+        """Raise `UserError` unless the teacher is finished and was trained on the folds of the current
+        folds.csv."""
         folder = config.root / "runs" / name / f"fold{fold}"
         recipe = recipe_in(folder / "train.stamp.json")
         if recipe is None:
@@ -65,8 +69,10 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> Output:
-        """What it says of the very view that the pupil is shown, resized to the teacher's own size: logits,
-        or numbers in the target's units; maps come back at the pupil's size."""
+        """The teacher's outputs for the student's own view, resized to the teacher's image size.
+
+        Logits, or numbers in the target's units; maps are resized back to the student's size.
+        """
         seen = images
         if images.shape[-1] != self.size:
             size = (self.size, self.size)
@@ -81,8 +87,11 @@ class Teacher:
 def distilled_losses(
     settings: Distill, kind: str, scale: TargetScale, losses: torch.Tensor, pupil: Output, said: Output
 ) -> torch.Tensor:
-    """(B,) losses of a pupil's one answer: those of its labels (B,) and of what its teachers said of the same
-    view, in their shares; and how its features lie to each other. `scale` is the pupil's."""
+    """Per-sample losses (B,) of a student: the weighted mean of supervised loss and distillation loss.
+
+    `losses` (B,) are the supervised losses and `said` the teachers' outputs for the same view. With
+    `distill.features` the relational loss of the embeddings is added. `scale` is the student's target scale.
+    """
     told = settings.weight * _answer(settings, kind, scale, pupil, said) + (1 - settings.weight) * losses
     if settings.features is None:
         return told
@@ -90,7 +99,7 @@ def distilled_losses(
 
 
 def _answer(settings: Distill, kind: str, scale: TargetScale, pupil: Output, said: Output) -> torch.Tensor:
-    """(B,) how far the pupil's answer is from its teachers'."""
+    """Distillation loss (B,) between the student's and the teachers' outputs."""
     if kind == "cosine":
         _check_lengths(settings, said.embedding, pupil.embedding)
         return distillation(kind, pupil.embedding, said.embedding, settings.temperature)
@@ -100,7 +109,7 @@ def _answer(settings: Distill, kind: str, scale: TargetScale, pupil: Output, sai
 
 
 def _check_lengths(settings: Distill, said: torch.Tensor, pupil: torch.Tensor) -> None:
-    """Raise `UserError` unless two embeddings (B, D) have one length, as their angles need."""
+    """Raise `UserError` unless two embeddings (B, D) have the same length, which a cosine needs."""
     if said.shape == pupil.shape:
         return
     theirs, ours = said.shape[1], pupil.shape[1]

@@ -1,4 +1,5 @@
-"""Jobs side by side: one process a device, or one a core on CPU, fed from one list of jobs."""
+"""Pool of worker processes for parallel jobs: one process per device, or several on the CPU, with one job
+queue."""
 
 from __future__ import annotations
 
@@ -19,23 +20,24 @@ from src.machine import cpu_count, exit_with_parent
 from src.progress import Progress
 from src.training.devices import devices
 
-Job = Callable[..., None]  # job(*arguments, device, report), with report as `fit.Report` says
+Job = Callable[..., None]  # job(*arguments, device, report), with report as in `trainer.Report`
 
-_queue: Any = None  # in a worker: where its reports go
-_device: torch.device | None = None  # in a worker: the device it was given
-_thread: ThreadPoolExecutor | None = None  # in a worker: where it works
+_queue: Any = None  # in a worker: the queue for its reports
+_device: torch.device | None = None  # in a worker: its device
+_thread: ThreadPoolExecutor | None = None  # in a worker: the thread that runs the jobs
 
 
 def run_in_parallel(job: Job, jobs: list[tuple], config: Config, title: str, total: int) -> None:
-    """Run `job(*arguments, device, report)` for every item, as many at a time as there are devices.
+    """Run `job(*arguments, device, report)` for every item of `jobs`, as many in parallel as there are
+    devices.
 
-    Reports of all jobs move one bar. The first error ends the rest and is raised here. Where a process is
-    killed, a worker or one that loads its images, what is not finished begins again (a fold goes on from its
-    last checkpoint), `runtime.retries` times in all; then it is said in a sentence.
+    All reports update one progress bar. The first error ends the other jobs and is raised here. If a process
+    is killed (a worker or one of its data loaders), unfinished jobs start again, and folds resume from their
+    last checkpoint, `runtime.retries` times in total; after that `UserError` is raised.
     """
     everywhere = devices(config)
     places = everywhere[: len(jobs)]
-    starts_cuda = everywhere[0].type == "cuda" and len(everywhere) > 1  # here, and no later fork could use it
+    starts_cuda = everywhere[0].type == "cuda" and len(everywhere) > 1  # here, which would break later forks
     run = _one_by_one if len(places) <= 1 and not starts_cuda else _pooled
     with Progress(title, total) as progress:
 
@@ -57,14 +59,14 @@ def run_in_parallel(job: Job, jobs: list[tuple], config: Config, title: str, tot
 
 
 def limit_torch(config: Config, jobs: int) -> None:
-    """Give the calling thread's torch its share of the cores."""
+    """Limit PyTorch in the calling thread to its share of the cores."""
     torch.set_num_threads(config.runtime.threads or max(1, cpu_count() // jobs))
 
 
 def _one_by_one(
     job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable
 ) -> list[tuple]:
-    """Run the jobs in this process; gives those that were not finished because a loader was killed."""
+    """Run the jobs in this process; returns those that are unfinished because a data loader was killed."""
     limit_torch(config, 1)
     for number, arguments in enumerate(jobs):
         try:
@@ -79,25 +81,25 @@ def _one_by_one(
 def _pooled(
     job: Job, jobs: list[tuple], config: Config, places: list[torch.device], show: Callable
 ) -> list[tuple]:
-    """Run the jobs in worker processes; gives those that were not finished because one was killed. A job's
-    own error ends the others and is raised."""
+    """Run the jobs in worker processes; returns those that are unfinished because a process was killed. An
+    error of a job ends the others and is raised."""
     start = (
         "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
     )
-    context = multiprocessing.get_context(start)  # fork: the imports are paid once
+    context = multiprocessing.get_context(start)  # fork: imports happen only once
     queue, given = context.SimpleQueue(), context.SimpleQueue()
     places = places[: len(jobs)]
     for place in places:
         given.put(str(place))
     others = set(multiprocessing.active_children())
     sys.stdout.flush()
-    shown: Future = Future()  # ends only where a report cannot be shown, on a closed pipe or a full disk
+    shown: Future = Future()  # ends only if a report cannot be shown: closed pipe, full disk
     drain = threading.Thread(target=_drain, args=(queue, show, shown), daemon=True)
     with ProcessPoolExecutor(
         len(places), context, _begin_worker, (queue, given, config, len(places), os.getpid())
     ) as pool:
         futures = [pool.submit(_work, job, arguments) for arguments in jobs]
-        drain.start()  # after the fork: a thread in the parent would not be there in the child
+        drain.start()  # after the fork: threads of the parent do not exist in the child
         try:
             waiting, killed = {*futures, shown}, False
             while waiting != {shown} and not killed:
@@ -110,31 +112,33 @@ def _pooled(
             for future in futures:
                 future.cancel()
             if not all(future.done() for future in futures):
-                # after an error, or an interrupt that came to this process alone; nobody will read their
-                # reports, and who reports to a full pipe waits for ever
+                # after an error, or an interrupt that only this process received: nobody reads the workers'
+                # reports any more, and a worker that writes to a full pipe waits for ever
                 for worker in set(multiprocessing.active_children()) - others:
                     worker.kill()
-            # in a thread of its own: a worker that was killed while it reported took the queue's lock along
+            # in a separate thread: a worker killed while it reported still holds the queue's lock
             threading.Thread(target=queue.put, args=(None,), daemon=True).start()
             drain.join(timeout=5)
     return [arguments for future, arguments in zip(futures, jobs, strict=True) if not _finished(future)]
 
 
 def _was_killed(error: BaseException) -> bool:
-    """Whether an error only says that a process was killed: a worker, or one that loads its images. Of the
-    latter torch may also say so itself, in whatever the main thread is doing."""
+    """Whether an error only means that a process was killed: a worker, or one of its data loaders.
+
+    For a data loader torch may also raise its own error, at any point in the main thread.
+    """
     return isinstance(error, BrokenProcessPool | LoaderKilled) or (
         isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
     )
 
 
 def _finished(future: Future) -> bool:
+    """Whether the job ended without an error."""
     return not future.cancelled() and future.exception() is None
 
 
 def _drain(queue: Any, show: Callable, shown: Future) -> None:
-    """Show what the workers report; when that fails they are still listened to, or the pipe would fill up and
-    hold them."""
+    """Show the workers' reports. If that fails, keep reading them: a full pipe would block the workers."""
     while (message := queue.get()) is not None:
         if not shown.done():
             try:
@@ -144,21 +148,24 @@ def _drain(queue: Any, show: Callable, shown: Future) -> None:
 
 
 def _begin_worker(queue: Any, given: Any, config: Config, jobs: int, parent: int) -> None:
+    """Initialise a worker process: its queue, device and thread."""
     global _queue, _device, _thread
     _queue, _device = queue, torch.device(given.get())
-    # A forked process has its parent's pool of OpenMP threads without the threads, and GCC's OpenMP waits for
-    # them for ever. The pool is the main thread's; another thread gets one of its own.
+    # A forked process inherits the state of its parent's OpenMP pool without the threads, and GCC's OpenMP
+    # would wait for them for ever. The pool belongs to the main thread; another thread gets a new one.
     _thread = ThreadPoolExecutor(1, initializer=limit_torch, initargs=(config, jobs))
     exit_with_parent(parent)
 
 
 def _work(job: Job, arguments: tuple) -> None:
+    """Run one job in the worker's thread."""
+
     def report(steps=0, **what) -> None:
         _queue.put({"steps": steps, **what})
 
     try:
         _thread.submit(job, *arguments, _device, report).result()
-    except KeyboardInterrupt:  # it comes to this thread, and the other would work on
+    except KeyboardInterrupt:  # it reaches only this thread; the other one would go on
         os._exit(130)
     except Exception as error:
         if _is_portable(error):
@@ -167,8 +174,8 @@ def _work(job: Job, arguments: tuple) -> None:
 
 
 def _is_portable(error: Exception) -> bool:
-    """Whether the parent can build the error from its arguments; where it cannot, it would take the pool for
-    broken and begin the job again."""
+    """Whether the parent can rebuild the error from its arguments. If it cannot, it would consider the
+    pool broken and start the job again."""
     try:
         type(error)(*error.args)
     except Exception:
