@@ -1,1 +1,2 @@
-"""Per-sample losses: (output, targets) -> (B,), reduced once, at the end."""
+"""Loss functions, per sample: (output, targets) -> (B,). The reduction over the batch happens once, at the
+end."""

@@ -1,7 +1,7 @@
-"""How much a class, or a yes and a no of a label, counts: by the rows of the fold that trains, and no others.
+"""Class weights, computed from the training rows of the fold only.
 
-Weights are scaled so that their mean over those rows is 1: the learning rate keeps its meaning. A soft target
-counts for what it has of each, a NaN not at all.
+Weights are scaled so that their mean over those rows is 1, so the learning rate keeps its meaning. A soft
+target counts in proportion to its classes, and a NaN does not count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from src.data.classes import ClassTargets
 
 
 def class_counts(targets: np.ndarray | ClassTargets, n_outputs: int) -> torch.Tensor:
-    """(C,) rows of each class, of targets (N, C), or (N, 1) numbers of classes."""
+    """Number of rows per class, (C,), from targets (N, C), or from class indices (N, 1)."""
     if isinstance(targets, ClassTargets):
         return torch.from_numpy(targets.sum(0))
     if targets.shape[1] == 1:
@@ -27,8 +27,11 @@ def class_counts(targets: np.ndarray | ClassTargets, n_outputs: int) -> torch.Te
 
 
 def weights_of_classes(settings: Losses, targets: np.ndarray, outputs: list[str]) -> torch.Tensor:
-    """(C,) what a row of each class counts for. A class named in a mapping has that weight beside 1 for one
-    that is not. Raises `UserError` for the name of none."""
+    """Class weights (C,) for mutually exclusive classes.
+
+    With a mapping, the named classes have the given weights and all others 1, before scaling. Raises
+    `UserError` for a class that does not exist.
+    """
     counts = class_counts(targets, len(outputs))
     if isinstance(settings.class_weights, Mapping):
         raw = _named(settings.class_weights, outputs)
@@ -38,8 +41,11 @@ def weights_of_classes(settings: Losses, targets: np.ndarray, outputs: list[str]
 
 
 def weights_of_labels(settings: Losses, targets: np.ndarray, outputs: list[str]) -> torch.Tensor:
-    """(2, C) what a no and what a yes of each label counts for, of targets (N, C). A label named in a mapping
-    has that weight for its yes beside 1 for its no. Raises `UserError` for the name of none."""
+    """Weights (2, C) of the negatives and the positives of each label, from targets (N, C).
+
+    With a mapping, the positives of a named label have the given weight and everything else 1, before scaling
+    (`pos_weight`). Raises `UserError` for a label that does not exist.
+    """
     yes = torch.from_numpy(np.nansum(targets, axis=0, dtype=np.float64))
     counts = torch.stack([torch.from_numpy((~np.isnan(targets)).sum(0)) - yes, yes])  # (2, C)
     if isinstance(settings.class_weights, Mapping):
@@ -51,8 +57,12 @@ def weights_of_labels(settings: Losses, targets: np.ndarray, outputs: list[str])
 
 
 def _by_rows(settings: Losses, counts: torch.Tensor) -> torch.Tensor:
-    """One over the rows, or over their effective number (Cui et al. 2019, Class-Balanced Loss Based on
-    Effective Number of Samples): the hundredth like image adds less than the first. None count as one."""
+    """Inverse frequency weights, or the inverse effective number of samples (Cui et al. 2019, Class-Balanced
+    Loss Based on Effective Number of Samples).
+
+    The effective number grows more slowly than the row count, because similar images add less and less. A
+    class without rows counts as one with a single row.
+    """
     rows = counts.clamp(min=1)
     if settings.class_weights == "inverse":
         return 1 / rows
@@ -60,6 +70,7 @@ def _by_rows(settings: Losses, counts: torch.Tensor) -> torch.Tensor:
 
 
 def _named(weights: Mapping[str, float], outputs: list[str]) -> torch.Tensor:
+    """Weights (C,) from a mapping by name, 1 for classes that are not in it."""
     unknown = [name for name in weights if name not in outputs]
     if unknown:
         shown = ", ".join(outputs[:8]) + (", ..." if len(outputs) > 8 else "")

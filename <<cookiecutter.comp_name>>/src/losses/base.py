@@ -1,4 +1,4 @@
-"""What every run's loss is: (output, targets) -> (B,) float32, over all parts of the network."""
+"""Base class of all losses: (output, targets) -> (B,) float32, averaged over all parts of the network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and tar
 
 
 class SampleLoss(nn.Module):
-    """One value a row, in full precision under autocast too.
+    """Per-sample loss (B,), computed in float32 even under autocast.
 
-    Where the network has parts, each with logits and embedding of its own, it is the mean over the whole and
-    the parts. The papers sum (Sun et al. 2018, PCB; Wang et al. 2018, MGN), which is this times a constant.
+    For a network with parts (PCB, MGN), each with its own logits and embedding, it is the mean over the
+    global branch and the parts. The papers use the sum (Sun et al. 2018, PCB; Wang et al. 2018, MGN), which
+    differs by a constant.
     """
 
     def forward(self, output: Output, targets: torch.Tensor) -> torch.Tensor:
@@ -26,12 +27,12 @@ class SampleLoss(nn.Module):
             return self.of_views(views, targets)
 
     def of_views(self, views: list[Output], targets: torch.Tensor) -> torch.Tensor:
-        """(B,) of the whole, which comes first, and the parts."""
+        """Losses (B,) of the global output, which comes first, and the parts."""
         raise NotImplementedError
 
 
 class LogitLoss(SampleLoss):
-    """The sum of losses of logits, each by its weight."""
+    """Weighted sum of losses of logits."""
 
     def __init__(self, terms: list[tuple[float, RowLoss]]):
         super().__init__()
@@ -44,12 +45,12 @@ class LogitLoss(SampleLoss):
 
 
 def mean_of_views(several: list[torch.Tensor]) -> torch.Tensor:
-    """The mean of tensors of one shape; of one alone that very tensor."""
+    """Mean of tensors of the same shape; a single tensor is returned as it is."""
     return several[0] if len(several) == 1 else torch.stack(several).mean(0)
 
 
 def in_float32(output: Output) -> Output:
-    """The same in float32 at least: a half cannot tell near rows apart."""
+    """The output in float32 or higher precision: half precision cannot tell similar embeddings apart."""
     logits, embedding, metric = (
         x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
         for x in (output.logits, output.embedding, output.metric)

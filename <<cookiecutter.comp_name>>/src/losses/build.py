@@ -1,4 +1,4 @@
-"""The loss of a run: the one that its settings name, and what stands beside it by weight."""
+"""Creates the loss of a run: the one named by `train.loss`, plus auxiliary losses with their weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from src.losses.masked import masked_mean_loss
 def create_loss(
     task: str, settings: Losses, outputs: list[str], targets: np.ndarray | None = None, features: int = 0
 ) -> SampleLoss:
-    """(output, targets) -> (B,) for a task with outputs of these names. Targets are as `Task.encode` gives
-    them, or soft; those that are NaN are unknown and left out.
+    """Create the loss (output, targets) -> (B,) of a task with outputs of these names.
 
-    `targets` (N, C) are those of the fold's own training rows, by which class weights and margins by class
-    are reckoned. `features` is the length of the network's embedding, which a centre loss must know. Raises
-    `UserError` for the weight of a class that does not exist.
+    Its targets are as from `Task.encode`, or soft; NaN targets are unknown and left out. `targets` (N, C) are
+    the fold's own training targets, from which class weights and class-dependent margins are computed.
+    `features` is the length of the network's embedding, needed by the center loss. Raises `UserError` for the
+    weight of a class that does not exist.
     """
     if task in ("multiclass", "retrieval"):
         return ClassLoss(settings, task, outputs, targets, features)
@@ -42,6 +42,7 @@ def create_loss(
 
 
 def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
+    """Losses for binary and multilabel targets, by name."""
     weights = None
     if settings.class_weights is not None:
         weights = weights_of_labels(settings, targets, outputs).float()
@@ -57,6 +58,7 @@ def _of_labels(settings: Losses, outputs: list[str], targets: np.ndarray | None)
 
 
 def _of_masks(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
+    """Losses for segmentation masks, by name."""
     weight, focal = settings.dice_weight, partial(labels.sigmoid_focal, **settings.focal.model_dump())
     return {
         "bce_dice": partial(segmentation.bce_dice, dice_weight=weight),
@@ -70,9 +72,11 @@ def _of_masks(settings: Losses, outputs: list[str], targets: np.ndarray | None) 
 
 
 def _of_numbers(settings: Losses, outputs: list[str], targets: np.ndarray | None) -> dict[str, RowLoss]:
+    """Losses for regression targets, by name."""
     huber = partial(regression.huber, delta=settings.huber_delta)
     return _over_known({"mse": regression.squared_error, "mae": regression.absolute_error, "huber": huber})
 
 
 def _over_known(cells: dict) -> dict[str, RowLoss]:
+    """Per-cell losses averaged over the known targets of each row."""
     return {name: partial(masked_mean_loss, cell) for name, cell in cells.items()}

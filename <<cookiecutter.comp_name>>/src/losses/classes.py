@@ -1,5 +1,5 @@
-"""The loss where a row has one class, or shares of several: of its logits, and by weight the batch-hard
-triplet and the centre loss of its `metric` embedding beside it."""
+"""Loss for mutually exclusive classes or identities: classification or margin loss, plus weighted
+batch-hard triplet and center losses of the `metric` embedding."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from src.losses.masked import class_shares
 from src.losses.triplet import batch_hard_triplet
 from src.models.output import Output
 
-_SURE = 0.9  # a row that is less of one class, such as a mixed one, is nobody's positive and has no centre
+_SURE = 0.9  # rows with a lower maximum share (mixed, soft) are no triplet positives and have no centre
 
 
 class ClassLoss(SampleLoss):
-    """Targets (B, C) are shares of classes, or (B, 1) a class's number; a row with a NaN is unknown, costs
-    nothing and is nobody's like. With class weights a row counts what its classes do, by their shares. Its
-    state is that of the centres."""
+    """Loss of targets (B, C), class probabilities, or (B, 1), class indices.
+
+    A row with a NaN is unknown: it costs 0 and is no triplet positive or negative. Class weights apply to a
+    row in proportion to its class probabilities. The only state is that of the centres.
+    """
 
     def __init__(
         self,
@@ -50,14 +52,14 @@ class ClassLoss(SampleLoss):
         most, labels = shares.max(1)
         labels = torch.where(known & (most >= _SURE), labels, -1)
         losses = mean_of_views([self.of_view(view, shares, labels) for view in views])
-        if self.center is not None:  # one embedding a row has one centre
+        if self.center is not None:  # one centre per class, for the global embedding
             losses = losses + self.center_weight * self.center(views[0].metric, labels)
         if self.weights is not None:
             losses = losses * (shares @ self.weights.to(shares.dtype))
         return torch.where(known, losses, 0)
 
     def of_view(self, view: Output, shares: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B,) the loss of the logits and the triplet beside it."""
+        """Losses (B,) of one output: the loss of its logits, plus the weighted triplet loss."""
         losses = self.row(view.logits, shares)
         if not self.triplet_weight:
             return losses
@@ -65,7 +67,8 @@ class ClassLoss(SampleLoss):
 
 
 def _of_logits(settings: Losses, task: str, n_outputs: int, targets: np.ndarray | None) -> RowLoss:
-    """The loss of logits and shares. Of a margin loss logits are cosines times `margin_scale`."""
+    """The loss of logits and class probabilities. For a margin loss (ArcFace, CosFace, SphereFace,
+    NormFace) logits are cosines times `margin_scale`."""
     name = settings.name(task)
     if name in MARGINS:
         scale = margin_scale(settings.margin, n_outputs)

@@ -1,4 +1,5 @@
-"""How far a pupil is from what its teacher is sure of, on images without labels."""
+"""Consistency loss between student and teacher on unlabelled images, with a confidence threshold
+(FixMatch)."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from src.models.output import exclusive_probabilities
 def consistency(
     kind: str, pupil: torch.Tensor, teacher: torch.Tensor, threshold: float, seen: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) losses and (B,) shares of what counted, of logits (B, C) or (B, C, H, W); `kind` is as in
-    `distillation`, at temperature 1.
+    """Consistency losses (B,) and the share of confident cells (B,), from logits (B, C) or (B, C, H, W).
 
-    What the teacher is less sure of than `threshold` costs nothing, and neither does what of the pupil's view
-    is not `seen`, (B, 1) or (B, 1, H, W) bool: the mean is over all cells of a row, whether they count or not
-    (Sohn et al. 2020, FixMatch). A row of classes is sure as a whole, each label on its own, maps by pixel.
+    `kind` is as in `distillation`, at temperature 1. A cell costs 0 if the teacher's confidence is below
+    `threshold`, or if it is not `seen` in the student's view, (B, 1) or (B, 1, H, W) bool. The mean is over
+    all cells of a row, masked or not (Sohn et al. 2020, FixMatch). A cell is a row for exclusive classes, a
+    label for multilabel targets and a pixel for maps.
     """
     costs = cells(kind, pupil, teacher, 1.0)
     counts = confident_cells(kind, teacher, threshold) & seen
@@ -25,13 +26,16 @@ def consistency(
 
 
 def confident_cells(kind: str, teacher: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Bool, of the shape of `cells`: whether the likeliest answer, the background of maps among them, has at
-    least this probability; always, of numbers."""
+    """Bool, of the shape of `cells`: whether the most probable answer has at least the probability
+    `threshold`.
+
+    For maps the background is one of the answers. For numbers it is always True.
+    """
     logits = teacher.float()
     if kind == "mse":
         return torch.ones_like(logits, dtype=torch.bool)
     if kind == "bce":
-        return logits.abs().sigmoid() >= threshold  # of yes or of no, whichever is likelier
+        return logits.abs().sigmoid() >= threshold  # of yes or no, whichever is more probable
     if kind == "exclusive":
         said = exclusive_probabilities(logits)
         ground = 1 - said.sum(1, keepdim=True)

@@ -1,6 +1,8 @@
-"""How far a pupil is from its teacher, (B, C) or (B, C, H, W) both, to (B,). Hinton, Vinyals, Dean 2015,
-Distilling the Knowledge in a Neural Network. Temperatures come with their square, so that gradients keep
-their scale."""
+"""Knowledge distillation losses: student and teacher logits, (B, C) or (B, C, H, W), to (B,).
+
+Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network. Losses with a temperature are
+multiplied by its square, so that gradients keep their scale.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ from src.models.output import with_background
 
 
 def distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """`kl` for classes that add to 1, `exclusive` for those that do so with a background, `bce` for labels on
-    their own: logits. `mse` for numbers and `cosine` for embeddings (B, D) have no temperature."""
+    """Distillation loss (B,) of a kind.
+
+    `kl`: logits of mutually exclusive classes; `exclusive`: the same with an implicit background; `bce`:
+    logits of independent labels. `mse` for numbers and `cosine` for embeddings (B, D) have no temperature.
+    Raises `ValueError` for an unknown kind or for embeddings of different lengths.
+    """
     if kind == "cosine":
         if pupil.shape != teacher.shape:
             found = f"{tuple(pupil.shape)} and {tuple(teacher.shape)}"
@@ -23,8 +29,10 @@ def distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperat
 
 
 def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The same before the mean and without the temperature's square: (B, C, ...) of `bce` and `mse`, and of
-    classes that exclude each other (B, 1, ...)."""
+    """Per-cell distillation loss, before the mean and without the factor temperature squared.
+
+    The shape is (B, C, ...) for `bce` and `mse`, and (B, 1, ...) for mutually exclusive classes.
+    """
     pupil, teacher = pupil.float(), teacher.float()
     if kind == "mse":
         return (pupil - teacher) ** 2
@@ -40,8 +48,8 @@ def cells(kind: str, pupil: torch.Tensor, teacher: torch.Tensor, temperature: fl
 
 
 def hard_distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """(B,) of `kl`, `exclusive` and `bce`: cross-entropy with what the teacher finds likeliest, row by row,
-    label by label or pixel by pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
+    """Hard distillation loss (B,) for `kl`, `exclusive` and `bce`: cross-entropy with the teacher's hard
+    prediction per row, label or pixel (Touvron et al. 2021, Training Data-Efficient Image Transformers)."""
     pupil = pupil.float()
     if kind == "exclusive":
         return hard_distillation("kl", with_background(pupil), with_background(teacher))
@@ -53,10 +61,13 @@ def hard_distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> 
 
 
 def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torch.Tensor:
-    """Logits that say, at this temperature, the plain mean of what several teachers' logits (B, C, ...) say
-    there: of probabilities, never of logits, in which one teacher's certainty outvotes the doubts of all
-    others. For `mse` the mean of numbers; for `cosine` embeddings (B, D) of length 1 side by side, whose
-    cosine is the mean of the teachers' cosines: two runs' embeddings have no axes in common."""
+    """Ensemble of several teachers: logits of their mean probabilities at this temperature, from logits (B,
+    C, ...).
+
+    Probabilities are averaged, not logits, since one overconfident teacher would dominate a mean of logits.
+    `mse`: the mean of numbers. `cosine`: concatenated normalised embeddings (B, D), whose cosine is the mean
+    of the teachers' cosines, because embeddings of different runs share no axes.
+    """
     if len(several) == 1:
         return several[0]
     several = [one.float() for one in several]
@@ -75,5 +86,5 @@ def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torc
 
 
 def _log_mean(logs: list[torch.Tensor]) -> torch.Tensor:
-    """The logarithm of the mean of what these are logarithms of, up to a constant."""
+    """Logarithm of the mean of exp(logs), up to a constant."""
     return torch.stack(logs).logsumexp(0)

@@ -1,4 +1,4 @@
-"""Soft F-beta: the metric itself, of probabilities in place of decisions."""
+"""Soft F-beta loss: 1 - F-beta, computed from probabilities."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from src.losses.masked import cells_of_sets, masked_mean
 
 
 def soft_fbeta(logits: torch.Tensor, targets: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
-    """(B,) 1 - F-beta of logits (B, C) over the labels of each row, or of (B, C, H, W) over the pixels of
-    each image and class, the mean over its classes. What is NaN is unknown and left out.
+    """Soft F-beta loss (B,): over the labels of each row (B, C), or the pixels of each image and class (B, C,
+    H, W).
 
-    On masks it is the Tversky loss with weights that add to 1 (Salehi, Erdogmus, Gholipour 2017, Tversky Loss
-    Function for Image Segmentation). The macro score is over all rows of a class and no batch knows it: this
-    is the score row by row. Intersections are the smaller of the two, so that a soft target is best met by
-    itself (Wang et al. 2023, Dice Semimetric Losses). One cell is added to either side, so that a row without
-    labels asks for an empty answer.
+    For masks it is the mean over classes and equals a Tversky loss with weights that sum to 1 (Salehi,
+    Erdogmus, Gholipour 2017, Tversky Loss Function for Image Segmentation). NaN targets are unknown and left
+    out. The macro F-beta needs all rows of a class, which no batch has, so the score is computed per row. The
+    intersection is the minimum of probability and target, so that a soft target is its own optimum (Wang et
+    al. 2023, Dice Semimetric Losses). One cell is added to numerator and denominator, so that a row without
+    labels prefers an empty prediction.
     """
     logits, targets = cells_of_sets(logits), cells_of_sets(targets)  # (B, sets, cells)
     known = ~targets.isnan()

@@ -1,4 +1,4 @@
-"""Losses of yes or no, cell by cell: logits and soft targets in [0, 1] of any one shape to that shape."""
+"""Losses for independent binary labels, per cell: logits and soft targets in [0, 1] to the same shape."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ CellLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits and ta
 
 
 def weighted(cell: CellLoss, weights: torch.Tensor | None) -> CellLoss:
-    """`cell` times what a no and what a yes of each label counts for, weights (2, C), by how much of either a
-    target (B, C) is."""
+    """`cell` with class weights (2, C) for the negatives and the positives of each label.
+
+    A soft target (B, C) interpolates between the two weights. Without weights `cell` is returned.
+    """
     if weights is None:
         return cell
 
@@ -27,7 +29,7 @@ def weighted(cell: CellLoss, weights: torch.Tensor | None) -> CellLoss:
 def binary_cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Binary cross-entropy; smoothing moves targets towards one half."""
+    """Binary cross-entropy (BCE); label smoothing moves targets towards 0.5."""
     smooth = targets * (1 - label_smoothing) + 0.5 * label_smoothing
     return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
 
@@ -35,8 +37,8 @@ def binary_cross_entropy(
 def sigmoid_focal(
     logits: torch.Tensor, targets: torch.Tensor, gamma: float = 2.0, alpha: float | None = None
 ) -> torch.Tensor:
-    """Binary cross-entropy times the `gamma`th power of what was said wrongly; a yes counts `alpha` and a no
-    1 - alpha where alpha is given.
+    """Sigmoid focal loss: BCE times (1 - p_t)^gamma. With `alpha`, positives are weighted alpha and negatives
+    1 - alpha.
 
     Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
@@ -50,20 +52,23 @@ def asymmetric(
     gamma_negative: float = 4.0,
     shift: float = 0.05,
 ) -> torch.Tensor:
-    """Focal loss with a power for yes and one for no, whose probability is lowered by `shift` before: a row
-    has few labels of many, and what is surely absent need not be learned.
+    """Asymmetric loss (ASL): focal loss with separate gammas for positives and negatives.
 
-    Ridnik et al. 2021, Asymmetric Loss For Multi-Label Classification.
+    The probability of negatives is lowered by `shift` first, so easy negatives cost nothing: most labels of a
+    row are absent. Ridnik et al. 2021, Asymmetric Loss For Multi-Label Classification.
     """
-    absent = logits.neg().sigmoid()  # 1 - p, exact where p is near 1
+    absent = logits.neg().sigmoid()  # 1 - p, accurate where p is near 1
     shifted = (absent + shift).clamp(max=1)
-    log_absent = shifted.log() if shift > 0 else F.logsigmoid(-logits)  # which never is the logarithm of 0
+    log_absent = shifted.log() if shift > 0 else F.logsigmoid(-logits)  # never the logarithm of 0
     yes = absent**gamma_positive * F.logsigmoid(logits)
     no = (1 - shifted) ** gamma_negative * log_absent
     return -(targets * yes + (1 - targets) * no)
 
 
 def binary_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """What the logit lacks of being 1 on the right side of 0 (Cortes, Vapnik 1995, Support-Vector Networks).
-    Logits know no probability: calibrate them before they are averaged with others."""
+    """Binary hinge loss (SVM): max(0, 1 - logit) for positives, max(0, 1 + logit) for negatives.
+
+    Cortes, Vapnik 1995, Support-Vector Networks. The logits are not calibrated: calibrate them before
+    averaging them with other models.
+    """
     return targets * F.relu(1 - logits) + (1 - targets) * F.relu(1 + logits)

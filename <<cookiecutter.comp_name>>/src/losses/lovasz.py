@@ -1,8 +1,8 @@
-"""Losses that follow intersection over union, convex in how wrong each cell is (Berman, Triki, Blaschko 2018,
-The Lovász-Softmax Loss). Logits and targets (B, C), the labels of a row, or (B, C, H, W) masks, to (B,).
+"""Lovász hinge and Lovász-Softmax losses: convex surrogates of the Jaccard index (IoU).
 
-The index is of sets, so a soft target counts as the side of one half that it is on, a pixel as the class that
-has most of it; what is NaN is unknown and left out.
+Berman, Triki, Blaschko 2018, The Lovász-Softmax Loss. Logits and targets (B, C), the labels of a row, or (B,
+C, H, W) masks, to (B,). The index is defined on sets, so soft targets are rounded at 0.5, and a pixel belongs
+to its most probable class. NaN targets are unknown and left out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from src.models.output import with_background
 
 
 def lovasz_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B,) of classes on their own: the labels of a row as one set, or the pixels of each class and image,
-    the mean over its classes. A cell is wrong by what it lacks of being 1 on the right side of 0."""
+    """Lovász hinge loss (B,) for independent classes.
+
+    A set is all labels of a row, or the pixels of one class in an image; the result is the mean over the
+    classes. The error of a cell is the hinge, 1 - logit for positives and 1 + logit for negatives.
+    """
     logits, targets = cells_of_sets(logits), cells_of_sets(targets)
     known, wanted = ~targets.isnan(), targets >= 0.5
     wrong = 1 - torch.where(wanted, logits, -logits)
@@ -23,8 +26,11 @@ def lovasz_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def lovasz_softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B,) of classes that exclude each other, the background being one: the mean over the classes that an
-    image shows. A pixel is wrong by what its class's probability is away from 0 or 1."""
+    """Lovász-Softmax loss (B,) for mutually exclusive classes including the background.
+
+    It is the mean over the classes present in an image. The error of a pixel is the distance of its class
+    probability from 0 or 1.
+    """
     known = ~targets.isnan().any(1, keepdim=True)  # (B, 1, H, W)
     shares = torch.where(known, targets, 0)
     shares = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)  # (B, 1 + C, H, W)
@@ -37,10 +43,11 @@ def lovasz_softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def extension(wrong: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """(B, C) the Lovász extension of the Jaccard loss at how wrong cells are, (B, C, P), below 0 as 0.
+    """Lovász extension of the Jaccard loss (B, C), at the errors `wrong` (B, C, P); negative errors count as
+    0.
 
-    From the worst cell on, each adds what it takes from the intersection over union of those `wanted`: one
-    that was missed 1 / union, one too many left / (union * (union - 1)).
+    Cells are added in order of decreasing error; each has as weight the IoU that it costs: 1 / union for a
+    missed cell, left / (union * (union - 1)) for a false positive.
     """
     wrong, order = wrong.masked_fill(~known, -torch.inf).sort(dim=2, descending=True, stable=True)
     missed = (wanted & known).gather(2, order).to(wrong.dtype)
@@ -49,6 +56,6 @@ def extension(wrong: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) ->
     union = total + (1 - missed).cumsum(2)
     too_many = torch.where(
         union > 1, left / (union * (union - 1)).clamp(min=1), 1
-    )  # the first of none is all
+    )  # the first false positive of an empty set costs the whole IoU
     steps = torch.where(missed > 0, 1 / union, too_many)
     return (wrong.relu() * steps).sum(2)

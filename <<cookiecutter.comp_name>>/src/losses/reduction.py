@@ -1,4 +1,4 @@
-"""From one value a row to one number: the only place where rows are weighed against each other."""
+"""Reduction of per-sample losses to a scalar: the only place where rows are weighted against each other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 def reduce(
     losses: torch.Tensor, weights: torch.Tensor, total_weight: float, top_share: float | None = None
 ) -> torch.Tensor:
-    """(B,) losses and weights to a scalar: the weighted sum over `total_weight`; with `top_share` of the
-    hardest rows of the batch alone, over that share of it.
+    """Weighted mean of losses (B,) over the weight of the optimiser step; with `top_share`, OHEM (online hard
+    example mining), over the hardest share of the batch.
 
-    `total_weight` is that of all rows of one optimiser step. With accumulation each batch is divided by the
-    whole window's, so that a short last window, or a short last batch, weighs its rows no less than any
-    other.
+    `total_weight` is the weight of all rows of one optimiser step. With gradient accumulation every batch is
+    divided by the weight of the whole accumulation window, so rows of a short last window or batch count as
+    much as others.
     """
     if top_share is None:
         return (losses * weights).sum() / total_weight
@@ -22,9 +22,10 @@ def reduce(
 
 @torch.no_grad()
 def ohem_weights(losses: torch.Tensor, weights: torch.Tensor, share: float) -> torch.Tensor:
-    """(B,) what is left of the weights when the rows of the highest losses are taken until they make up
-    `share` of the batch's weight; the last of them in part, so that every batch gives exactly its share.
+    """OHEM weights (B,): the weights of the rows with the highest losses, up to `share` of the batch's total
+    weight.
 
+    All other rows get 0. The last selected row counts in part, so every batch contributes exactly its share.
     Shrivastava, Gupta, Girshick 2016, Training Region-based Object Detectors with Online Hard Example Mining;
     Fan, Lyu, Ying, Hu 2017, Learning with Average Top-k Loss.
     """

@@ -1,6 +1,6 @@
-"""Losses for masks, per sample: logits and targets (B, C, H, W) to (B,).
+"""Segmentation losses, per sample: logits and targets (B, C, H, W) to (B,).
 
-Targets lie in [0, 1] and may be soft; a pixel that is NaN is unknown and left out of everything.
+Targets are in [0, 1] and may be soft. A NaN pixel is unknown and left out everywhere.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ def bce_dice(
     dice_weight: float,
     cell: CellLoss = binary_cross_entropy,
 ) -> torch.Tensor:
-    """(B,) for classes on their own: binary cross-entropy, or another loss of cells, its mean over known
-    pixels and classes, and `dice_weight` in [0, 1] of Dice."""
+    """BCE + Dice loss (B,) for independent classes: (1 - dice_weight) * BCE + dice_weight * Dice.
+
+    `cell` may replace BCE (focal loss, for instance); it is averaged over known pixels and classes.
+    `dice_weight` is in [0, 1].
+    """
     dice = soft_dice(logits.sigmoid(), targets)
     return (1 - dice_weight) * masked_mean_loss(cell, logits, targets) + dice_weight * dice
 
 
 def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
-    """(B,) for classes that exclude each other: cross-entropy with the background, its mean over known
-    pixels, and `dice_weight` in [0, 1] of Dice over the classes.
+    """Cross-entropy + Dice loss (B,) for mutually exclusive classes: (1 - dice_weight) * CE + dice_weight *
+    Dice.
 
-    The background is a logit pinned at 0, which loses nothing, and has what the targets lack of 1. A pixel
-    that is NaN in one class is unknown in all.
+    Cross-entropy includes the background and is averaged over known pixels; Dice is over the classes alone.
+    The background has the constant logit 0, which costs no generality, and the rest of the target
+    probability. A pixel that is NaN in one class is unknown in all. `dice_weight` is in [0, 1].
     """
     unknown = targets.isnan().any(1, keepdim=True)  # (B, 1, H, W)
     wanted = targets.masked_fill(unknown, 0)
@@ -42,16 +46,16 @@ def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> 
 
 
 def soft_dice(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B,) 1 - Dice of each image and class, its mean over the classes of which a pixel is known.
+    """Soft Dice loss (B,): 1 - Dice per image and class, averaged over the classes with a known pixel.
 
-    With squares below the line (Milletari, Navab, Ahmadi 2016, V-Net), as soft targets are best met by
-    themselves; without squares the best answer is a hard one. One pixel is added to either side, so that an
-    empty mask asks for an empty answer.
+    The denominator has squares (Milletari, Navab, Ahmadi 2016, V-Net), so that a soft target is its own
+    optimum; without squares the optimum is a hard mask. One pixel is added to numerator and denominator, so
+    that an empty mask prefers an empty prediction.
     """
     known = ~targets.isnan()
     wanted = torch.where(known, targets, 0)
     said = torch.where(known, probabilities, 0)
-    # 1 - (2 st + 1) / (s^2 + t^2 + 1) is this, and keeps its digits where the two agree
+    # equal to 1 - (2 st + 1) / (s^2 + t^2 + 1), without cancellation where the two agree
     apart = ((said - wanted) ** 2).sum((2, 3))  # (B, C)
     losses = apart / ((said**2).sum((2, 3)) + (wanted**2).sum((2, 3)) + 1)
     return masked_mean(losses, known.flatten(2).any(2))

@@ -1,4 +1,4 @@
-"""The batch-hard triplet: rows of one class close together, all others far away."""
+"""Batch-hard triplet loss: pulls rows of one class together and pushes other classes away."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-TOUCHING = 1e-12  # squared distance below which two rows are one point: a root has no gradient at zero
+TOUCHING = 1e-12  # squared distance below which two rows are one point: sqrt has no gradient at zero
 
 
 def batch_hard_triplet(
     embedding: torch.Tensor, labels: torch.Tensor, margin: float | Literal["soft"]
 ) -> torch.Tensor:
-    """(B,) how much nearer than its farthest positive a row's nearest negative in the batch is, beyond
-    `margin`; with "soft" the softplus of that difference. Euclidean distances, 0 to 2, between embeddings
-    (B, D) of length 1. A row without another of its class, or without one of another, costs 0. Labels (B,)
-    int64 number the classes; a negative one is unknown: its row costs nothing, and is nobody's positive or
+    """Batch-hard triplet loss (B,): relu(d(hardest positive) - d(hardest negative) + margin) within the
+    batch.
+
+    With `margin="soft"` it is the softplus of the difference. Distances are Euclidean, 0 to 2, between
+    L2-normalised embeddings (B, D). A row without a positive or without a negative costs 0. Labels (B,) are
+    int64 class indices; a row with a negative one is unknown: it costs 0 and is nobody's positive or
     negative.
 
     Hermans, Beyer, Leibe 2017, In Defense of the Triplet Loss for Person Re-Identification.
@@ -26,7 +28,7 @@ def batch_hard_triplet(
     same = labels[:, None] == labels[None, :]  # (B, B)
     positives = same & known[:, None] & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     negatives = ~same & known[:, None] & known[None, :]
-    with torch.no_grad():  # only who is hardest; the two distances are then taken without cancellation
+    with torch.no_grad():  # only selects the hardest; distances are computed below without cancellation
         cosines = unit @ unit.T  # (B, B)
         farthest = cosines.masked_fill(~positives, torch.inf).argmin(1)
         nearest = cosines.masked_fill(~negatives, -torch.inf).argmax(1)
@@ -36,5 +38,5 @@ def batch_hard_triplet(
 
 
 def distance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(B,) Euclidean distance of rows (B, D); without a gradient where they are one point."""
+    """Euclidean distance (B,) between rows (B, D); without a gradient if they coincide."""
     return (left - right).square().sum(1).clamp(min=TOUCHING).sqrt()
