@@ -1,1 +1,1 @@
-"""Networks: a timm backbone, its head, and the weights it starts from."""
+"""Networks: a timm backbone, pooling, neck and head or decoder, and loading and saving of weights."""

@@ -1,4 +1,4 @@
-"""What a network is made of, in plain values."""
+"""`Architecture`: the description of a network in plain values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build the network again; stored inside the weights file."""
+    """Everything needed to rebuild a network; stored in the metadata of its weights file."""
 
     backbone: str
     n_outputs: int
@@ -17,20 +17,21 @@ class Architecture:
     std: tuple[float, ...]
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    target_mean: tuple[float, ...] | None = None  # of targets that were standardised for training, else null
+    target_mean: tuple[float, ...] | None = None  # mean of the targets if they are standardised, else null
     target_std: tuple[float, ...] | None = None
-    target_log: bool = False  # whether log(1 + target) was what was standardised
-    decoder: str | None = None  # of logits a pixel, "unet" or "fpn"; null: logits an image
-    head: str = "linear"  # or "cosine", which the losses with a margin want
-    logit_scale: float | None = None  # of a cosine head: its logits are cosines times this; null: 1
-    embedding: int | None = None  # length that features are projected to; null: as the backbone has them
-    pooling: str | None = None  # a name of pooling.py; null: the backbone's own
-    neck: str | None = None  # "bnneck"
-    dropout_samples: int | None = None  # masks that logits are averaged over in training; null: one
-    ibn: str | None = None  # "a" or "b", of a ResNet
+    target_log: bool = False  # whether log(1 + target) is what is standardised
+    decoder: str | None = None  # segmentation decoder, "unet" or "fpn"; null: one output per image
+    head: str = "linear"  # or "cosine", for margin losses such as ArcFace
+    logit_scale: float | None = None  # scale s of a cosine head's logits; null: 1
+    embedding: int | None = None  # length of the projected embedding; null: the backbone's own
+    pooling: str | None = None  # a key of POOLINGS in pooling.py; null: the backbone's own
+    neck: str | None = None  # "bnneck" or null
+    dropout_samples: int | None = None  # masks of multi-sample dropout; null: plain dropout
+    ibn: str | None = None  # IBN-Net "a" or "b", for a ResNet
     parts: str | None = None  # "pcb" or "mgn"
-    stripes: int | None = None  # of pcb
-    subcenters: int | None = None  # directions an output of a cosine head; null: one
+    stripes: int | None = None  # number of stripes of PCB
+    subcenters: int | None = None  # sub-centers per output of a cosine head; null: one
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)

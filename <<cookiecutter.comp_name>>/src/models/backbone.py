@@ -1,5 +1,5 @@
-"""timm's networks as backbones: built for any image size and number of channels, filled from a checkpoint,
-normalised as they were trained."""
+"""timm backbones for any image size and number of input channels: creation, checkpoint loading,
+normalisation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from src.models.architecture import Architecture
 
 
 def create_backbone(architecture: Architecture, download: bool) -> nn.Module:
-    """timm's network without a classifier; an option that a family does not know is left out where it says
-    nothing."""
+    """Create a timm network without a classifier.
+
+    `img_size` and `drop_path_rate` are left out for families that do not accept them. Raises `UserError` if
+    `drop_path_rate` is positive and the family has no stochastic depth.
+    """
     options: dict[str, Any] = {"drop_path_rate": architecture.drop_path_rate}
     if timm.get_pretrained_cfg(architecture.backbone, allow_unregistered=True).fixed_input_size:
-        options["img_size"] = architecture.image_size  # transformers tie their position tables to a size
+        options["img_size"] = architecture.image_size  # position embeddings of transformers fix the size
     while True:
         try:
             return timm.create_model(
                 architecture.backbone,
                 pretrained=download,
                 num_classes=0,
-                in_chans=len(architecture.mean),  # pretrained first layers are summed or repeated by timm
+                in_chans=len(architecture.mean),  # timm sums or repeats channels of pretrained first layers
                 **options,
             )
         except TypeError as error:
@@ -45,11 +48,11 @@ def create_backbone(architecture: Architecture, download: bool) -> nn.Module:
 def input_statistics(
     settings: Model, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std a channel, in units of white, to normalise by: those of the data set, as given, or with
-    `model.normalize=backbone` those that timm's weights were trained with.
+    """Mean and std per channel for input normalisation, where white is 1.
 
-    The latter are of three colours. One channel gets their average, any other number repeats them in turn, as
-    the first layer's weights are summed and repeated.
+    They are those of the data set, as given, or, with `model.normalize=backbone`, those of timm's pretrained
+    weights (RGB). A single channel gets the RGB average; any other number of channels repeats RGB in turn, as
+    the weights of the first layer are repeated.
     """
     if settings.normalize == "dataset":
         return mean, std
@@ -61,17 +64,17 @@ def input_statistics(
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, state: dict[str, torch.Tensor]) -> None:
-    """Load a checkpoint into the backbone, by the renaming and resizing that timm keeps beside the family; a
-    first layer of another number of channels is summed or repeated.
+    """Load a checkpoint into the backbone, with timm's own key renaming and resizing for its family.
 
-    Raises `UserError` unless every tensor of the backbone is there in its shape: a network filled in part
-    trains without complaint, and badly. What the file holds besides, such as its classifier, is left.
+    A first layer with another number of channels is summed or repeated. Raises `UserError` unless every
+    tensor of the backbone is in the checkpoint with the right shape, because a partly loaded network trains
+    without an error, and badly. Additional tensors, such as a classifier, are ignored.
     """
     module = sys.modules[type(backbone).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     if convert is not None:
         takes_model = "model" in inspect.signature(convert).parameters
-        with contextlib.suppress(Exception):  # a stranger's names; the count below says what is the matter
+        with contextlib.suppress(Exception):  # unknown key names; the check below reports missing tensors
             state = convert(dict(state), backbone) if takes_model else convert(dict(state))
     wanted = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     state = _adapt_first_layers(backbone, state, wanted)
@@ -90,7 +93,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, state: dict[str, torch
 def _adapt_first_layers(
     backbone: nn.Module, state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The state with its first convolutions for as many channels as `wanted` has."""
+    """The state dict with its first convolutions adapted to the number of input channels in `wanted`."""
     first = backbone.pretrained_cfg.get("first_conv") or ()
     for key in (f"{name}.weight" for name in ((first,) if isinstance(first, str) else first)):
         if key in state and key in wanted and state[key].ndim == wanted[key].ndim == 4:
@@ -99,8 +102,12 @@ def _adapt_first_layers(
 
 
 def adapt_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """A first convolution (O, I, H, W) for another number of input channels: summed to one; else repeated in
-    turn and scaled by I / `channels`, so that a grey image gives what it gave. timm's rule, from any I."""
+    """Adapt the weight (O, I, H, W) of a first convolution to another number of input channels, by timm's
+    rule.
+
+    For one channel the weight is summed; otherwise it is repeated in turn and scaled by I / `channels`, so
+    that a grey image gives the same output. Unlike timm's own, it works for any I.
+    """
     had = weight.shape[1]
     if channels == had:
         return weight

@@ -1,5 +1,5 @@
-"""From features (B, features) to an `Output`: neck, BNNeck, head, of the whole image and of its parts
-alike."""
+"""From pooled features (B, features) to an `Output`: neck, BNNeck and head, for the global branch and for
+parts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from src.models.output import Output
 
 
 def create_neck(architecture: Architecture, features: int) -> nn.Module:
-    """The projection to `embedding`, or nothing. It drops features where the head does not."""
+    """The projection to an embedding of length `embedding`, or the identity.
+
+    It applies dropout, except with multi-sample dropout, which is in the head.
+    """
     if architecture.embedding is None:
         return nn.Identity()
-    rate = 0.0 if architecture.dropout_samples else architecture.drop_rate  # dropped once
+    rate = 0.0 if architecture.dropout_samples else architecture.drop_rate  # only one dropout
     return Projection(features, architecture.embedding, rate, norm=architecture.neck != "bnneck")
 
 
 def create_bnneck(architecture: Architecture, features: int) -> nn.Module:
-    """The `BNNeck`, or nothing."""
+    """The `BNNeck`, or the identity."""
     return BNNeck(features) if architecture.neck == "bnneck" else nn.Identity()
 
 
 def create_head(architecture: Architecture, features: int, drop_rate: float) -> Head:
-    """The head of that name. After a BNNeck it has no bias, as in its paper. Raises `UserError` for
-    `subcenters` of a linear one."""
+    """The head: linear, or cosine for margin losses.
+
+    After a BNNeck a linear head has no bias, as in the paper. Raises `UserError` if `subcenters` is set for a
+    linear head.
+    """
     outputs, samples = architecture.n_outputs, architecture.dropout_samples
     if architecture.head == "cosine":
         subcenters, scale = architecture.subcenters, architecture.logit_scale
@@ -43,8 +49,8 @@ def create_head(architecture: Architecture, features: int, drop_rate: float) -> 
 
 
 def branch_output(features: torch.Tensor, neck: nn.Module, bnneck: nn.Module, head: Head) -> Output:
-    """What is said of features (B, F): distances are learned before the BNNeck, all else goes by what comes
-    after."""
+    """Neck, BNNeck and head applied to features (B, F): metric losses use the embedding before the BNNeck,
+    all else the one after it."""
     metric = neck(features)
     embedding = bnneck(metric)
     return Output(logits=head(embedding), embedding=embedding, metric=metric)

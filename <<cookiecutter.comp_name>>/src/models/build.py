@@ -1,5 +1,5 @@
-"""A network from its `Architecture`: the backbone with its weights, what is changed inside it, and what comes
-after."""
+"""Builds a network from its `Architecture`: the backbone with its weights, IBN, pooling, neck, and head or
+decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from src.models.network import ImageNetwork, Network, PixelNetwork
 from src.models.parts import check_rows
 from src.models.segmentation import FeatureLevels
 
-NO_ANSWER = 60.0  # seconds until a server that says nothing counts as gone; torch.hub sets no limit
+NO_ANSWER = 60.0  # download timeout in seconds without a reply; torch.hub sets none
 
 __all__ = ["Architecture", "Network", "create_model", "embedding_length"]
 
@@ -29,11 +29,11 @@ __all__ = ["Architecture", "Network", "create_model", "embedding_length"]
 def create_model(
     architecture: Architecture, pretrained: bool = False, state: dict[str, torch.Tensor] | None = None
 ) -> Network:
-    """Build the network, one of pixels where the architecture has a decoder; `pretrained` fetches timm's
-    weights, `state` gives the backbone's instead.
+    """Build the network; one for segmentation if the architecture has a decoder.
 
-    Raises `UserError` where weights cannot be fetched or do not fit, the image size does not suit the
-    backbone, or the backbone does not suit what the architecture asks of it.
+    `pretrained` downloads timm's weights; `state` holds weights of the backbone to use instead. Raises
+    `UserError` if weights cannot be downloaded or do not match, the backbone does not accept the image size,
+    or it does not support what the architecture requests.
     """
     download = pretrained and state is None
     limit = socket.getdefaulttimeout()
@@ -42,10 +42,10 @@ def create_model(
         backbone = create_backbone(architecture, download)
     except UserError:
         raise
-    except Exception as error:  # a download fails in as many ways as there are layers below it
+    except Exception as error:  # downloads raise many types of errors
         if not download:
             raise UserError(_why(architecture, error)) from error
-        create_model(architecture)  # a size that does not suit it is told as that
+        create_model(architecture)  # raises its own error for an unsuitable image size
         raise UserError(
             f"model.pretrained: the weights of {architecture.backbone} could not be fetched "
             f"({_first_line(error)}); connect, give a file as model.weights, or set model.pretrained=false"
@@ -61,7 +61,8 @@ def create_model(
 
 
 def embedding_length(model: Network) -> int:
-    """How long the embedding is that losses of distances learn, as one blank image shows."""
+    """Length of the `metric` embedding, which metric losses use, found with a forward pass of one blank
+    image."""
     architecture, training = model.architecture, model.training
     shape = (1, len(architecture.mean), architecture.image_size, architecture.image_size)
     with torch.no_grad():
@@ -71,8 +72,8 @@ def embedding_length(model: Network) -> int:
 
 
 def _start(backbone: nn.Module, architecture: Architecture, state: dict[str, torch.Tensor] | None) -> None:
-    """Fill the backbone, and change its norms where that is asked for: after plain weights, before those of a
-    network that was changed already."""
+    """Load the backbone's weights and add IBN if requested: after plain weights are loaded, or before
+    weights that already contain IBN."""
     changed = state is not None and has_ibn(state)
     if architecture.ibn and changed:
         add_ibn(backbone, architecture.ibn, architecture.backbone)
@@ -83,7 +84,8 @@ def _start(backbone: nn.Module, architecture: Architecture, state: dict[str, tor
 
 
 def _image_network(architecture: Architecture, backbone: nn.Module) -> ImageNetwork:
-    """The network after a look at what its backbone gives, where more than that is asked for."""
+    """The network for one output per image. With own pooling or parts, the layout of the backbone's
+    features is found with a forward pass."""
     if architecture.pooling is None and architecture.parts is None:
         _probe(backbone, architecture, backbone)
         return ImageNetwork(architecture, backbone)
@@ -99,8 +101,8 @@ def _image_network(architecture: Architecture, backbone: nn.Module) -> ImageNetw
 
 
 def _probe(backbone: nn.Module, architecture: Architecture, look: Callable[[torch.Tensor], Any]) -> Any:
-    """Show the backbone one image, so that a size it cannot take is known before a night is planned on it;
-    gives what `look` made of it."""
+    """Run `look` on one random image in evaluation mode and return its result; raises `UserError` for an
+    image size or backbone that does not work, before any training starts."""
     size, training = architecture.image_size, backbone.training
     channels = len(architecture.mean)
     backbone.eval()
@@ -114,6 +116,7 @@ def _probe(backbone: nn.Module, architecture: Architecture, look: Callable[[torc
 
 
 def _why(architecture: Architecture, error: Exception) -> str:
+    """The `UserError` message for a backbone that cannot be built."""
     known = timm.is_model(architecture.backbone)
     if not known or _first_line(error).startswith("Invalid pretrained tag"):
         return (

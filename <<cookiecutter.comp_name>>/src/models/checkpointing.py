@@ -1,6 +1,9 @@
-"""Gradient checkpointing (Chen, Xu, Zhang, Guestrin 2016, Training Deep Nets with Sublinear Memory Cost):
-activations inside a block are made again on the way back instead of kept. Less memory, about a third more
-time, the same gradients."""
+"""Gradient checkpointing (activation checkpointing): activations inside a block are recomputed in the
+backward pass.
+
+It needs less memory and about a third more time, and the gradients are the same (Chen, Xu, Zhang, Guestrin
+2016, Training Deep Nets with Sublinear Memory Cost).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from src.config import UserError
 
 
 def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
-    """Switch it on for a timm backbone. Raises `UserError` where its family has no such thing.
+    """Switch on gradient checkpointing for a timm backbone. Raises `UserError` if its family does not support
+    it.
 
-    Batch norms see each batch twice then, and would count it twice in their statistics: they are told to look
-    away the second time.
+    Batch norms see each batch twice and would update their running statistics twice, so hooks suppress the
+    update during recomputation.
     """
     try:
         backbone.set_grad_checkpointing(True)
@@ -27,17 +31,19 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(_look_away)
-            module.register_forward_hook(_look_again, always_call=True)  # a recomputation may stop inside
+            module.register_forward_hook(_look_again, always_call=True)  # a recomputation may stop early
 
 
 def _look_away(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Before a batch that comes again, which happens within a backward pass alone."""
+    """Pre-forward hook: suppress the statistics update of a recomputed batch, which runs only in a
+    backward pass."""
     if norm.training and norm.track_running_stats and torch._C._current_graph_task_id() != -1:
         norm.kept = norm.momentum, norm.num_batches_tracked.clone()
         norm.momentum = 0.0
 
 
 def _look_again(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    """Forward hook: restore what `_look_away` changed."""
     kept = norm.__dict__.pop("kept", None)
     if kept is not None:
         norm.momentum, count = kept

@@ -1,4 +1,4 @@
-"""What a backbone's last stage gives, whatever the family: a map (B, C, H, W) to pool in our own way."""
+"""Feature maps (B, C, H, W) of a backbone's last stage, for custom pooling, whatever its family."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from src.config import UserError
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """How one backbone lays out its features: (B, C, H, W), (B, H, W, C), or tokens (B, N, C), the first
-    `prefix` of which (a class token, registers) have no place in the image."""
+    """Layout of a backbone's features: (B, C, H, W), (B, H, W, C), or tokens (B, N, C).
+
+    The first `prefix` tokens (class token, registers) have no position in the image.
+    """
 
     layout: Literal["NCHW", "NHWC", "tokens"]
-    stride: int  # pixels from one place to the next
+    stride: int  # pixels between neighbouring positions
     prefix: int
     channels: int  # C of the map
-    length: int  # of a pooled vector after what the family does to one, as a norm
-    rows: int  # H of the map of an image as large as the architecture says
+    length: int  # length of a pooled vector after the family's own final layers, such as a norm
+    rows: int  # H of the map at the architecture's image size
 
     @classmethod
     def of(cls, backbone: nn.Module, raw: Any, size: int, key: str, name: str) -> FeatureLayout:
-        """The layout of `raw`, which `backbone.forward_features` gave for one image of `size` x `size`.
-        Raises `UserError` with `key` where it is no map and no grid of tokens."""
+        """The layout of `raw`, the result of `backbone.forward_features` for one image of `size` x `size`.
+
+        Raises `UserError`, naming the config key `key`, if `raw` is neither a map nor a grid of tokens.
+        """
 
         def refuse(why: str) -> UserError:
             return UserError(
@@ -56,7 +60,8 @@ class FeatureLayout:
         return cls(layout, stride, prefix, channels, pooled.shape[1], rows)
 
     def maps(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(B, C, H, W) of what `forward_features` gave for images of `size`."""
+        """Feature maps (B, C, H, W) from the result of `forward_features` for images of `size` (height,
+        width)."""
         if self.layout == "NCHW":
             return raw
         if self.layout == "NHWC":
@@ -65,15 +70,19 @@ class FeatureLayout:
         return raw[:, self.prefix :].transpose(1, 2).unflatten(2, (height, width))
 
     def finish(self, backbone: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
-        """(B, times C) pooled vectors to (B, times length): what the family does between its own pooling and
-        its classifier, as a norm or a wider layer, done to each vector. It is shown a map of one place, which
-        is its own mean and maximum."""
+        """The family's layers between pooling and classifier, such as a norm or a wider layer, applied to
+        pooled vectors.
+
+        (B, times C) to (B, times length): each vector goes through `forward_head` as a map with one position,
+        whose mean and maximum are the vector itself.
+        """
         vectors = pooled.split(self.channels, dim=1)
         return torch.cat([backbone.forward_head(self._one_place(vector)) for vector in vectors], dim=1)
 
     def _one_place(self, vector: torch.Tensor) -> torch.Tensor:
+        """A vector (B, C) as a feature map with one position, in the backbone's layout."""
         if self.layout == "NCHW":
             return vector[:, :, None, None]
         if self.layout == "NHWC":
             return vector[:, None, None, :]
-        return vector[:, None].expand(-1, self.prefix + 1, -1)  # whichever token the head reads
+        return vector[:, None].expand(-1, self.prefix + 1, -1)  # for any token that the head reads

@@ -1,4 +1,4 @@
-"""Heads: an embedding (B, features) to logits (B, outputs), without an activation at the end."""
+"""Classification heads: an embedding (B, features) to logits (B, outputs), without a final activation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import nn
 
 
 class Head(nn.Module):
-    """Dropout before `logits`. With `samples`, logits are the mean over as many dropout masks in training
-    (Inoue 2019, Multi-Sample Dropout for Accelerated Training and Better Generalization)."""
+    """Base class of heads: dropout, then `logits`; optionally multi-sample dropout.
+
+    With `samples`, training logits are the mean over that many dropout masks (Inoue 2019, Multi-Sample
+    Dropout for Accelerated Training and Better Generalization).
+    """
 
     def __init__(self, drop_rate: float = 0.0, samples: int | None = None):
         super().__init__()
@@ -29,8 +32,8 @@ class Head(nn.Module):
 
 
 class LinearHead(Head):
-    """Dropout and one linear layer, variance-scaled at the start (Glorot and Bengio 2010), zero bias or
-    none."""
+    """Linear head: dropout and one linear layer, with Xavier initialisation (Glorot, Bengio 2010) and zero
+    bias or none."""
 
     def __init__(
         self,
@@ -51,13 +54,14 @@ class LinearHead(Head):
 
 
 class CosineHead(Head):
-    """Dropout, then cosines in [-1, 1] between the embedding and one direction an output, times `scale`, or a
-    softmax could never be sure (Wang et al. 2017, NormFace). In float32 under autocast too: bfloat16 has two
-    digits, and a margin lives in the third.
+    """Cosine head for margin losses (ArcFace, CosFace): `scale` times the cosine of the embedding and each
+    class vector.
 
-    With `subcenters` an output has as many directions, and its cosine is that of the nearest: an identity
-    that looks two ways, or one with wrong images among its own, has room for both (Deng et al. 2020,
-    Sub-center ArcFace). Directions of one output lie side by side in the weight.
+    Without the scale a softmax could never be confident (Wang et al. 2017, NormFace). It runs in float32 even
+    under autocast: bfloat16 has two significant digits, too few for a margin. With `subcenters` an output has
+    that many class vectors and uses the largest cosine, for identities with several appearances or with
+    mislabelled images (Deng et al. 2020, Sub-center ArcFace). The class vectors of an output are adjacent
+    rows of the weight.
     """
 
     def __init__(
@@ -80,9 +84,9 @@ class CosineHead(Head):
             return super().forward(embedding if embedding.dtype == torch.float64 else embedding.float())
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        directions = F.normalize(self.weight.to(embedding.dtype))  # (outputs subcenters, features)
+        directions = F.normalize(self.weight.to(embedding.dtype))  # (outputs * subcenters, features)
         cosines = F.linear(F.normalize(embedding), directions)
         if self.subcenters > 1:
             cosines = cosines.unflatten(1, (-1, self.subcenters)).amax(2)  # (B, outputs)
-        # rounding goes beyond 1 by a hair, where an angle is no number
+        # rounding may exceed 1 slightly, where the angle is NaN
         return self.scale * cosines.clamp(-1, 1)

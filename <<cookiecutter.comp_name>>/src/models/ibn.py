@@ -1,6 +1,8 @@
-"""Instance norm inside a ResNet (Pan, Luo, Shi, Tang 2018, Two at Once: Enhancing Learning and Generalization
-Capacities via IBN-Net): it takes an image's own contrast and tint away, so that a style nobody has seen costs
-less."""
+"""IBN-Net (IBN-a, IBN-b): instance normalisation inside a ResNet, for generalisation to other domains.
+
+Instance norm removes the contrast and tint of an image, so that an unseen style costs less (Pan, Luo, Shi,
+Tang 2018, Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ from src.config import UserError
 
 
 class IBN(nn.Module):
-    """(B, C, H, W): instance norm of the first half of the channels, batch norm of the rest. The names of
-    its two are those of the authors' own weights."""
+    """IBN layer, (B, C, H, W): instance norm on the first half of the channels, batch norm on the rest.
+
+    The submodule names are those of the authors' weights.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -27,7 +31,8 @@ class IBN(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(cls, norm: nn.BatchNorm2d) -> IBN:
-        """With the scale and shift of `norm`, and for the half that stays with its statistics too."""
+        """An IBN layer with the scale and shift of `norm`; the batch-norm half keeps its running
+        statistics too."""
         made = cls(norm.num_features)
         for name in ("weight", "bias"):
             getattr(made.IN, name).copy_(getattr(norm, name)[: made.half])
@@ -42,11 +47,11 @@ class IBN(nn.Module):
 
 
 def add_ibn(backbone: nn.Module, kind: str, name: str) -> None:
-    """Change a timm ResNet in place, after its weights are in it; every tensor that still fits stays.
+    """Add IBN-a or IBN-b to a timm ResNet in place, after its weights are loaded; matching tensors are kept.
 
     `a`: the first norm of each block of the first three stages becomes `IBN`. `b`: the stem's norm becomes an
-    instance norm, and one more follows the last sum of the first two stages. Raises `UserError` for another
-    family, or for other norms.
+    instance norm, and another one follows the last residual sum of the first two stages. Raises `UserError`
+    for other families or other norms.
     """
     if not isinstance(backbone, ResNet):
         raise _refused(kind, name)
@@ -71,11 +76,12 @@ def add_ibn(backbone: nn.Module, kind: str, name: str) -> None:
 
 
 def has_ibn(state: dict[str, Any]) -> bool:
-    """Whether a checkpoint is of a network that was changed already: ours, or the authors' IBN-a."""
+    """Whether a checkpoint already contains IBN layers: ours, or the authors' IBN-a."""
     return any(key.endswith(".IN.weight") for key in state)
 
 
 def _refused(kind: str, name: str) -> UserError:
+    """The error for a backbone that IBN cannot be added to."""
     return UserError(
         f"model.ibn={kind} changes the batch norms of a ResNet's blocks, which {name} has not; set "
         f"model.ibn=null, or a backbone such as resnet50, resnext50_32x4d, seresnet50"

@@ -1,4 +1,4 @@
-"""The last stage of a backbone, apart from what comes before it: copies of it can go their own ways."""
+"""The last stage of a backbone, separated from the rest so that it can be copied (as MGN does)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from src.config import UserError
 
 @dataclass(frozen=True)
 class LastStage:
-    """The layers of a backbone between its last two maps, and whether they want (B, H, W, C)."""
+    """Names of the layers between a backbone's last two feature maps, and whether they need (B, H, W, C)."""
 
     names: tuple[str, ...]
     channels_last: bool
 
     @classmethod
     def of(cls, backbone: nn.Module, image: torch.Tensor, name: str) -> LastStage:
-        """Found by timm's names of the maps, and tried: a copy must make the last map of `image`
-        (1, C, H, W) out of the one before. Raises `UserError` where that cannot be."""
+        """Find the last stage from timm's `feature_info`, and verify it with `image` (1, C, H, W).
+
+        A copy must compute the last feature map from the one before. Raises `UserError` if it does not.
+        """
         for channels_last in (False, True):
             try:
                 found = cls(_between(backbone), channels_last)
                 if found._makes_the_last_map(backbone, image):
                     return found
             except (RuntimeError, TypeError, AttributeError, LookupError, ValueError, AssertionError):
-                continue  # families differ in what they lack
+                continue  # families lack different things
         raise UserError(
             f"model.parts=mgn copies a backbone's last stage, and that of {name} cannot be taken apart; set "
             f"model.parts=pcb, or a backbone such as resnet50"
@@ -37,12 +39,13 @@ class LastStage:
 
     @staticmethod
     def read(backbone: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `forward_features` gives, and the map that enters the last stage, (B, C, H, W)."""
-        raw, (before, _) = backbone.forward_intermediates(images, indices=[-2, -1])  # some stop early
+        """The result of `forward_features`, and the map (B, C, H, W) that enters the last stage."""
+        raw, (before, _) = backbone.forward_intermediates(images, indices=[-2, -1])  # -1: some stop early
         return raw, before
 
     def copied(self, backbone: nn.Module, finer: bool = False) -> Stage:
-        """A copy with the weights of now. With `finer`, that of a ResNet does not halve the map."""
+        """A copy with the current weights. With `finer`, the copy of a ResNet stage does not downsample
+        (stride 1)."""
         layers = [copy.deepcopy(backbone.get_submodule(name)) for name in self.names]
         first = layers[0][0] if isinstance(layers[0], nn.Sequential) else None
         if finer and isinstance(first, BasicBlock | Bottleneck) and isinstance(first.aa, nn.Identity):
@@ -51,6 +54,7 @@ class LastStage:
 
     @torch.no_grad()
     def _makes_the_last_map(self, backbone: nn.Module, image: torch.Tensor) -> bool:
+        """Whether a copy of the stage computes the backbone's last map from the one before."""
         raw, (before, last) = backbone.forward_intermediates(image, indices=[-2, -1])
         stage = self.copied(backbone).eval()
         same = torch.allclose(stage(before), last, rtol=1e-3, atol=1e-4)
@@ -59,7 +63,7 @@ class LastStage:
 
 
 class Stage(nn.Module):
-    """Layers one after another, from a map (B, C, H, W) to the next."""
+    """Layers in sequence, from a feature map (B, C, H, W) to the next."""
 
     def __init__(self, layers: list[nn.Module], channels_last: bool):
         super().__init__()
@@ -73,7 +77,7 @@ class Stage(nn.Module):
 
 
 def _between(backbone: nn.Module) -> tuple[str, ...]:
-    """The layers after that of the last map but one, up to that of the last."""
+    """Names of the layers after the second-last feature map, up to that of the last."""
     before, last = (level["module"].split(".") for level in backbone.feature_info[-2:])
     names: list[str] = []
     while before:
@@ -87,8 +91,9 @@ def _between(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def _keep_size(block: nn.Module) -> None:
+    """Set all strides of a ResNet block to 1."""
     for name, layer in list(block.named_modules()):
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
-        elif isinstance(layer, nn.AvgPool2d):  # of the shortcut, in ResNet-D
+        elif isinstance(layer, nn.AvgPool2d):  # in the shortcut of ResNet-D
             block.set_submodule(name, nn.Identity())

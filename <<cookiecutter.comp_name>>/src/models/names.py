@@ -1,4 +1,4 @@
-"""Which backbones timm knows, here and in Kaggle's image, without the seconds that importing timm takes."""
+"""Names of timm's backbones, locally and in Kaggle's image, without the slow import of timm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)\s*\(", re.MULTILINE)
 
 @cache
 def known_backbones() -> frozenset[str]:
-    """Architecture names registered in the installed timm, read from its source files."""
+    """Architecture names registered in the installed timm, read from its source files. Raises `UserError`
+    if timm is not installed."""
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
         raise UserError("timm is not installed in this environment; run `make setup`")
@@ -27,8 +28,8 @@ def known_backbones() -> frozenset[str]:
 
 
 def check_backbone(name: str) -> None:
-    """Raise `UserError` with near names unless timm knows the architecture; a `.tag` after it is timm's own
-    business."""
+    """Raise `UserError` with similar names unless timm knows the architecture; a pretrained `.tag` is not
+    checked."""
     architecture = name.partition(".")[0]
     if architecture not in known_backbones():
         near = difflib.get_close_matches(architecture, known_backbones(), n=4, cutoff=0.5)
@@ -37,8 +38,10 @@ def check_backbone(name: str) -> None:
 
 
 def unknown_on_kaggle(name: str, newer: Path = NEWER) -> str | None:
-    """Why no kernel can build this backbone, in a sentence that names others; None where one can. `newer`
-    lists what the timm here knows beyond that of Kaggle's image."""
+    """Why a Kaggle kernel cannot build this backbone, in a sentence with alternatives; None if it can.
+
+    `newer` lists the models that the local timm has and the one in Kaggle's image lacks.
+    """
     if not newer.is_file():
         return None
     head, *lacking = newer.read_text(encoding="utf-8").splitlines()

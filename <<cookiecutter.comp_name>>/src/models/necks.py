@@ -1,4 +1,4 @@
-"""Necks: between pooled features (B, features) and the head."""
+"""Necks: layers between pooled features (B, features) and the head."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from torch import nn
 
 
 class Projection(nn.Module):
-    """(B, features) to an embedding of its own length: dropout, a linear layer, batch norm, as where ArcFace
-    ends its network (Deng et al. 2019); without the norm where a `BNNeck` follows."""
+    """Embedding projection, (B, features) to (B, embedding): dropout, linear layer, batch norm, as in ArcFace
+    (Deng et al. 2019).
+
+    Without the batch norm if a `BNNeck` follows.
+    """
 
     def __init__(self, features: int, embedding: int, drop_rate: float = 0.0, norm: bool = True):
         super().__init__()
         self.dropout = nn.Dropout(drop_rate)
-        self.linear = nn.Linear(features, embedding, bias=False)  # the norm has one
+        self.linear = nn.Linear(features, embedding, bias=False)  # the batch norm has one
         self.norm = nn.BatchNorm1d(embedding) if norm else nn.Identity()
         nn.init.xavier_uniform_(self.linear.weight)
 
@@ -22,7 +25,7 @@ class Projection(nn.Module):
 
 
 class Reduction(nn.Module):
-    """(B, features) of a local part to (B, length): a linear layer, batch norm, ReLU (Sun et al. 2018)."""
+    """Part reduction, (B, features) to (B, length): linear layer, batch norm, ReLU (Sun et al. 2018, PCB)."""
 
     def __init__(self, features: int, length: int):
         super().__init__()
@@ -35,10 +38,10 @@ class Reduction(nn.Module):
 
 
 class BNNeck(nn.Module):
-    """(B, features): a batch norm that scales and does not shift, before a classifier without a bias.
+    """BNNeck, (B, features): batch norm with a scale and without a shift, before a classifier without a bias.
 
-    Luo et al. 2019, Bag of Tricks and A Strong Baseline for Deep Person Re-Identification: distances are
-    learned before it, angles after it, so that the two losses stop pulling one vector two ways.
+    Luo et al. 2019, Bag of Tricks and A Strong Baseline for Deep Person Re-Identification: metric losses use
+    the embedding before it and classification losses the one after it, so that the two do not conflict.
     """
 
     def __init__(self, features: int):

@@ -1,5 +1,5 @@
-"""Networks: uint8 images in, `Output` out. Normalisation is inside, so that training and a Kaggle kernel
-cannot differ."""
+"""Networks: uint8 images to `Output`. Normalisation is part of the network, so training and a Kaggle
+kernel agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from src.models.segmentation import FeatureLevels, create_decoder
 
 
 class Normalize(nn.Module):
-    """(B, C, H, W) uint8 to float: minus the mean, over the std, both in units of white."""
+    """Input normalisation (B, C, H, W), uint8 to float: (x - mean) / std, with mean and std given for
+    white = 1."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -26,13 +27,13 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point():  # mixed or resized, and not ours to change
+        if x.is_floating_point():  # mixed or resized; do not modify the caller's tensor
             return (x - self.mean) / self.std
-        return x.to(self.mean.dtype).sub_(self.mean).div_(self.std)  # one new tensor and not three
+        return x.to(self.mean.dtype).sub_(self.mean).div_(self.std)  # in place: one new tensor, not three
 
 
 class Network(nn.Module):
-    """What all of them have: normalisation, a timm backbone, and the way back to the targets' units."""
+    """Base class: input normalisation, a timm backbone, and the scale of the targets."""
 
     def __init__(self, architecture: Architecture, backbone: nn.Module):
         super().__init__()
@@ -43,8 +44,11 @@ class Network(nn.Module):
 
 
 class ImageNetwork(Network):
-    """Logits an image: pooling, the backbone's own or ours, a neck and a head where they are asked for; and
-    local parts, which are an answer each in training, and one with the whole in evaluation."""
+    """Network with one output per image: backbone, pooling (its own or ours), neck, head, and optional parts
+    (PCB, MGN).
+
+    In training the parts are separate outputs; in evaluation they are fused with the global one.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class ImageNetwork(Network):
         features: FeatureLayout | None = None,
         last_stage: LastStage | None = None,
     ):
-        """`features` are needed for `pooling` and `parts`, `last_stage` for parts by MGN."""
+        """`features` is required for `pooling` and `parts`, `last_stage` for MGN parts."""
         super().__init__(architecture, backbone)
         self.features, self.last_stage = features, last_stage
         length = features.length if features else getattr(backbone, "head_hidden_size", backbone.num_features)
@@ -62,7 +66,7 @@ class ImageNetwork(Network):
         self.neck = create_neck(architecture, length)
         length = architecture.embedding or length
         self.bnneck = create_bnneck(architecture, length)
-        here = architecture.embedding is None or architecture.dropout_samples  # else the neck drops
+        here = architecture.embedding is None or architecture.dropout_samples  # else the neck has the dropout
         self.head = create_head(architecture, length, architecture.drop_rate if here else 0.0)
         self.parts = None
         if architecture.parts == "pcb":
@@ -85,15 +89,17 @@ class ImageNetwork(Network):
         return output if self.training else output.fused()
 
     def pooled(self, raw: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """(B, length) features, by the pooling asked for or the backbone's own."""
+        """Pooled features (B, length), by the requested pooling or the backbone's own."""
         if self.pooling is None:
             return self.backbone.forward_head(raw)
         return self.features.finish(self.backbone, self.pooling(maps))
 
 
 class PixelNetwork(Network):
-    """Logits a pixel, at the image's own size: the backbone's feature maps and a decoder. The embedding is
-    the mean of the deepest map."""
+    """Segmentation network: a backbone with a decoder (U-Net, FPN), logits at the image's own size.
+
+    The embedding is the mean of the deepest feature map.
+    """
 
     def __init__(
         self, architecture: Architecture, backbone: nn.Module, levels: FeatureLevels, channels: list[int]

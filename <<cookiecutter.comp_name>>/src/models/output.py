@@ -1,4 +1,4 @@
-"""What a network says of a batch: the contract between models and losses."""
+"""`Output`: the result of a network for a batch, the interface between models and losses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch.nn.functional as F
 
 @dataclass
 class Output:
-    """Logits (B, outputs), or (B, outputs, H, W) of a decoder. `embedding` (B, D) is what classifiers and
-    searches go by, `metric` (B, D) what losses of distances learn: one and the same unless a BNNeck lies
-    between, or parts are fused. `parts` are local answers, each with its own three; in evaluation they are
-    fused already."""
+    """Logits (B, outputs), or (B, outputs, H, W) with a decoder, and embeddings (B, D).
+
+    `embedding` is for classifiers and retrieval, `metric` for metric losses (triplet, center). They are the
+    same unless a BNNeck lies between them or parts are fused. `parts` are the outputs of local parts (PCB,
+    MGN), each with the same three fields; in evaluation they are already fused.
+    """
 
     logits: torch.Tensor
     embedding: torch.Tensor
@@ -25,12 +27,15 @@ class Output:
             self.metric = self.embedding
 
     def all(self) -> list[Output]:
-        """The whole and its parts."""
+        """The global output and its parts."""
         return [self, *(self.parts or [])]
 
     def fused(self) -> Output:
-        """One answer of all: the mean of the logits, and embeddings of length 1 side by side, whose cosine is
-        the mean of the parts' cosines; `metric` stays that of the whole."""
+        """One output of all: the mean logits, and the concatenated L2-normalised embeddings.
+
+        The cosine of two such embeddings is the mean of the parts' cosines. `metric` remains that of the
+        global output.
+        """
         if not self.parts:
             return self
         logits = torch.stack([one.logits.float() for one in self.all()]).mean(0)  # (B, outputs)
@@ -39,14 +44,16 @@ class Output:
 
 
 def with_background(logits: torch.Tensor) -> torch.Tensor:
-    """(B, C, ...) logits of classes that exclude each other to (B, 1 + C, ...): background first, at 0.
+    """Prepend a background logit of 0: (B, C, ...) logits of mutually exclusive classes to (B, 1 + C, ...).
 
-    Softmax knows differences of logits alone, so pinning one of them loses nothing.
+    Softmax depends only on differences of logits, so fixing one of them costs no generality.
     """
     return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
 
 def exclusive_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """(B, C, ...) probabilities of classes that exclude each other, in float32; what they lack of 1 is
-    background."""
+    """Softmax probabilities (B, C, ...) of mutually exclusive classes with implicit background, in float32.
+
+    The background has the rest up to 1.
+    """
     return with_background(logits.float()).softmax(1)[:, 1:]

@@ -1,4 +1,5 @@
-"""Local features beside the whole: an `Output` a part, each with its own short embedding and its own head."""
+"""Part-based models for re-identification (PCB, MGN): local outputs, each with its own short embedding and
+head."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from src.models.necks import Reduction
 from src.models.output import Output
 from src.models.pooling import POOLINGS
 
-REDUCED = 256  # length of a part's embedding in both papers
+REDUCED = 256  # length of a part's embedding, in both papers
 STRIPES = 6  # of PCB, in the paper
 MGN_STRIPES = (2, 3)  # of MGN's second and third branch
 
 
 class Part(nn.Module):
-    """(B, features) of a place to an `Output` of its own."""
+    """One part: pooled features (B, features) of a region to its own `Output`."""
 
     def __init__(self, architecture: Architecture, features: int):
         super().__init__()
@@ -32,9 +33,11 @@ class Part(nn.Module):
 
 
 class PCB(nn.Module):
-    """The map (B, C, H, W) cut into horizontal stripes, each pooled: a list of `Output`, from the top.
+    """Part-based Convolutional Baseline (PCB): the map (B, C, H, W) is cut into horizontal stripes, each
+    pooled.
 
-    Sun, Zheng, Yang, Tian, Wang 2018, Beyond Part Models: Person Retrieval with Refined Part Pooling.
+    Returns one `Output` per stripe, from the top. Sun, Zheng, Yang, Tian, Wang 2018, Beyond Part Models:
+    Person Retrieval with Refined Part Pooling.
     """
 
     def __init__(self, architecture: Architecture, channels: int):
@@ -49,13 +52,14 @@ class PCB(nn.Module):
 
 
 class MGN(nn.Module):
-    """Two copies of the last stage with 2 and 3 stripes each; the whole of a copy and its stripes are a part
-    each, seven together. Goes from the map that enters the last stage, (B, C, H, W).
+    """Multiple Granularity Network (MGN): two copies of the last stage, with 2 and 3 stripes, seven parts in
+    total.
 
-    Wang, Yuan, Chen, Li, Zhou 2018, Learning Discriminative Features with Multiple Granularities for Person
-    Re-Identification. As there, the copies of a ResNet keep the size of the map that enters them; those of
-    other families halve it as their original does. Lighter than there: a part has one embedding, of 256, for
-    all losses, and the branch without stripes is the network's own.
+    Its input is the map (B, C, H, W) that enters the last stage; the whole map of a copy and each of its
+    stripes are a part. Wang, Yuan, Chen, Li, Zhou 2018, Learning Discriminative Features with Multiple
+    Granularities for Person Re-Identification. As in the paper, the copies of a ResNet's stage do not
+    downsample; those of other families do. Simpler than the paper: a part has one embedding, of length 256,
+    for all losses, and the global branch is the network's own.
     """
 
     def __init__(self, architecture: Architecture, stage: LastStage, backbone: nn.Module):
@@ -77,14 +81,14 @@ class MGN(nn.Module):
 
 
 def horizontal_stripes(maps: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """`count` horizontal stripes of (B, C, H, W), from the top; where H is no multiple, neighbours share a
+    """`count` horizontal stripes of (B, C, H, W), from the top; if H is not a multiple, neighbours share a
     row."""
     rows = maps.shape[2]
     return [maps[:, :, i * rows // count : -(-(i + 1) * rows // count)] for i in range(count)]
 
 
 def check_rows(rows: int, architecture: Architecture) -> None:
-    """Raise `UserError` where a map of so many rows has no stripe for every part."""
+    """Raise `UserError` if a map with this number of rows has fewer rows than stripes."""
     pcb = architecture.parts == "pcb"
     count = (architecture.stripes or STRIPES) if pcb else MGN_STRIPES[-1]
     if rows < count:

@@ -1,4 +1,4 @@
-"""Pooling: a map (B, C, H, W) to a vector (B, C), or (B, 2 C) of dual pooling."""
+"""Global pooling: a feature map (B, C, H, W) to a vector (B, C), or (B, 2 C) for dual pooling."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import nn
 
 
 class AveragePooling(nn.Module):
-    """(B, C, H, W) to the mean over the places, (B, C)."""
+    """Global average pooling (GAP), (B, C, H, W) to (B, C)."""
 
-    times = 1  # lengths of the vector, in channels
+    times = 1  # length of the vector, in multiples of C
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return maps.mean((2, 3))
 
 
 class MaxPooling(nn.Module):
-    """(B, C, H, W) to the largest of the places, (B, C)."""
+    """Global max pooling, (B, C, H, W) to (B, C)."""
 
     times = 1
 
@@ -27,8 +27,10 @@ class MaxPooling(nn.Module):
 
 
 class DualPooling(nn.Module):
-    """(B, C, H, W) to mean and maximum side by side, (B, 2 C): how much of it there is, and whether there is
-    any."""
+    """Dual pooling (average and max concatenated, timm's "catavgmax"), (B, C, H, W) to (B, 2 C).
+
+    The average tells how much of a feature there is, the maximum whether there is any.
+    """
 
     times = 2
 
@@ -37,11 +39,12 @@ class DualPooling(nn.Module):
 
 
 class GeM(nn.Module):
-    """(B, C, H, W) to the generalised mean (mean of x^p)^(1/p) over the places, (B, C), with one learned p:
-    1 is the mean, infinity the maximum. Values below `least` count as `least`, also those of a transformer.
+    """GeM (generalised-mean pooling), (B, C, H, W) to (B, C): (mean of x^p)^(1/p) with one learned p.
 
-    Radenovic, Tolias, Chum 2018, Fine-tuning CNN Image Retrieval with No Human Annotation, where p starts at
-    3. In float32 under autocast, and by logarithms: 50 to the third power is beyond float16 already.
+    p = 1 is average pooling, infinity max pooling. Values below `least` are clamped to `least`, including the
+    negative ones of transformers. Radenovic, Tolias, Chum 2018, Fine-tuning CNN Image Retrieval with No Human
+    Annotation, where p starts at 3. It runs in float32 under autocast and with logarithms: 50 cubed already
+    overflows float16.
     """
 
     times = 1
@@ -55,7 +58,7 @@ class GeM(nn.Module):
         with torch.autocast(maps.device.type, enabled=False):
             maps = maps if maps.dtype == torch.float64 else maps.float()
             p = self.p.to(maps.dtype).clamp(min=1)
-            logs = p * maps.clamp(min=self.least).log().flatten(2)  # (B, C, H W)
+            logs = p * maps.clamp(min=self.least).log().flatten(2)  # (B, C, H * W)
             return ((logs.logsumexp(2) - math.log(logs.shape[2])) / p).exp()
 
 

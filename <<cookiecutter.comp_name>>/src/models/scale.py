@@ -1,5 +1,4 @@
-"""Targets in units a network learns well in: standardised, on a logarithm before that where they are
-heavy-tailed."""
+"""Target scaling for regression: standardisation, after log(1 + target) for heavy-tailed targets."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ from src.metrics.base import NOT_NEGATIVE
 
 @dataclass(frozen=True)
 class TargetScale:
-    """Mean and std (C,) of the fold's own training targets; None leaves everything as it is (classes,
-    labels)."""
+    """Mean and std (C,) of the fold's own training targets; None means no scaling (classes, labels)."""
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -23,7 +21,10 @@ class TargetScale:
 
     @classmethod
     def of(cls, targets: np.ndarray, log: bool) -> TargetScale:
-        """The scale of targets (N, C); with `log`, of log(1 + target), which takes none below zero."""
+        """The scale of targets (N, C); with `log`, of log(1 + target).
+
+        Raises `UserError` for targets that are not finite, and for negative ones with `log`.
+        """
         if log:
             NOT_NEGATIVE.check(targets, "train.target_log")
         values = np.log1p(targets.astype(np.float64)) if log else targets.astype(np.float64)
@@ -35,14 +36,14 @@ class TargetScale:
         return cls(tuple(values.mean(0).tolist()), tuple(std.tolist()), log)
 
     def encode(self, targets: np.ndarray) -> np.ndarray:
-        """(N, C) targets in their own units to what the network is trained towards."""
+        """Targets (N, C) in their own units to the scale that the network is trained on."""
         if self.mean is None:
             return targets
         values = np.log1p(np.maximum(targets, 0)) if self.log else targets
         return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
     def decode(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, C) outputs of the network to the targets' own units."""
+        """Network outputs (B, C) to the targets' own units."""
         if self.mean is None:
             return logits
         mean, std = (

@@ -1,4 +1,5 @@
-"""Decoders: a pyramid of feature maps, finest first, to a map of logits at the image's own size."""
+"""Segmentation decoders (U-Net, FPN): a pyramid of feature maps, finest first, to logits at the image's
+own size."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FPN_STRIDE = 3  # finest stride an FPN reads, 4 in the papers; patches of 14 pixels give 3.5
+FPN_STRIDE = 3  # finest stride that an FPN reads: 4 in the papers, 3.5 for patches of 14 pixels
 
 
 @dataclass(frozen=True)
 class FeatureLevels:
-    """Which feature maps of a backbone a decoder reads, finest first: their indices and strides, and the
-    factor that each is enlarged by before."""
+    """The feature maps of a backbone that a decoder reads, finest first.
+
+    Their indices, their strides after upsampling, and the factors by which they are upsampled first.
+    """
 
     indices: list[int]
     strides: list[float]
@@ -22,9 +25,10 @@ class FeatureLevels:
 
     @classmethod
     def of(cls, backbone: nn.Module) -> FeatureLevels:
-        """The last map of every stride. A plain transformer has one stride: three of its depths are taken,
-        and the shallower ones enlarged (Ranftl, Bochkovskiy, Koltun 2021, Vision Transformers for Dense
-        Prediction).
+        """The last feature map of every stride.
+
+        A plain vision transformer has a single stride: three of its depths are used, and the shallower two
+        upsampled (DPT: Ranftl, Bochkovskiy, Koltun 2021, Vision Transformers for Dense Prediction).
         """
         strides = [level["reduction"] for level in backbone.feature_info]
         last = {stride: index for index, stride in enumerate(strides)}
@@ -37,11 +41,11 @@ class FeatureLevels:
         )
 
     def read(self, backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-        """(B, channels, H / stride, W / stride) for each level.
+        """The feature maps (B, channels, H / stride, W / stride), one per level.
 
-        timm's whole network is asked for what lies between its layers. `features_only=True` would rename
-        some families' tensors, differently in each; so a checkpoint fits here as it fits a classifier, and
-        the layers that only classify stay along unused, so that either can start from the other.
+        It uses timm's full network with `forward_intermediates`. `features_only=True` would rename tensors,
+        differently in each family. So a checkpoint fits here as it fits a classifier, and the unused
+        classifier layers are kept, so that either network can start from the other's weights.
         """
         maps = backbone.forward_intermediates(
             images, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
@@ -53,14 +57,17 @@ class FeatureLevels:
 
 
 class UNet(nn.Module):
-    """Upwards from the deepest map, each finer one joined on the way (Ronneberger, Fischer, Brox 2015,
-    U-Net), to logits (B, outputs, H, W) of the `size` asked for."""
+    """U-Net decoder (Ronneberger, Fischer, Brox 2015, U-Net), to logits (B, outputs, H, W) of the requested
+    `size`.
+
+    It upsamples from the deepest map and concatenates each finer one as a skip connection.
+    """
 
     def __init__(self, channels: list[int], outputs: int, drop_rate: float = 0.0):
         super().__init__()
         self.blocks, below = nn.ModuleList(), channels[-1]
         for step, skip in enumerate(reversed(channels[:-1])):
-            width = max(256 >> step, 16)  # halved as the side doubles: each block costs about the same
+            width = max(256 >> step, 16)  # halved as resolution doubles: each block costs about the same
             self.blocks.append(nn.Sequential(_convolution(below + skip, width), _convolution(width, width)))
             below = width
         self.head = MapHead(below, outputs, drop_rate)
@@ -74,18 +81,22 @@ class UNet(nn.Module):
 
 
 class FPN(nn.Module):
-    """A feature pyramid (Lin et al. 2017, Feature Pyramid Networks) and the branch that sums its levels
-    (Kirillov et al. 2019, Panoptic FPN), to logits (B, outputs, H, W) of the `size` asked for."""
+    """FPN decoder: feature pyramid with summed levels, to logits (B, outputs, H, W) of the requested `size`.
+
+    Lin et al. 2017, Feature Pyramid Networks; the summing branch is that of Kirillov et al. 2019, Panoptic
+    FPN.
+    """
 
     def __init__(self, channels: list[int], strides: list[float], outputs: int, drop_rate: float = 0.0):
         super().__init__()
         self.skipped = sum(stride < FPN_STRIDE for stride in strides)
         channels = channels[self.skipped :]
-        # normalised, which the paper has no need of: raw maps of ConvNeXt and Swin differ in size by orders
+        # normalised, unlike in the paper: the scales of ConvNeXt's and Swin's raw maps differ by orders of
+        # magnitude
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, 256, 1, bias=False), nn.GroupNorm(32, 256)) for c in channels
         )
-        self.branches = nn.ModuleList()  # a convolution for every doubling of the side, and at least one
+        self.branches = nn.ModuleList()  # one convolution per doubling of the resolution, at least one
         for level in range(len(channels)):
             widths = [256, *[128] * (level - 1)]
             self.branches.append(
@@ -109,14 +120,18 @@ class FPN(nn.Module):
 
 
 class MapHead(nn.Module):
-    """Whole channels dropped, one linear layer a pixel, and up to the size asked for, in float32: bfloat16
-    keeps too few digits to place an edge between two pixels."""
+    """Segmentation head: channel dropout, a 1 x 1 convolution, and bilinear upsampling to the requested size.
+
+    Upsampling is in float32: bfloat16 has too few digits to place an edge between two pixels.
+    """
 
     def __init__(self, features: int, outputs: int, drop_rate: float = 0.0):
         super().__init__()
         self.dropout = nn.Dropout2d(drop_rate)
         self.linear = nn.Conv2d(features, outputs, 1)
-        nn.init.normal_(self.linear.weight, std=0.01)  # undecided everywhere (Lin et al. 2017, Focal Loss)
+        nn.init.normal_(
+            self.linear.weight, std=0.01
+        )  # logits near zero everywhere (Lin et al. 2017, Focal Loss)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -126,8 +141,11 @@ class MapHead(nn.Module):
 def create_decoder(
     name: str, channels: list[int], strides: list[float], outputs: int, drop_rate: float = 0.0
 ) -> UNet | FPN:
-    """The decoder of that name for maps of these channels and strides, finest first; its new layers start
-    with the variance of He et al. 2015, Delving Deep into Rectifiers."""
+    """Create a decoder, "unet" or "fpn", for feature maps with these channels and strides, finest first.
+
+    New layers have Kaiming initialisation (He et al. 2015, Delving Deep into Rectifiers). Raises `ValueError`
+    for another name.
+    """
     if name == "unet":
         return _started(UNet(channels, outputs, drop_rate))
     if name == "fpn":
@@ -136,12 +154,13 @@ def create_decoder(
 
 
 def _convolution(inputs: int, outputs: int, norm: nn.Module | None = None) -> nn.Sequential:
-    """3 x 3, a norm (batch norm unless given), ReLU."""
+    """3 x 3 convolution, norm (batch norm by default), ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(layer, norm or nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def _started(decoder: UNet | FPN) -> UNet | FPN:
+    """The decoder after Kaiming initialisation of all convolutions but the head's."""
     for layer in decoder.modules():
         if isinstance(layer, nn.Conv2d) and layer is not decoder.head.linear:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -149,4 +168,5 @@ def _started(decoder: UNet | FPN) -> UNet | FPN:
 
 
 def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resize to `size`, if needed."""
     return x if x.shape[-2:] == tuple(size) else F.interpolate(x, size=tuple(size), mode="bilinear")

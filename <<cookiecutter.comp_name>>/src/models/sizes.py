@@ -1,4 +1,4 @@
-"""Which image sizes a network takes besides the one it was built for."""
+"""Check which image sizes a network accepts besides the one it was built for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from src.models.network import Network
 
 @torch.no_grad()
 def check_sizes(network: Network, sizes: Iterable[int], key: str, why: str = "") -> None:
-    """Show the network one black square image of each of `sizes` pixels, which the config's `key` asks for.
+    """Run the network on one black square image of each of `sizes` pixels, requested by the config's `key`.
 
-    Raises `UserError` with that key, and `why` where it does not say so itself, where it cannot take one:
-    transformers with a table of positions are tied to the size they were built for. The network's weights,
-    statistics and mode stay what they were.
+    Raises `UserError` naming that key, and `why` if the key does not explain itself, if the network rejects a
+    size: position embeddings tie some transformers to the size they were built for. Weights, statistics and
+    mode do not change.
     """
     architecture, training = network.architecture, network.training
     device = next(network.parameters()).device

@@ -1,4 +1,4 @@
-"""A backbone from shallow to deep, for fine-tuning that treats its depths differently."""
+"""Stages of a backbone, from shallow to deep, for fine-tuning that treats them differently."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from torch import nn
 
 
 def stages(backbone: nn.Module) -> list[list[str]]:
-    """The names of a timm backbone's parameters, a list a stage, the shallowest (the stem) first; every
-    parameter once.
+    """Names of a timm backbone's parameters per stage, the shallowest (the stem) first; every parameter
+    occurs once.
 
-    By timm's own `group_matcher`; a plain transformer has a stage a block. A family without one goes by the
-    stages that `feature_info` names, the stem with the first of them.
+    Stages come from timm's `group_matcher`; each block of a plain transformer is a stage. Families without a
+    matcher use the stages in `feature_info`, the stem being part of the first.
     """
     names = [name for name, _ in backbone.named_parameters()]
     matcher = getattr(backbone, "group_matcher", None)
     found = _by_feature_info(backbone, names) if matcher is None else _by_groups(backbone, matcher)
     seen = {name for group in found for name in group}
-    rest = [name for name in names if name not in seen]  # of no depth for timm
+    rest = [name for name in names if name not in seen]  # parameters without a depth in timm
     if rest:
         found = [*found[:-1], [*(found[-1] if found else []), *rest]]
     return [group for group in found if group]
 
 
 def _by_groups(backbone: nn.Module, matcher) -> list[list[str]]:
+    """Parameter names per group of timm's `group_matcher`, in order of depth."""
     try:
         groups = group_parameters(backbone, matcher(coarse=True))
-    except AssertionError:  # a family that has fine groups alone
+    except AssertionError:  # this family has only fine groups
         groups = group_parameters(backbone, matcher(coarse=False))
     return [groups[depth] for depth in sorted(groups)]
 
 
 def _by_feature_info(backbone: nn.Module, names: list[str]) -> list[list[str]]:
-    """Parameters in their order; a new depth begins with each stage, the first one with what comes before
-    it."""
+    """Parameters in order, split where a stage of `feature_info` begins; the first stage includes what
+    precedes it."""
     levels = [level["module"] + "." for level in getattr(backbone, "feature_info", [])]
     found: list[list[str]] = [[]]
     depth = 0

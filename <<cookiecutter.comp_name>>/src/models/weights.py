@@ -1,5 +1,5 @@
-"""Weights on disk: safetensors that carry their own architecture; and outside checkpoints, read without
-pickle."""
+"""Weights files: our own safetensors with the architecture in their metadata, and external checkpoints,
+read without pickle."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WRAPPERS = (
     "_orig_mod.",
     "model.",
     "backbone.",
-)  # DDP, torch.compile, and what training scripts wrap around
+)  # prefixes of DDP, torch.compile and common training scripts
 
 
 def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Tensor]) -> None:
-    """Write weights with their architecture, atomically; names lose what torch.compile and DDP put before
-    them."""
+    """Save weights with their architecture, atomically. The prefixes of torch.compile and DDP are removed
+    from the names."""
     plain = {
         strip(name, ("module.", "_orig_mod.")): tensor.detach().contiguous().cpu()
         for name, tensor in state.items()
@@ -39,8 +39,10 @@ def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Te
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Network:
-    """Build the network that `save_model` wrote, with its weights, in evaluation mode; nothing is
-    downloaded. Raises `UserError` naming the file."""
+    """Build the network of a file written by `save_model`, load its weights and set evaluation mode.
+
+    Nothing is downloaded. Raises `UserError` naming the file.
+    """
     values = read_architecture(path)
     with decoding(path):
         architecture = Architecture(**values)
@@ -56,17 +58,18 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Network:
 
 
 def load_weights(model: Network, path: Path) -> None:
-    """Put the tensors of a file of ours into a network of the same shape; raises `UserError`."""
+    """Load the tensors of our own weights file into a network of the same architecture. Raises
+    `UserError`."""
     state = read_tensors(path)
     with decoding(path):
         model.load_state_dict(state)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or .pth file for `model.weights`, bare of wrappers.
+    """The tensors of an external .safetensors or .pth file for `model.weights`, without wrapper prefixes.
 
-    A .pth file is read with `weights_only=True`: a checkpoint from a stranger cannot run code. Raises
-    `UserError`.
+    A .pth file is loaded with `weights_only=True`, so an untrusted checkpoint cannot run code. Raises
+    `UserError` for a file that cannot be read or holds no tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -76,7 +79,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"model.weights: {path} cannot be read ({first})") from None
-    except Exception as error:  # pickle errors have many types, and all mean the same here
+    except Exception as error:  # pickle errors have many types and the same meaning here
         raise UserError(
             f"model.weights: {path} is no checkpoint, or holds more than tensors ({type(error).__name__}); "
             f"save its state dict as safetensors"
@@ -93,7 +96,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def strip(name: str, prefixes: tuple[str, ...]) -> str:
-    """A parameter's name without the wrappers' prefixes, however they are nested."""
+    """A parameter name without the wrappers' prefixes, also when nested."""
     while True:
         shorter = next((name[len(p) :] for p in prefixes if name.startswith(p)), name)
         if shorter == name:
