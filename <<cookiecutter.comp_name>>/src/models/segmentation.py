@@ -129,9 +129,7 @@ class MapHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout2d(drop_rate)
         self.linear = nn.Conv2d(features, outputs, 1)
-        nn.init.normal_(
-            self.linear.weight, std=0.01
-        )  # logits near zero everywhere (Lin et al. 2017, Focal Loss)
+        nn.init.normal_(self.linear.weight, std=0.01)  # all logits near zero (Lin et al. 2017, Focal Loss)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -120,7 +120,7 @@ def front_of(settings: Train, steps_per_epoch: int) -> tuple[int, int, int]:
 def cycle_ends(settings: Train) -> list[int]:
     """The epochs at which cosine cycles (warm restarts) end; the last one is the last epoch.
 
-    Cycle lengths are whole epochs and differ by at most one, so each end can be validated and saved.
+    Every cycle ends with an epoch, so each end can be validated and saved; lengths differ by at most one.
     """
     front = sum(front_of(settings, 1000)) / 1000
     each = (settings.epochs - front) / (settings.cycles or 1)
