@@ -1,2 +1,1 @@
-"""Loss functions, per sample: (output, targets) -> (B,). The reduction over the batch happens once, at the
-end."""
+"""Loss functions per sample: (output, targets) -> (B,). The batch is reduced once, at the end."""

@@ -57,11 +57,11 @@ def weights_of_labels(settings: Losses, targets: np.ndarray, outputs: list[str])
 
 
 def _by_rows(settings: Losses, counts: torch.Tensor) -> torch.Tensor:
-    """Inverse frequency weights, or the inverse effective number of samples (Cui et al. 2019, Class-Balanced
-    Loss Based on Effective Number of Samples).
+    """Inverse-frequency weights, or class-balanced ones by the effective number of samples.
 
-    The effective number grows more slowly than the row count, because similar images add less and less. A
-    class without rows counts as one with a single row.
+    The effective number grows more slowly than the row count, because similar images add less and less (Cui
+    et al. 2019, Class-Balanced Loss Based on Effective Number of Samples). A class without rows counts as one
+    with a single row.
     """
     rows = counts.clamp(min=1)
     if settings.class_weights == "inverse":

@@ -30,8 +30,7 @@ class CenterLoss(nn.Module):
         return losses
 
     def move(self, apart: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> None:
-        """Update the centres: each moves by RATE times the sum of its rows' differences (B, D), divided by
-        1 + their number."""
+        """Move each centre by RATE times the sum of its rows' differences (B, D) over 1 + their number."""
         good = known & apart.isfinite().all(1)  # a half-precision overflow would stay for ever
         labels = labels.clamp(min=0)
         apart = torch.where(good[:, None], apart, 0).to(self.centers.dtype)

@@ -1,5 +1,4 @@
-"""Classification losses for mutually exclusive classes: logits (B, C) and class probabilities `shares` (B,
-C) to (B,)."""
+"""Classification losses for exclusive classes: logits (B, C) and probabilities `shares` (B, C) to (B,)."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ def softmax_focal(logits: torch.Tensor, shares: torch.Tensor, gamma: float = 2.0
 def symmetric_cross_entropy(
     logits: torch.Tensor, shares: torch.Tensor, alpha: float = 0.1, beta: float = 1.0, floor: float = -4.0
 ) -> torch.Tensor:
-    """Symmetric cross-entropy (SCE), (B,): `alpha` times cross-entropy plus `beta` times reverse
-    cross-entropy.
+    """Symmetric cross-entropy (SCE), (B,): `alpha` times CE plus `beta` times reverse CE.
 
     The reverse term swaps prediction and target; the logarithm of a zero target is replaced by `floor`. Wang
     et al. 2019, Symmetric Cross Entropy for Robust Learning with Noisy Labels.

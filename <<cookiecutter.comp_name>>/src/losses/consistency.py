@@ -1,5 +1,4 @@
-"""Consistency loss between student and teacher on unlabelled images, with a confidence threshold
-(FixMatch)."""
+"""Consistency loss between student and teacher on unlabelled images, with FixMatch's threshold."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ def consistency(
 
 
 def confident_cells(kind: str, teacher: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Bool, of the shape of `cells`: whether the most probable answer has at least the probability
-    `threshold`.
+    """Bool, shaped like `cells`: whether the most probable answer has at least probability `threshold`.
 
     For maps the background is one of the answers. For numbers it is always True.
     """

@@ -61,12 +61,12 @@ def hard_distillation(kind: str, pupil: torch.Tensor, teacher: torch.Tensor) -> 
 
 
 def averaged(kind: str, several: list[torch.Tensor], temperature: float) -> torch.Tensor:
-    """Ensemble of several teachers: logits of their mean probabilities at this temperature, from logits (B,
-    C, ...).
+    """Ensemble of teachers: logits of their mean probabilities at this temperature.
 
-    Probabilities are averaged, not logits, since one overconfident teacher would dominate a mean of logits.
-    `mse`: the mean of numbers. `cosine`: concatenated normalised embeddings (B, D), whose cosine is the mean
-    of the teachers' cosines, because embeddings of different runs share no axes.
+    Inputs are logits (B, C, ...). Probabilities are averaged, not logits, since one overconfident teacher
+    would dominate a mean of logits. `mse`: the mean of numbers. `cosine`: concatenated normalised embeddings
+    (B, D), whose cosine is the mean of the teachers' cosines, because embeddings of different runs share no
+    axes.
     """
     if len(several) == 1:
         return several[0]

@@ -8,8 +8,10 @@ from src.losses.masked import cells_of_sets, masked_mean
 
 
 def soft_fbeta(logits: torch.Tensor, targets: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
-    """Soft F-beta loss (B,): over the labels of each row (B, C), or the pixels of each image and class (B, C,
-    H, W).
+    """Soft F-beta loss (B,): 1 - F-beta of probabilities and targets, per row or per mask.
+
+    It is computed over the labels of each row for (B, C), and over the pixels of each image and class for (B,
+    C, H, W).
 
     For masks it is the mean over classes and equals a Tversky loss with weights that sum to 1 (Salehi,
     Erdogmus, Gholipour 2017, Tversky Loss Function for Image Segmentation). NaN targets are unknown and left

@@ -37,8 +37,7 @@ def binary_cross_entropy(
 def sigmoid_focal(
     logits: torch.Tensor, targets: torch.Tensor, gamma: float = 2.0, alpha: float | None = None
 ) -> torch.Tensor:
-    """Sigmoid focal loss: BCE times (1 - p_t)^gamma. With `alpha`, positives are weighted alpha and negatives
-    1 - alpha.
+    """Sigmoid focal loss: BCE times (1 - p_t)^gamma; `alpha` weights positives, 1 - alpha negatives.
 
     Lin et al. 2017, Focal Loss for Dense Object Detection.
     """

@@ -43,8 +43,7 @@ def lovasz_softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def extension(wrong: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Lovász extension of the Jaccard loss (B, C), at the errors `wrong` (B, C, P); negative errors count as
-    0.
+    """Lovász extension of the Jaccard loss (B, C), at errors `wrong` (B, C, P); negative errors count as 0.
 
     Cells are added in order of decreasing error; each has as weight the IoU that it costs: 1 / union for a
     missed cell, left / (union * (union - 1)) for a false positive.

@@ -25,11 +25,10 @@ FLAT = 1e-6  # squared sine below which the angle's gradient is dropped; it dive
 
 
 def margin_softmax(cosines: torch.Tensor, shares: torch.Tensor, scale: float, widen: Widen) -> torch.Tensor:
-    """Margin softmax (B,): cross-entropy of `scale` times cosines, with the margin `widen` on the own class's
-    cosine.
+    """Margin softmax (B,): cross-entropy of `scale` times cosines, with a margin on the own class's.
 
-    Without a margin it is NormFace (Wang et al. 2017, NormFace: L2 Hypersphere Embedding for Face
-    Verification).
+    `widen` applies the margin. Without one it is NormFace (Wang et al. 2017, NormFace: L2 Hypersphere
+    Embedding for Face Verification).
     """
     losses = F.softplus(log_sum_of_others(scale * cosines) - scale * widen(cosines))  # (B, C)
     return (shares * losses).sum(1)

@@ -1,5 +1,4 @@
-"""Masked losses for partly known targets (NaN is unknown), such as pseudo-labels that cover only some
-labels or pixels."""
+"""Masked losses for partly known targets: NaN is unknown, as in partly pseudo-labelled rows."""
 
 from __future__ import annotations
 
@@ -12,15 +11,13 @@ import torch.nn.functional as F
 def masked_mean_loss(
     cell: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Mean (B,) of `cell(logits, targets)`, (B, C, ...), over the targets that are not NaN; 0 if none is
-    known."""
+    """Mean (B,) of `cell(logits, targets)`, (B, C, ...), over the targets that are not NaN, or 0."""
     known = ~targets.isnan()
     return masked_mean(cell(logits, torch.where(known, targets, torch.zeros_like(targets))), known)
 
 
 def masked_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Mean (B,) of losses (B, ...) where the mask `known`, of the same shape, is true; 0 if it is nowhere
-    true."""
+    """Mean (B,) of losses (B, ...) where the mask `known`, of the same shape, is true; 0 if nowhere."""
     return (losses * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
 
@@ -39,6 +36,5 @@ def class_shares(targets: torch.Tensor, n_outputs: int) -> tuple[torch.Tensor, t
 
 
 def cells_of_sets(values: torch.Tensor) -> torch.Tensor:
-    """Flatten labels (B, C) to (B, 1, C), one set per row, and masks (B, C, H, W) to (B, C, H * W), one
-    set per class."""
+    """Flatten labels (B, C) to one set per row (B, 1, C), masks (B, C, H, W) to one per class (B, C, H * W)."""
     return values[:, None] if values.ndim == 2 else values.flatten(2)

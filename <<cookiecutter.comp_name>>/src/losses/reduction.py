@@ -22,8 +22,7 @@ def reduce(
 
 @torch.no_grad()
 def ohem_weights(losses: torch.Tensor, weights: torch.Tensor, share: float) -> torch.Tensor:
-    """OHEM weights (B,): the weights of the rows with the highest losses, up to `share` of the batch's total
-    weight.
+    """OHEM weights (B,): those of the rows with the highest losses, up to `share` of the batch's weight.
 
     All other rows get 0. The last selected row counts in part, so every batch contributes exactly its share.
     Shrivastava, Gupta, Girshick 2016, Training Region-based Object Detectors with Online Hard Example Mining;

@@ -29,8 +29,7 @@ def bce_dice(
 
 
 def ce_dice(logits: torch.Tensor, targets: torch.Tensor, dice_weight: float) -> torch.Tensor:
-    """Cross-entropy + Dice loss (B,) for mutually exclusive classes: (1 - dice_weight) * CE + dice_weight *
-    Dice.
+    """Cross-entropy + Dice loss (B,) for exclusive classes: (1 - dice_weight) * CE + dice_weight * Dice.
 
     Cross-entropy includes the background and is averaged over known pixels; Dice is over the classes alone.
     The background has the constant logit 0, which costs no generality, and the rest of the target

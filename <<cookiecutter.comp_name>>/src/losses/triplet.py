@@ -13,13 +13,12 @@ TOUCHING = 1e-12  # squared distance below which two rows are one point: sqrt ha
 def batch_hard_triplet(
     embedding: torch.Tensor, labels: torch.Tensor, margin: float | Literal["soft"]
 ) -> torch.Tensor:
-    """Batch-hard triplet loss (B,): relu(d(hardest positive) - d(hardest negative) + margin) within the
-    batch.
+    """Batch-hard triplet loss (B,): relu(d(hardest positive) - d(hardest negative) + margin).
 
-    With `margin="soft"` it is the softplus of the difference. Distances are Euclidean, 0 to 2, between
-    L2-normalised embeddings (B, D). A row without a positive or without a negative costs 0. Labels (B,) are
-    int64 class indices; a row with a negative one is unknown: it costs 0 and is nobody's positive or
-    negative.
+    Positives and negatives are those in the batch. With `margin="soft"` it is the softplus of the difference.
+    Distances are Euclidean, 0 to 2, between L2-normalised embeddings (B, D). A row without a positive or
+    without a negative costs 0. Labels (B,) are int64 class indices; a row with a negative one is unknown: it
+    costs 0 and is no positive or negative of another.
 
     Hermans, Beyer, Leibe 2017, In Defense of the Triplet Loss for Person Re-Identification.
     """

@@ -1,5 +1,4 @@
-"""timm backbones for any image size and number of input channels: creation, checkpoint loading,
-normalisation."""
+"""timm backbones for any image size and number of channels: creation, weights, normalisation."""
 
 from __future__ import annotations
 
@@ -102,8 +101,7 @@ def _adapt_first_layers(
 
 
 def adapt_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """Adapt the weight (O, I, H, W) of a first convolution to another number of input channels, by timm's
-    rule.
+    """Adapt a first convolution's weight (O, I, H, W) to another number of channels, by timm's rule.
 
     For one channel the weight is summed; otherwise it is repeated in turn and scaled by I / `channels`, so
     that a grey image gives the same output. Unlike timm's own, it works for any I.

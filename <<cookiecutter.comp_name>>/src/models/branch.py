@@ -1,5 +1,4 @@
-"""From pooled features (B, features) to an `Output`: neck, BNNeck and head, for the global branch and for
-parts."""
+"""From pooled features (B, features) to an `Output`: neck, BNNeck and head of a branch."""
 
 from __future__ import annotations
 
@@ -49,8 +48,10 @@ def create_head(architecture: Architecture, features: int, drop_rate: float) -> 
 
 
 def branch_output(features: torch.Tensor, neck: nn.Module, bnneck: nn.Module, head: Head) -> Output:
-    """Neck, BNNeck and head applied to features (B, F): metric losses use the embedding before the BNNeck,
-    all else the one after it."""
+    """Neck, BNNeck and head applied to features (B, F).
+
+    Metric losses use the embedding before the BNNeck, all else the one after it.
+    """
     metric = neck(features)
     embedding = bnneck(metric)
     return Output(logits=head(embedding), embedding=embedding, metric=metric)

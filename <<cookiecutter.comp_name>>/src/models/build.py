@@ -1,5 +1,4 @@
-"""Builds a network from its `Architecture`: the backbone with its weights, IBN, pooling, neck, and head or
-decoder."""
+"""Builds a network from its `Architecture`: backbone and weights, IBN, pooling, neck, head or decoder."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ def create_model(
 
 
 def embedding_length(model: Network) -> int:
-    """Length of the `metric` embedding, which metric losses use, found with a forward pass of one blank
-    image."""
+    """Length of the `metric` embedding (for metric losses), found with one blank image."""
     architecture, training = model.architecture, model.training
     shape = (1, len(architecture.mean), architecture.image_size, architecture.image_size)
     with torch.no_grad():
@@ -72,8 +70,10 @@ def embedding_length(model: Network) -> int:
 
 
 def _start(backbone: nn.Module, architecture: Architecture, state: dict[str, torch.Tensor] | None) -> None:
-    """Load the backbone's weights and add IBN if requested: after plain weights are loaded, or before
-    weights that already contain IBN."""
+    """Load the backbone's weights and add IBN if requested.
+
+    IBN is added after plain weights are loaded, or before weights that already contain IBN.
+    """
     changed = state is not None and has_ibn(state)
     if architecture.ibn and changed:
         add_ibn(backbone, architecture.ibn, architecture.backbone)
@@ -84,8 +84,10 @@ def _start(backbone: nn.Module, architecture: Architecture, state: dict[str, tor
 
 
 def _image_network(architecture: Architecture, backbone: nn.Module) -> ImageNetwork:
-    """The network for one output per image. With own pooling or parts, the layout of the backbone's
-    features is found with a forward pass."""
+    """The network for one output per image.
+
+    With own pooling or parts, the layout of the backbone's features is found with a forward pass.
+    """
     if architecture.pooling is None and architecture.parts is None:
         _probe(backbone, architecture, backbone)
         return ImageNetwork(architecture, backbone)

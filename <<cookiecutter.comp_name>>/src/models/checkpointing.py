@@ -1,5 +1,4 @@
-"""Gradient checkpointing (activation checkpointing): activations inside a block are recomputed in the
-backward pass.
+"""Gradient checkpointing (activation checkpointing): the backward pass recomputes activations of blocks.
 
 It needs less memory and about a third more time, and the gradients are the same (Chen, Xu, Zhang, Guestrin
 2016, Training Deep Nets with Sublinear Memory Cost).
@@ -15,8 +14,7 @@ from src.config import UserError
 
 
 def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
-    """Switch on gradient checkpointing for a timm backbone. Raises `UserError` if its family does not support
-    it.
+    """Switch on gradient checkpointing for a timm backbone; `UserError` if its family does not support it.
 
     Batch norms see each batch twice and would update their running statistics twice, so hooks suppress the
     update during recomputation.
@@ -35,8 +33,7 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
 
 
 def _look_away(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Pre-forward hook: suppress the statistics update of a recomputed batch, which runs only in a
-    backward pass."""
+    """Pre-forward hook: suppress the statistics update in a recomputation (inside a backward pass)."""
     if norm.training and norm.track_running_stats and torch._C._current_graph_task_id() != -1:
         norm.kept = norm.momentum, norm.num_batches_tracked.clone()
         norm.momentum = 0.0

@@ -60,8 +60,7 @@ class FeatureLayout:
         return cls(layout, stride, prefix, channels, pooled.shape[1], rows)
 
     def maps(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Feature maps (B, C, H, W) from the result of `forward_features` for images of `size` (height,
-        width)."""
+        """Feature maps (B, C, H, W) from `forward_features` of images of `size` (height, width)."""
         if self.layout == "NCHW":
             return raw
         if self.layout == "NHWC":
@@ -70,8 +69,7 @@ class FeatureLayout:
         return raw[:, self.prefix :].transpose(1, 2).unflatten(2, (height, width))
 
     def finish(self, backbone: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
-        """The family's layers between pooling and classifier, such as a norm or a wider layer, applied to
-        pooled vectors.
+        """Apply the family's layers between pooling and classifier (a norm, a wider layer) to pooled vectors.
 
         (B, times C) to (B, times length): each vector goes through `forward_head` as a map with one position,
         whose mean and maximum are the vector itself.

@@ -32,8 +32,7 @@ class Head(nn.Module):
 
 
 class LinearHead(Head):
-    """Linear head: dropout and one linear layer, with Xavier initialisation (Glorot, Bengio 2010) and zero
-    bias or none."""
+    """Linear head: dropout and a linear layer, Xavier initialisation (Glorot, Bengio 2010), optional bias."""
 
     def __init__(
         self,
@@ -54,8 +53,7 @@ class LinearHead(Head):
 
 
 class CosineHead(Head):
-    """Cosine head for margin losses (ArcFace, CosFace): `scale` times the cosine of the embedding and each
-    class vector.
+    """Cosine head for margin losses (ArcFace, CosFace): `scale` times the cosine to each class vector.
 
     Without the scale a softmax could never be confident (Wang et al. 2017, NormFace). It runs in float32 even
     under autocast: bfloat16 has two significant digits, too few for a margin. With `subcenters` an output has

@@ -31,8 +31,7 @@ class IBN(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(cls, norm: nn.BatchNorm2d) -> IBN:
-        """An IBN layer with the scale and shift of `norm`; the batch-norm half keeps its running
-        statistics too."""
+        """An IBN layer with the scale and shift of `norm`, and its statistics for the batch-norm half."""
         made = cls(norm.num_features)
         for name in ("weight", "bias"):
             getattr(made.IN, name).copy_(getattr(norm, name)[: made.half])

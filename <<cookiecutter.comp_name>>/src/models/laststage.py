@@ -44,8 +44,7 @@ class LastStage:
         return raw, before
 
     def copied(self, backbone: nn.Module, finer: bool = False) -> Stage:
-        """A copy with the current weights. With `finer`, the copy of a ResNet stage does not downsample
-        (stride 1)."""
+        """A copy with the current weights; with `finer`, a ResNet's does not downsample (stride 1)."""
         layers = [copy.deepcopy(backbone.get_submodule(name)) for name in self.names]
         first = layers[0][0] if isinstance(layers[0], nn.Sequential) else None
         if finer and isinstance(first, BasicBlock | Bottleneck) and isinstance(first.aa, nn.Identity):

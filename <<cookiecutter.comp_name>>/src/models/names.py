@@ -16,8 +16,10 @@ _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)\s*\(", re.MULTILINE)
 
 @cache
 def known_backbones() -> frozenset[str]:
-    """Architecture names registered in the installed timm, read from its source files. Raises `UserError`
-    if timm is not installed."""
+    """Architecture names registered in the installed timm, read from its source files.
+
+    Raises `UserError` if timm is not installed.
+    """
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
         raise UserError("timm is not installed in this environment; run `make setup`")
@@ -28,8 +30,10 @@ def known_backbones() -> frozenset[str]:
 
 
 def check_backbone(name: str) -> None:
-    """Raise `UserError` with similar names unless timm knows the architecture; a pretrained `.tag` is not
-    checked."""
+    """Raise `UserError` with similar names unless timm knows the architecture.
+
+    A pretrained `.tag` is not checked.
+    """
     architecture = name.partition(".")[0]
     if architecture not in known_backbones():
         near = difflib.get_close_matches(architecture, known_backbones(), n=4, cutoff=0.5)

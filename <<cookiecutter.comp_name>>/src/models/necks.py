@@ -7,10 +7,9 @@ from torch import nn
 
 
 class Projection(nn.Module):
-    """Embedding projection, (B, features) to (B, embedding): dropout, linear layer, batch norm, as in ArcFace
-    (Deng et al. 2019).
+    """Embedding projection, (B, features) to (B, embedding): dropout, linear layer, batch norm.
 
-    Without the batch norm if a `BNNeck` follows.
+    This is how ArcFace ends its network (Deng et al. 2019). Without the batch norm if a `BNNeck` follows.
     """
 
     def __init__(self, features: int, embedding: int, drop_rate: float = 0.0, norm: bool = True):

@@ -1,5 +1,4 @@
-"""Networks: uint8 images to `Output`. Normalisation is part of the network, so training and a Kaggle
-kernel agree."""
+"""Networks: uint8 images to `Output`, normalisation included, so training and a Kaggle kernel agree."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from src.models.segmentation import FeatureLevels, create_decoder
 
 
 class Normalize(nn.Module):
-    """Input normalisation (B, C, H, W), uint8 to float: (x - mean) / std, with mean and std given for
-    white = 1."""
+    """Input normalisation (B, C, H, W), uint8 to float: (x - mean) / std, both given for white = 1."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -44,10 +42,9 @@ class Network(nn.Module):
 
 
 class ImageNetwork(Network):
-    """Network with one output per image: backbone, pooling (its own or ours), neck, head, and optional parts
-    (PCB, MGN).
+    """Network with one output per image: backbone, pooling (its own or ours), neck, head, optional parts.
 
-    In training the parts are separate outputs; in evaluation they are fused with the global one.
+    In training the parts (PCB, MGN) are separate outputs; in evaluation they are fused with the global one.
     """
 
     def __init__(

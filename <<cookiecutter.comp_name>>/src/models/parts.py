@@ -1,5 +1,4 @@
-"""Part-based models for re-identification (PCB, MGN): local outputs, each with its own short embedding and
-head."""
+"""Part-based models for re-identification (PCB, MGN): local outputs with their own embedding and head."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class Part(nn.Module):
 
 
 class PCB(nn.Module):
-    """Part-based Convolutional Baseline (PCB): the map (B, C, H, W) is cut into horizontal stripes, each
-    pooled.
+    """Part-based Convolutional Baseline (PCB): pools horizontal stripes of the map (B, C, H, W).
 
     Returns one `Output` per stripe, from the top. Sun, Zheng, Yang, Tian, Wang 2018, Beyond Part Models:
     Person Retrieval with Refined Part Pooling.
@@ -52,14 +50,13 @@ class PCB(nn.Module):
 
 
 class MGN(nn.Module):
-    """Multiple Granularity Network (MGN): two copies of the last stage, with 2 and 3 stripes, seven parts in
-    total.
+    """Multiple Granularity Network (MGN): two copies of the last stage, with 2 and 3 stripes.
 
     Its input is the map (B, C, H, W) that enters the last stage; the whole map of a copy and each of its
-    stripes are a part. Wang, Yuan, Chen, Li, Zhou 2018, Learning Discriminative Features with Multiple
-    Granularities for Person Re-Identification. As in the paper, the copies of a ResNet's stage do not
-    downsample; those of other families do. Simpler than the paper: a part has one embedding, of length 256,
-    for all losses, and the global branch is the network's own.
+    stripes are a part, seven in total. Wang, Yuan, Chen, Li, Zhou 2018, Learning Discriminative Features with
+    Multiple Granularities for Person Re-Identification. As in the paper, the copies of a ResNet's stage do
+    not downsample; those of other families do. Simpler than the paper: a part has one embedding, of length
+    256, for all losses, and the global branch is the network's own.
     """
 
     def __init__(self, architecture: Architecture, stage: LastStage, backbone: nn.Module):
@@ -81,8 +78,8 @@ class MGN(nn.Module):
 
 
 def horizontal_stripes(maps: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """`count` horizontal stripes of (B, C, H, W), from the top; if H is not a multiple, neighbours share a
-    row."""
+    """`count` horizontal stripes of (B, C, H, W), from the top; neighbours share a row if H is no
+    multiple."""
     rows = maps.shape[2]
     return [maps[:, :, i * rows // count : -(-(i + 1) * rows // count)] for i in range(count)]
 

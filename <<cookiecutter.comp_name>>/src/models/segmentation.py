@@ -1,5 +1,4 @@
-"""Segmentation decoders (U-Net, FPN): a pyramid of feature maps, finest first, to logits at the image's
-own size."""
+"""Segmentation decoders (U-Net, FPN): feature maps, finest first, to logits at the image's own size."""
 
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ class FeatureLevels:
 
 
 class UNet(nn.Module):
-    """U-Net decoder (Ronneberger, Fischer, Brox 2015, U-Net), to logits (B, outputs, H, W) of the requested
-    `size`.
+    """U-Net decoder (Ronneberger, Fischer, Brox 2015), to logits (B, outputs, H, W) of the given `size`.
 
     It upsamples from the deepest map and concatenates each finer one as a skip connection.
     """

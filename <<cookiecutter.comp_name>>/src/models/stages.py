@@ -7,8 +7,7 @@ from torch import nn
 
 
 def stages(backbone: nn.Module) -> list[list[str]]:
-    """Names of a timm backbone's parameters per stage, the shallowest (the stem) first; every parameter
-    occurs once.
+    """Names of a timm backbone's parameters per stage, the stem first; every parameter occurs once.
 
     Stages come from timm's `group_matcher`; each block of a plain transformer is a stage. Families without a
     matcher use the stages in `feature_info`, the stem being part of the first.
@@ -33,8 +32,7 @@ def _by_groups(backbone: nn.Module, matcher) -> list[list[str]]:
 
 
 def _by_feature_info(backbone: nn.Module, names: list[str]) -> list[list[str]]:
-    """Parameters in order, split where a stage of `feature_info` begins; the first stage includes what
-    precedes it."""
+    """Parameter names split where a stage of `feature_info` begins; the first includes what precedes it."""
     levels = [level["module"] + "." for level in getattr(backbone, "feature_info", [])]
     found: list[list[str]] = [[]]
     depth = 0

@@ -1,5 +1,4 @@
-"""Weights files: our own safetensors with the architecture in their metadata, and external checkpoints,
-read without pickle."""
+"""Weights files: safetensors that contain their architecture, and external checkpoints without pickle."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ WRAPPERS = (
 
 
 def save_model(path: Path, architecture: Architecture, state: dict[str, torch.Tensor]) -> None:
-    """Save weights with their architecture, atomically. The prefixes of torch.compile and DDP are removed
-    from the names."""
+    """Save weights with their architecture, atomically, without the prefixes of torch.compile and DDP."""
     plain = {
         strip(name, ("module.", "_orig_mod.")): tensor.detach().contiguous().cpu()
         for name, tensor in state.items()
@@ -58,8 +56,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Network:
 
 
 def load_weights(model: Network, path: Path) -> None:
-    """Load the tensors of our own weights file into a network of the same architecture. Raises
-    `UserError`."""
+    """Load our own weights file into a network of the same architecture; raises `UserError`."""
     state = read_tensors(path)
     with decoding(path):
         model.load_state_dict(state)

@@ -1,2 +1,1 @@
-"""Training of one model on one fold: the loop, optimiser, schedules, weight averaging and parallel
-workers."""
+"""Training of one model on one fold: loop, optimiser, schedules, weight averaging, parallel workers."""

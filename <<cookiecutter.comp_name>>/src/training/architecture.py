@@ -12,8 +12,7 @@ from src.tasks.base import Task
 
 
 def create_architecture(config: Config, task: Task, data: FoldData, scale: TargetScale) -> Architecture:
-    """The `Architecture` stored with the weights: all parts of the network by name. `scale` is the
-    targets' scale."""
+    """The network's parts by name, as stored with its weights; `scale` is the scale of the targets."""
     margin = config.train.name(task.name) in MARGINS
     mean, std = input_statistics(config.model, data.store.mean, data.store.std)
     return Architecture(

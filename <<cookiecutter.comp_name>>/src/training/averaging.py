@@ -12,10 +12,11 @@ from src.training.schedule import cycle_ends, swa_start
 
 
 class Average:
-    """EMA (exponential moving average) of parameters and batch-norm statistics, by timm with decay warm-up;
-    the model itself if EMA is off.
+    """EMA (exponential moving average) of the weights, by timm with decay warm-up; the model itself if EMA is
+    off.
 
-    Without the warm-up an EMA with decay 0.9999 still consists of 95 % initial weights after 500 steps.
+    Batch-norm statistics are averaged too. Without the warm-up an EMA with decay 0.9999 still consists of 95
+    % initial weights after 500 steps.
     """
 
     def __init__(self, model: nn.Module, settings: Ema):

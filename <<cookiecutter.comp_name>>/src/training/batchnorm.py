@@ -1,5 +1,4 @@
-"""Recompute batch-norm statistics (`update_bn`) for weights that were never trained, such as SWA averages
-and soups."""
+"""Recompute batch-norm statistics (`update_bn`) of weights that were never trained: SWA averages, soups."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def update_batch_norms(model: nn.Module, images: Iterable[torch.Tensor], frozen: set[str]) -> None:
-    """Replace the running statistics of the batch norms by the mean over `images`; layers in `frozen` keep
-    theirs.
+    """Replace the running statistics of the batch norms by the mean over `images`, except in `frozen` layers.
 
     All other layers are in evaluation mode (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima).
     PyTorch's `update_bn` is not used: it applies dropout during the pass and recomputes frozen layers too.

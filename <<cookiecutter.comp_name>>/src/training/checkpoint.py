@@ -1,5 +1,4 @@
-"""Training checkpoints: tensors and plain values, saved between two optimiser steps and read without
-pickle."""
+"""Training checkpoints: tensors and plain values between two optimiser steps, read without pickle."""
 
 from __future__ import annotations
 
@@ -58,8 +57,7 @@ def save(
 def resume(
     path: Path, fingerprint: str, parts: dict[str, Stateful], device: torch.device
 ) -> dict[str, Any] | None:
-    """Restore the parts and the RNG state from a checkpoint; returns its plain values, or None if there is
-    none.
+    """Restore parts and RNG state from a checkpoint; returns its plain values, or None if there is none.
 
     Raises `Unreadable` if the checkpoint is damaged or belongs to other settings or another network; it is
     then set aside. Some parts may have changed by then, so start with new ones.

@@ -28,10 +28,10 @@ from src.training.devices import Precision, loader_workers
 
 
 class ConsistencyTraining:
-    """The unlabelled part of a training: `begin()` before an epoch, `learn()` after each labelled batch,
-    `means()` at the end.
+    """The unlabelled part of a training: consistency loss between the network and its EMA.
 
-    All random draws come from (seed, epoch, batch). The only state is the sums within an epoch.
+    Call `begin()` before an epoch, `learn()` after each labelled batch, `means()` at the end. All random
+    draws come from (seed, epoch, batch). The only state is the sums within an epoch.
     """
 
     def __init__(
@@ -85,8 +85,10 @@ class ConsistencyTraining:
         self.number, self.rows = self.number + 1, self.rows + len(losses)
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        """The epoch's next batch, on the device. After the last batch the next epoch begins; training
-        never gets there."""
+        """The epoch's next batch, on the device.
+
+        After the last batch the next epoch begins; training never gets there.
+        """
         views = next(self.views, None)
         if views is None:
             self.begin(self.sampler.epoch + 1)
@@ -95,10 +97,10 @@ class ConsistencyTraining:
 
     @property
     def weight(self) -> float:
-        """The current consistency weight: `weight` times the ramp-up exp(-5 (1 - t)^2), t being the finished
-        share of it.
+        """The current consistency weight: `weight` times the ramp-up exp(-5 (1 - t)^2).
 
-        The ramp-up is that of Laine, Aila 2017, Temporal Ensembling: the teacher is unreliable at first.
+        t is the finished share of the ramp-up of Laine, Aila 2017, Temporal Ensembling: the teacher is
+        unreliable at first.
         """
         if not self.ramp:
             return self.settings.weight
@@ -106,16 +108,14 @@ class ConsistencyTraining:
         return self.settings.weight * math.exp(-5 * (1 - done) ** 2)
 
     def means(self) -> dict[str, float]:
-        """Columns for history.csv: the mean unweighted loss, and the mean share of confident teacher
-        predictions."""
+        """Columns for history.csv: the mean unweighted loss and the mean share of confident predictions."""
         losses, counted = (self.sums / self.rows).tolist()
         return {"unlabelled_loss": losses, "unlabelled_sure": counted}
 
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Context in which batch norms normalise by the batch as usual but do not update their running
-    statistics.
+    """Context in which batch norms normalise by the batch as usual without updating running statistics.
 
     The running statistics must describe images as they are at inference, not strongly augmented views.
     """

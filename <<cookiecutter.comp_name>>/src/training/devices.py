@@ -14,8 +14,10 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def devices(config: Config) -> list[torch.device]:
-    """The device of each parallel job: one per CUDA device, or the CPU once per job. Raises `UserError`
-    for a device that does not exist."""
+    """The device of each parallel job: one per CUDA device, or the CPU once per job.
+
+    Raises `UserError` for a device that does not exist.
+    """
     wanted = config.runtime.device
     if wanted != "auto":
         try:
@@ -45,8 +47,10 @@ def _is_here(device: torch.device) -> bool:
 
 
 def loader_workers(config: Config, device: torch.device) -> int:
-    """Number of DataLoader worker processes per job: 0 for a CPU job, where they would take its core, and
-    at most 4 for a GPU job."""
+    """Number of DataLoader worker processes per job.
+
+    It is 0 for a CPU job, whose core they would take, and at most 4 for a GPU job.
+    """
     if config.runtime.workers is not None:
         return config.runtime.workers
     return 0 if device.type == "cpu" else min(4, max(1, cpu_count() // len(devices(config)) - 1))
@@ -66,8 +70,7 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
 
 
 class Precision:
-    """Mixed precision (AMP): bf16 on GPUs that support it, fp16 with loss scaling on others such as the
-    T4, fp32 on CPU."""
+    """Mixed precision (AMP): bf16 on GPUs that support it, else fp16 with loss scaling (T4), fp32 on CPU."""
 
     def __init__(self, wanted: str, device: torch.device):
         self.device = device
@@ -89,8 +92,8 @@ class Precision:
     def step(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_grad: float | None
     ) -> torch.Tensor:
-        """Clip the gradients, do the optimiser step and zero the gradients; returns the gradient norm
-        before clipping."""
+        """Clip gradients, do the optimiser step, zero gradients; returns the gradient norm before
+        clipping."""
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -1,11 +1,10 @@
-"""Distributed training (DDP): several processes train one model, one process per GPU, on one or more
-machines.
+"""Distributed training (DDP): several processes train one model, one process per GPU.
 
-It is plain DistributedDataParallel under `torchrun` (Li et al. 2020, PyTorch Distributed). Each rank takes
-its part of every batch, batch norms are synchronised, and losses are divided by the whole batch's weight, so
-the trained weights match those of a single process for any number of processes. Only mixup and CutMix differ:
-they pair images within a rank's part. Rank 0 alone writes files. Without torchrun there is one rank, and this
-module changes nothing.
+It is plain DistributedDataParallel under `torchrun`, on one or more machines (Li et al. 2020, PyTorch
+Distributed). Each rank takes its part of every batch, batch norms are synchronised, and losses are divided by
+the whole batch's weight, so the trained weights match those of a single process for any number of processes.
+Only mixup and CutMix differ: they pair images within a rank's part. Rank 0 alone writes files. Without
+torchrun there is one rank, and this module changes nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class World:
         return self.rank == 0
 
     def part(self, n: int, rank: int | None = None) -> slice:
-        """The slice of `n` consecutive items for this rank; sizes differ by at most one, and no item is
-        repeated."""
+        """The slice of `n` consecutive items for this rank: a partition with sizes that differ by at most
+        one."""
         rank = self.rank if rank is None else rank
         return slice(n * rank // self.size, n * (rank + 1) // self.size)
 
@@ -121,8 +120,7 @@ def check_world(config: Config) -> None:
 
 
 class SumOverRanks(torch.autograd.Function):
-    """Differentiable all-reduce: sums over the ranks in the forward pass, and sums the gradients in the
-    backward pass."""
+    """Differentiable all-reduce: sums values in the forward pass and gradients in the backward pass."""
 
     @staticmethod
     def forward(_, x: torch.Tensor) -> torch.Tensor:
@@ -136,8 +134,7 @@ class SumOverRanks(torch.autograd.Function):
 
 
 def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Convert the batch norms of a model to synchronised ones (SyncBatchNorm), whose statistics cover all
-    ranks."""
+    """Convert batch norms to synchronised ones (SyncBatchNorm), whose statistics cover all ranks."""
     if device.type == "cuda":
         return convert_sync_batchnorm(model)  # torch's own converter drops the activation of timm's norms
     for module in model.modules():
@@ -202,8 +199,7 @@ class DistributedModel:
         return self.wrapped(images)
 
     def unless(self, due: bool) -> contextlib.AbstractContextManager:
-        """Context for a forward and backward pass: gradients are not synchronised (`no_sync`) unless a
-        step is due."""
+        """Context for forward and backward pass: gradients are not synchronised (`no_sync`) unless `due`."""
         if due or self.world.size == 1:
             return contextlib.nullcontext()
         return self.wrapped.no_sync()

@@ -142,8 +142,10 @@ def check_trained(title: str, predictions: Any, loss: float, settings: Train) ->
 
 
 def learned_rows(run: Run, fold: int, data: FoldData) -> pd.DataFrame:
-    """The rows whose labels this fold's model was trained on: columns `id` and `part` (train, stop or
-    pseudo)."""
+    """The rows whose labels this fold's model was trained on.
+
+    Columns: `id` and `part` (train, stop or pseudo).
+    """
     ids = read_folds(run.config)["id"]
     parts = {"train": ids.iloc[data.train_index].tolist(), "stop": ids.iloc[data.stop_index].tolist()}
     labels = run.pseudo_labels(fold)

@@ -24,13 +24,11 @@ class Freeze:
 
     @property
     def norms(self) -> set[str]:
-        """Names of the layers with permanently frozen parameters; batch norms among them keep their
-        running statistics."""
+        """Names of the layers with permanently frozen parameters, whose batch norms keep their statistics."""
         return {f"backbone.{name.rpartition('.')[0]}" for name in self.never}
 
     def apply(self, epoch: int) -> None:
-        """Set `requires_grad` for this epoch (0-based), and put all layers in training mode except fully
-        frozen ones.
+        """Set `requires_grad` for this epoch (0-based), and training mode for all layers not fully frozen.
 
         A frozen batch norm in training mode would still update its running statistics.
         """

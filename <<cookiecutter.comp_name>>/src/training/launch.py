@@ -1,5 +1,4 @@
-"""Train the folds of a run in parallel, or, under torchrun, one fold after another with all processes
-(DDP)."""
+"""Train the folds of a run in parallel, or, under torchrun (DDP), one after another with all processes."""
 
 from __future__ import annotations
 
@@ -23,8 +22,10 @@ from src.training.worker_pool import limit_torch, run_in_parallel
 
 
 def train_run(run: Run, folds: tuple[int, ...]) -> None:
-    """Train those of the given folds that are not up to date: in parallel, or, under torchrun, one after
-    another, each with all processes."""
+    """Train those of the given folds that are not up to date.
+
+    They are trained in parallel, or, under torchrun (DDP), one after another, each with all processes.
+    """
     if is_one_of_several():
         _train_together(run, folds)
         return
@@ -90,8 +91,7 @@ def _train_by_all(run: Run, steps: dict[int, Step], world: World, device: torch.
 
 
 def warn_of_image(run: Run) -> None:
-    """Warn before the training if the timm version in Kaggle's image does not have the backbone (code
-    competitions)."""
+    """Code competitions: warn before training if the timm in Kaggle's image does not have the backbone."""
     why = unknown_on_kaggle(run.config.model.backbone) if run.config.kaggle.code_competition else None
     if why is not None:
         print(f"warning: {why}; `make bundle` will refuse this run")

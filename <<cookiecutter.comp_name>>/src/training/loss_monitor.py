@@ -1,5 +1,4 @@
-"""Monitors the losses and gradient norms of an epoch: their means, and the first batch with a NaN or infinite
-loss.
+"""Monitors losses and gradient norms of an epoch: their means, and the first NaN or infinite loss.
 
 Losses stay on the device, which runs ahead of the loop; the monitor waits for it only every `LOOK_EVERY`
 batches.
@@ -23,8 +22,7 @@ LEAST_FALL = 0.01  # ... by this fraction
 
 
 class LossMonitor:
-    """Losses of one epoch: call `batch()` after every batch, `step()` after every optimiser step, `means()`
-    at the end.
+    """Losses of one epoch: `batch()` after each batch, `step()` after each optimiser step, then `means()`.
 
     Raises `UserError` within `LOOK_EVERY` batches of a NaN or infinite loss.
     """
@@ -83,8 +81,7 @@ class LossMonitor:
         return {"train_loss": total / weight, "grad_norm": float(torch.stack(self.norms).cpu().nanmedian())}
 
     def error(self, place: int) -> UserError:
-        """The error for a batch, by its place among those since the last check: what is known, and what to
-        do."""
+        """The error for a batch, by its place among those since the last check, with advice."""
         number, settings = self.fine + place, self.settings
         bad = (~self.losses[place].isfinite()).cpu().numpy()
         ids = self.ids(self.batches[number])
@@ -105,8 +102,7 @@ class LossMonitor:
 
 
 def hardly_falls(history: list[dict[str, Any]], settings: Train) -> str | None:
-    """Advice, once, a few epochs after warm-up, if the training loss is still about that of the first
-    epoch; else None."""
+    """Advice a few epochs after warm-up if the training loss is still about that of epoch 1; else None."""
     front = (settings.freeze_epochs or 0) + settings.warmup_epochs + (settings.hold_epochs or 0)
     if len(history) != int(front) + FIRST_EPOCHS:
         return None

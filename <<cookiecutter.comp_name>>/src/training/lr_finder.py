@@ -1,5 +1,4 @@
-"""Learning-rate finder (LR range test): the rate rises at every step, and the loss curve shows a good
-range."""
+"""Learning-rate finder (LR range test): raises the rate at every step and records the loss."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ HEAD, TAIL = 0.1, 1  # left out: fraction at the start, where the EMA is unstead
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Learning rates read off the curve, None if the loss never falls. `rate` is the suggestion, `why` its
-    reason."""
+    """Learning rates read off the curve, None if the loss never falls; `rate` is suggested, `why`
+    explains."""
 
     steepest: float | None
     tenth: float | None
@@ -42,8 +41,7 @@ def for_range_test(config: Config) -> Config:
 def range_test(
     trainer: Trainer, steps: int = STEPS, report: Callable[[int], None] = lambda steps: None
 ) -> pd.DataFrame:
-    """Run the LR range test; returns a table with `lr`, `loss` (before the step with that rate) and
-    `smoothed`.
+    """Run the LR range test; returns a table with `lr`, `loss` (before the step) and `smoothed`.
 
     The head's rate rises geometrically from `LOW` to `HIGH`, and other layers keep their ratio to it. The
     test stops early when the smoothed loss exceeds `BLOWN` times its best.
@@ -72,8 +70,10 @@ def range_test(
 
 
 def suggest(curve: pd.DataFrame) -> Suggestion:
-    """Suggest a learning rate: the lower of the rate with the steepest fall and a tenth of the rate with
-    the lowest smoothed loss."""
+    """Suggest a learning rate from the curve of a range test.
+
+    It is the lower of the rate with the steepest fall and a tenth of the rate with the lowest smoothed loss.
+    """
     inside = curve.iloc[int(HEAD * len(curve)) : len(curve) - TAIL]
     rates, smoothed = inside["lr"].to_numpy(), inside["smoothed"].to_numpy()
     lowest = int(np.argmin(smoothed)) if len(smoothed) else 0

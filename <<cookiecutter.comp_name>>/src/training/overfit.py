@@ -1,5 +1,7 @@
-"""Sanity check: overfit a single batch. A network that cannot memorise sixteen images cannot learn from
-many."""
+"""Sanity check: overfit a single batch.
+
+A network that cannot memorise sixteen images cannot learn from sixteen thousand.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,7 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class OverfitResult:
-    """Result of the check: the loss before each step, the final metric, and whether the batch was
-    memorised."""
+    """Result of the check: the loss before each step, the final metric, and whether it succeeded."""
 
     losses: list[float]
     score: float
@@ -153,8 +154,7 @@ class FixedBatch:
         return task.score(self.truth(), task.gathered([said], self.trainer.data.outputs))
 
     def perfect(self) -> float:
-        """The metric of perfect predictions; NaN for ranking tasks, for which the loss is a sufficient
-        check."""
+        """The metric of perfect predictions; NaN for ranking tasks, where the loss is a sufficient check."""
         task, outputs = self.trainer.task, self.trainer.data.outputs
         if task.kind == "rankings":
             return math.nan

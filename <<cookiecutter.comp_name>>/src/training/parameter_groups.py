@@ -1,5 +1,4 @@
-"""Parameter groups: learning rate and weight decay of every trainable parameter (discriminative learning
-rates, layer-wise learning-rate decay).
+"""Parameter groups: learning rate (discriminative, layer-wise decay) and weight decay of each parameter.
 
 Everything outside the backbone is the head and trains at the peak rate. A backbone layer trains at
 `train.backbone_lr` times that, times `train.layer_decay` for every layer between it and the head.

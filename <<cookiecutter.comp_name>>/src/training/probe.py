@@ -19,8 +19,7 @@ _LARGEST = 4096  # images per batch: beyond this, memory is not what limits
 
 
 def images_per_second(trainer: Trainer) -> float:
-    """Training throughput in images per second, including loading and augmentation, after a few warm-up
-    steps."""
+    """Training throughput in images per second, with loading and augmentation, after warm-up steps."""
     trainer.freeze.apply(trainer.config.train.freeze_epochs or 0)
     endless = windows(trainer)
     for window in islice(endless, WARM):
@@ -45,8 +44,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: reserved memory of a CUDA device, otherwise the resident memory of this
-    process."""
+    """Peak memory in bytes: reserved on a CUDA device, otherwise resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -61,8 +59,7 @@ def doublings(first: int, last: int = _LARGEST) -> Iterator[int]:
 
 
 def largest_batch(fits: Callable[[int], bool], first: int, last: int = _LARGEST) -> int | None:
-    """The largest batch size that fits: `first` is doubled until a size does not fit, or halved until one
-    does.
+    """The largest batch size that fits, by doubling `first` while it fits, or halving it until it does.
 
     Returns None if not even two images fit.
     """

@@ -107,8 +107,10 @@ def create_curve(settings: Train, steps_per_epoch: int) -> _Shape:
 
 
 def front_of(settings: Train, steps_per_epoch: int) -> tuple[int, int, int]:
-    """Numbers of steps before the schedule: (frozen backbone, warm-up, hold). At least one step is left
-    after them."""
+    """Numbers of steps before the schedule: (frozen backbone, warm-up, hold).
+
+    At least one step is left after them.
+    """
     left = settings.epochs * steps_per_epoch - 1
     steps = []
     for epochs in (settings.freeze_epochs, settings.warmup_epochs, settings.hold_epochs):
@@ -151,8 +153,10 @@ def cosine(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shap
 
 
 def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """Step decay: from each epoch of `train.steps` on, the rate of `train.step_lrs`, or the previous rate
-    times `train.lr_decay`."""
+    """Step decay: at each epoch of `train.steps` the rate changes to the next of `train.step_lrs`.
+
+    Without `train.step_lrs` it is multiplied by `train.lr_decay`.
+    """
     edges = [round(epoch * steps_per_epoch) for epoch in settings.steps]
     if settings.step_lrs is not None:
         shares = [1.0, *(rate / settings.lr for rate in settings.step_lrs)]
@@ -163,8 +167,10 @@ def steps(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape
 
 
 def piecewise(settings: Train, steps_per_epoch: int, front: int, end: int) -> _Shape:
-    """Piecewise-linear schedule: from the peak through `train.step_lrs` at the epochs `train.steps`, then
-    constant."""
+    """Piecewise-linear schedule: from the peak through `train.step_lrs` at epochs `train.steps`.
+
+    After the last of them the rate is constant.
+    """
     edges = [front, *(epoch * steps_per_epoch for epoch in settings.steps)]
     shares = [1.0, *(rate / settings.lr for rate in settings.step_lrs)]
     return lambda step: float(np.interp(step, edges, shares))
@@ -232,8 +238,7 @@ def one_cycle_height(front: int, end: int) -> _Shape:
 
 
 def one_cycle_momentum(settings: Train, steps_per_epoch: int) -> _Shape | None:
-    """Momentum of the one-cycle schedule, lower where the rate is higher (Smith 2018); None for other
-    schedules."""
+    """Momentum of the one-cycle schedule, low where the rate is high (Smith 2018); None for others."""
     if settings.schedule != "onecycle":
         return None
     front, end = sum(front_of(settings, steps_per_epoch)), settings.epochs * steps_per_epoch

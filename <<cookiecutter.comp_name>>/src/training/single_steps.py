@@ -10,8 +10,7 @@ from src.training.trainer import Trainer
 
 
 def windows(trainer: Trainer) -> Iterator[list[Batch]]:
-    """The batches of each optimiser step (an accumulation window), ready for the forward pass, in an
-    endless loop."""
+    """Endless iterator over optimiser steps: the batches of each (accumulation window), prepared."""
     epoch, accumulate = 0, trainer.config.train.accumulate
     while True:
         trainer.sampler.epoch, window = epoch, []

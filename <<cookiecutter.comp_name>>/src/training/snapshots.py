@@ -1,5 +1,4 @@
-"""Weights saved during training: one snapshot per cosine cycle (snapshot ensemble), or the last epochs for
-a soup."""
+"""Weights saved during training: a snapshot per cosine cycle (snapshot ensemble), or epochs for a soup."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ class Snapshots:
         return self.folder / self.names[self.ends.index(epoch + 1)]
 
     def take(self, epoch: int, architecture: Architecture, live: _State, averaged: _State) -> None:
-        """Save the weights after this epoch if they are needed: the raw ones for a snapshot, the averaged
-        ones (EMA) for a soup.
+        """Save the weights after this epoch if needed: raw ones for a snapshot, averaged ones (EMA) for a
+        soup.
 
         Call it before the epoch's checkpoint is written, which relies on these files.
         """
@@ -55,23 +54,20 @@ class Snapshots:
                 old.unlink()
 
     def read(self, epochs: int) -> tuple[list[int], list[_State]]:
-        """The ingredients of a training that ended after `epochs` epochs: their epochs, earliest first,
-        and their weights."""
+        """Ingredients of a training that ended after `epochs` epochs: their epochs, in order, and weights."""
         paths = sorted(self.ingredients.glob("epoch*.safetensors"))
         found = {int(path.stem.removeprefix("epoch")): path for path in paths}
         last = [epoch for epoch in found if epoch <= epochs][-self.soup :]
         return last, [read_tensors(found[epoch]) for epoch in last]
 
     def check(self, epochs: int) -> None:
-        """Raise `Unreadable` if a file that a training of `epochs` epochs has written is missing or
-        damaged."""
+        """Raise `Unreadable` if a file that a training of `epochs` epochs wrote is missing or damaged."""
         names = [path for epoch in range(epochs) if (path := self.due(epoch)) is not None]
         for path in names if self.soup is None else names[-self.soup :]:
             read_tensors(path)
 
     def clear(self, finished: bool = False) -> None:
-        """Delete the files of an earlier training; with `finished`, the ingredients and the snapshots that
-        are not kept."""
+        """Delete the files of an earlier training; with `finished`, those that are not needed any more."""
         shutil.rmtree(self.ingredients, ignore_errors=True)
         for path in self.folder.glob("snapshot*.safetensors"):
             if not finished or path.name not in self.names:

@@ -30,8 +30,7 @@ def greedy_soup(
 
 
 def mean_state(states: Sequence[State]) -> State:
-    """The mean of each floating-point tensor; integer tensors, which are counters, are copied from the
-    first state."""
+    """The mean of each floating-point tensor; integer tensors (counters) come from the first state."""
     first = states[0]
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)

@@ -38,8 +38,7 @@ class TeacherCache:
         return Output(*(page[rows].to(self.device, non_blocking=True) for page in self.pages))
 
     def take(self) -> list[torch.Tensor]:
-        """Run the teacher on every training row; returns an empty list if the outputs would exceed `_MOST`
-        bytes."""
+        """Run the teacher on every training row; an empty list if the outputs would exceed `_MOST` bytes."""
         count, pages = len(self.batches.rows), []
         for start in range(0, count, self.size):
             rows = np.arange(start, min(start + self.size, count))
@@ -59,8 +58,10 @@ class TeacherCache:
 def create_teacher_cache(
     config: Config, teacher: Speaker, batches: TrainingBatches, device: torch.device
 ) -> TeacherCache | None:
-    """A `TeacherCache` if the view of an image never changes: no augmentation, no mixing, one size.
-    Otherwise None."""
+    """A `TeacherCache` if the view of an image never changes, else None.
+
+    The view never changes without augmentation and mixing and with one image size.
+    """
     if batches.raw or not batches.pipeline.fixed or config.mixing.on or config.augment.scales is not None:
         return None
     return TeacherCache(teacher, batches, config.train.batch_size, device)

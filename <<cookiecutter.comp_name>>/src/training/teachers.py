@@ -36,8 +36,7 @@ class Teachers:
 
 
 class Teacher:
-    """A teacher run's model of the same fold, which has not been trained on any row that this fold is scored
-    on.
+    """A teacher run's model of the same fold, which was not trained on the rows this fold is scored on.
 
     A model of another fold has been, and its outputs for the training rows would leak those labels: on pure
     noise its student scores far above chance (tests/test_leakcheck.py plants such a teacher).
@@ -54,8 +53,7 @@ class Teacher:
 
     @staticmethod
     def check_folds(config: Config, name: str, fold: int) -> None:
-        """Raise `UserError` unless the teacher is finished and was trained on the folds of the current
-        folds.csv."""
+        """Raise `UserError` unless the teacher is finished and its folds are those of today's folds.csv."""
         folder = config.root / "runs" / name / f"fold{fold}"
         recipe = recipe_in(folder / "train.stamp.json")
         if recipe is None:

@@ -65,8 +65,7 @@ class Best:
 
 
 class Trainer:
-    """The state of one fold's training: model, data loader, optimiser, schedule, loss, EMA/SWA and
-    history."""
+    """The state of one fold's training: model, data, optimiser, schedule, loss, averages and history."""
 
     def __init__(
         self,
@@ -221,8 +220,7 @@ class Trainer:
         return row
 
     def prepare_batch(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """Images, targets and weights of a batch on the device: augmented, resized (multi-scale) and mixed
-        (mixup)."""
+        """Images, targets and weights of a batch on the device: augmented, resized (multi-scale), mixed."""
         images, targets, weights = (x.to(self.device, non_blocking=True) for x in batch)
         seed = self.sampler.seed_of(number)
         if self.augmentation is not None:
@@ -262,8 +260,7 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, rows: TrainingRows) -> tuple[Any, float]:
-        """Predictions of the averaged weights for `rows`, in their order and without TTA, and the mean
-        loss."""
+        """Predictions of the averaged weights for `rows`, in order and without TTA, and the mean loss."""
         model, size = self.average.model.eval(), self.config.inference.batch_size
         rows, said, losses = rows.part(self.world.part(len(rows))), [], []  # each rank a part, no padding
         images = evaluation_batches(self.data.store, rows.positions, size)

@@ -1,5 +1,4 @@
-"""Pool of worker processes for parallel jobs: one process per device, or several on the CPU, with one job
-queue."""
+"""Pool of worker processes for parallel jobs: one per device, or several on the CPU."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ _thread: ThreadPoolExecutor | None = None  # in a worker: the thread that runs t
 
 
 def run_in_parallel(job: Job, jobs: list[tuple], config: Config, title: str, total: int) -> None:
-    """Run `job(*arguments, device, report)` for every item of `jobs`, as many in parallel as there are
-    devices.
+    """Run `job(*arguments, device, report)` for every item of `jobs`, in parallel on all devices.
 
     All reports update one progress bar. The first error ends the other jobs and is raised here. If a process
     is killed (a worker or one of its data loaders), unfinished jobs start again, and folds resume from their
