@@ -36,5 +36,5 @@ def class_shares(targets: torch.Tensor, n_outputs: int) -> tuple[torch.Tensor, t
 
 
 def cells_of_sets(values: torch.Tensor) -> torch.Tensor:
-    """Flatten labels (B, C) to one set per row (B, 1, C), masks (B, C, H, W) to one per class (B, C, H * W)."""
+    """Flatten labels (B, C) to (B, 1, C), one set per row, and masks to (B, C, H * W), one per class."""
     return values[:, None] if values.ndim == 2 else values.flatten(2)
