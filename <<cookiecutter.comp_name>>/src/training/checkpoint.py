@@ -59,8 +59,8 @@ def resume(
 ) -> dict[str, Any] | None:
     """Restore parts and RNG state from a checkpoint; returns its plain values, or None if there is none.
 
-    Raises `Unreadable` if the checkpoint is damaged or belongs to other settings or another network; it is
-    then set aside. Some parts may have changed by then, so start with new ones.
+    Raises `Unreadable` if the checkpoint is damaged or belongs to other settings or another network. The
+    caller sets it aside and starts with new parts, because some may have changed by then.
     """
     if not path.exists():
         return None

@@ -35,7 +35,7 @@ def run_in_parallel(job: Job, jobs: list[tuple], config: Config, title: str, tot
     """
     everywhere = devices(config)
     places = everywhere[: len(jobs)]
-    starts_cuda = everywhere[0].type == "cuda" and len(everywhere) > 1  # here, which would break later forks
+    starts_cuda = everywhere[0].type == "cuda" and len(everywhere) > 1  # would break CUDA in later forks
     run = _one_by_one if len(places) <= 1 and not starts_cuda else _pooled
     with Progress(title, total) as progress:
 
