@@ -1,8 +1,8 @@
-"""01 · Look at the data, pack the images, decide the folds.
+"""01 · Prepare the data set: decode and cache the images, assign the CV folds.
 
-Reads   data/raw/ (train.csv, test.csv, sample_submission.csv, the image folders); where the config has no
-        data section yet, it looks at them first and writes one
-Writes  data/cache/<size>/ (every image once, decoded), data/folds.csv, data/dataset.json, data/summary.md
+Reads   data/raw/ (train.csv, test.csv, sample_submission.csv, the image folders); if the config has no
+        data section yet, the raw files are inspected first and a data section is written
+Writes  data/cache/<size>/ (every image decoded once), data/folds.csv, data/dataset.json, data/summary.md
 """
 
 from src.cli import main

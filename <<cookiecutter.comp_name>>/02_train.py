@@ -1,6 +1,6 @@
-"""02 · Train one model a fold; `fold=2` or `folds=[0,3]` trains those alone. Resumes where it was killed.
+"""02 · Train one model per fold; `fold=2` or `folds=[0,3]` trains only those folds. A killed run resumes.
 
-Reads   data/folds.csv, data/cache/, runs/<teacher>/ when it distils
+Reads   data/folds.csv, data/cache/, runs/<teacher>/ for distillation
 Writes  runs/<name>/config.yaml, runs/<name>/fold<k>/ (model.safetensors, history.csv, score.json)
 """
 
@@ -13,7 +13,7 @@ def run(config, force):
     if force:
         for step in steps:
             step.drop()
-    if all(step.fresh() for step in steps):  # said without importing torch
+    if all(step.fresh() for step in steps):  # before torch is imported, which takes seconds
         for step in steps:
             print(step.up_to_date_line())
         return

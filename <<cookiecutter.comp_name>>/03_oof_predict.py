@@ -1,7 +1,10 @@
-"""03 · Predict, with TTA: every training row by the model that never saw it (OOF), every test row by all.
+"""03 · Predict with TTA: out-of-fold (OOF) and test predictions, and the CV score of the run.
+
+Each training row is predicted by the model of its own fold, which was not trained on it; each test row is
+predicted by the models of all folds.
 
 Reads   runs/<name>/fold<k>/model.safetensors
-Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables fold by fold; to look at,
+Writes  runs/<name>/ (oof.parquet, test.parquet, metrics.json) and the same tables per fold; for inspection,
         outputs.csv and worst.png
 """
 

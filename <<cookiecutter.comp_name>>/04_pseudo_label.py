@@ -1,10 +1,10 @@
-"""04 · Pseudo-label the test rows and train again, in rounds; each fold trusts its own model alone.
+"""04 · Pseudo-label the test rows and retrain, in rounds; each fold uses only its own model's pseudo-labels.
 
 Reads   runs/<name>/ (models, oof.parquet, fold<k>/test.parquet); data/cache/ for pseudo.external
-Writes  runs/<name>-round<r>/ (a run each, with fold<k>.pseudo.parquet, labels.parquet, round.json);
+Writes  runs/<name>-round<r>/ (one run per round, with fold<k>.pseudo.parquet, labels.parquet, round.json);
         runs/<name>/pseudo.json
 
-Some hosts forbid pseudo-labels, and some any use of the test images in training: read the rules first.
+Some hosts forbid pseudo-labels, and some forbid any use of the test images in training: read the rules first.
 """
 
 from src.cli import main

@@ -1,4 +1,4 @@
-"""05 · Stack the finished runs: the blenders of `stack.blenders` against their plain mean and the best one.
+"""05 · Stack the finished runs: compare the blenders of `stack.blenders` with the mean and the best run.
 
 Reads   runs/*/ (oof.parquet, test.parquet) of every finished run on the same folds
 Writes  stacks/<name>/ (oof.parquet, test.parquet, metrics.json, stacker.json)

@@ -1,4 +1,4 @@
-"""06 · Write the submission in the sample's order, check it, and say where it came from.
+"""06 · Write the submission file in the order of the sample submission, check it, and record its provenance.
 
 Reads   stacks/<name>/ or, with submit.source=run:<name>, runs/<name>/ (test.parquet, metrics.json);
         sample_submission.csv

@@ -1,9 +1,8 @@
-"""Files that can be trusted: written whole or not at all, stamped with what made them, skipped while that
-holds.
+"""Artefacts: files written atomically, stamped with what made them, and skipped while they are up to date.
 
-A `Step` is one unit of work: outputs, and the recipe (settings and input digests) that makes them. Its stamp
-is a small JSON file written after the outputs, so a kill at any moment leaves either the earlier artefact or
-a whole new one.
+A `Step` is one unit of work: its outputs, and the recipe (settings and input digests) they are made from. Its
+stamp is a small JSON file written after the outputs, so a process killed at any moment leaves either the
+earlier artefact or a complete new one.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from src.stamps import sha256 as sha256
 if TYPE_CHECKING:
     import pandas as pd
 
-_LEFT_OVER = 3600  # seconds; nobody pauses so long within one file
+_LEFT_OVER = 3600  # seconds; no writer pauses this long within one file
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write at `path` into a `UserError` that says what to do."""
+    """Context manager: an OS error while writing `path` becomes a `UserError` that says what to do."""
     try:
         yield
     except UserError:
@@ -49,14 +48,16 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def why_not_written(number: int | None) -> str | None:
-    """What an error number of the system means for somebody who wanted to write, and what to do; None for
-    any other error."""
+    """Explain a system error number (errno) of a failed write and what to do; None for any other error."""
     return _WHY.get(number)
 
 
 def _number(error: BaseException | None) -> int | None:
-    """The system's number for an error: torch raises a `RuntimeError` with the system's own behind it,
-    safetensors an error that ends in "(os error 28)"."""
+    """The system error number (errno) behind an exception, or None.
+
+    torch raises a `RuntimeError` with the system's error as its context; the message of a safetensors error
+    ends in "(os error 28)".
+    """
     while error is not None:
         if isinstance(error, OSError):
             return error.errno
@@ -68,10 +69,10 @@ def _number(error: BaseException | None) -> int | None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it takes the place of `path` in one step.
+    """Context manager for an atomic write: yields a temporary path that replaces `path` on success.
 
-    Raises `UserError` where the place cannot be written or the disk is full; `path` is then what it was. Of
-    two processes that write the same the last one wins.
+    Raises `UserError` if the location cannot be written or the disk is full; `path` then stays as it was. If
+    two processes write the same path, the last one wins.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -88,7 +89,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _drop_left_over(path: Path) -> None:
-    """Remove the temporaries of `path` that killed processes have left: those untouched for an hour."""
+    """Remove temporary files of `path` that killed processes left behind: those not modified for an hour."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > _LEFT_OVER:
@@ -116,7 +117,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, atomically; NaN and infinity are refused, since other readers refuse them too."""
+    """Write indented JSON atomically. Raises `UserError` for NaN and infinity, which other readers refuse."""
     try:
         text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     except ValueError:
@@ -137,8 +138,10 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as parquet without its index, atomically; the same table gives the same bytes. Pages
-    carry checksums, so that a flipped bit is seen when they are read."""
+    """Write a table as parquet without its index, atomically; equal tables give equal bytes.
+
+    Pages carry checksums, so a flipped bit is detected when they are read.
+    """
     with atomic(path) as temporary:
         table.to_parquet(
             temporary, index=False, engine="pyarrow", compression="zstd", write_page_checksum=True
@@ -146,15 +149,14 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    """Write plain values as YAML in their own order, atomically."""
+    """Write plain values as YAML atomically, keys in their given order."""
     import yaml
 
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def digest(path: Path) -> str:
-    """Content hash of a file; taken from the stamp of the step that wrote it while size and time still
-    agree."""
+    """Content hash of a file, taken from the stamp of the step that wrote it if size and time still agree."""
     status = path.stat()
     for stamp in path.parent.glob("*.stamp.json"):
         known = (read_stamp(stamp) or {"outputs": {}})["outputs"].get(path.name)
@@ -165,7 +167,7 @@ def digest(path: Path) -> str:
 
 @cache
 def source_digest() -> str:
-    """One hash over the project's own Python code, kept in stamps to tell when code has changed since."""
+    """One hash over the project's Python code; stamps keep it to tell whether the code has changed since."""
     folder = Path(__file__).parent
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -175,15 +177,17 @@ def source_digest() -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of work: `outputs` (files of `folder`) made from `recipe` (JSON values). `title` is for
-    people."""
+    """One unit of work: `outputs` (files of `folder`) made from `recipe` (JSON values).
+
+    `title` is for messages.
+    """
 
     title: str
     folder: Path
     outputs: tuple[str, ...]
     recipe: dict[str, Any]
     stamp_name: str = "step"
-    replaces: bool = field(default=False)  # a replaced folder is kept once, as `<folder>.previous`
+    replaces: bool = field(default=False)  # the last replaced folder is kept as `<folder>.previous`
 
     @property
     def stamp(self) -> Path:
@@ -191,20 +195,21 @@ class Step:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that stand for the recipe.
+        """Sixteen hexadecimal digits that identify the recipe.
 
-        A null counts as not there: a knob that a later version adds, switched off, makes nothing stale.
+        A null value counts as absent, so a setting that a later version adds and leaves off makes nothing
+        stale.
         """
         leaves = {k: v for k, v in _plain_leaves(self.recipe).items() if v is not None}
         text = json.dumps(leaves, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read_stamp(self) -> dict | None:
-        """The stamp as written last, or None."""
+        """The stamp as last written, or None."""
         return read_stamp(self.stamp)
 
     def fresh(self) -> bool:
-        """Whether the outputs on disk are those of this recipe."""
+        """Whether the outputs on disk were made from this recipe and are unchanged."""
         stamp = self.read_stamp()
         return stamp is not None and stamp["fingerprint"] == self.fingerprint and self._untouched(stamp)
 
@@ -218,7 +223,7 @@ class Step:
         return True
 
     def why(self) -> list[str]:
-        """What differs from the stamp, as `train.lr 0.0003 -> 0.001`; empty for a first run."""
+        """The differences from the stamp's recipe, as `train.lr 0.0003 -> 0.001`; empty for a first run."""
         stamp = self.read_stamp()
         if stamp is None:
             return []
@@ -229,10 +234,10 @@ class Step:
         return [f"{k} {_short(before.get(k))} -> {_short(now.get(k))}" for k in changed]
 
     def begin(self) -> bool:
-        """Get ready to make the outputs; False where nothing is left to do.
+        """Prepare to make the outputs; returns False if they are already up to date.
 
-        A finished folder about to be replaced is set aside as `<folder>.previous`: an override given by
-        mistake does not cost a night of training, and going back to the earlier settings brings it back.
+        With `replaces`, the finished folder is moved to `<folder>.previous`: an override given by mistake
+        does not cost a night of training, and returning to the earlier settings restores that folder.
         """
         if self.replaces:
             with writing(self.folder):
@@ -245,12 +250,12 @@ class Step:
         return not self.fresh()
 
     def _kept_aside(self) -> bool:
-        """Whether `.previous` was made by this very recipe."""
+        """Whether `<folder>.previous` was made from this recipe."""
         kept = read_stamp(self._beside("previous") / self.stamp.name)
         return kept is not None and kept["fingerprint"] == self.fingerprint
 
     def _swap(self) -> None:
-        """The folder becomes `.previous`; the one that was there takes its place if it is of this recipe."""
+        """Move the folder to `.previous`; an earlier `.previous` made from this recipe takes its place."""
         previous, aside = self._beside("previous"), self._beside("swap")
         if self.folder.exists():
             os.replace(self.folder, aside)
@@ -262,7 +267,7 @@ class Step:
             os.replace(aside, previous)
 
     def _finish_swap(self) -> None:
-        """After a kill in the middle of `_swap`: what was set aside goes to where it is missing."""
+        """Complete a `_swap` that was killed: move the folder set aside to wherever one is missing."""
         previous, aside = self._beside("previous"), self._beside("swap")
         if aside.exists() and not self.folder.exists():
             os.replace(aside, self.folder)
@@ -274,7 +279,7 @@ class Step:
         return self.folder.with_name(f"{self.folder.name}.{what}")
 
     def done(self) -> None:
-        """Write the stamp: from now on the outputs count."""
+        """Write the stamp, which makes the outputs valid."""
         outputs = {}
         for name in self.outputs:
             path = self.folder / name
@@ -288,8 +293,10 @@ class Step:
         )
 
     def drop(self) -> None:
-        """Forget what this recipe made, so that the step runs again; another recipe's folder is left to be
-        set aside."""
+        """Invalidate the outputs of this recipe, so that the step runs again.
+
+        With `replaces`, a folder of another recipe keeps its stamp, and `begin` sets it aside.
+        """
         for folder in (self.folder, self._beside("previous")) if self.replaces else (self.folder,):
             stamp = folder / self.stamp.name
             made = read_stamp(stamp)
@@ -298,7 +305,7 @@ class Step:
                     stamp.unlink(missing_ok=True)
 
     def up_to_date_line(self) -> str:
-        """What to print when there is nothing to do; says when the code has changed since."""
+        """The line to print if there is nothing to do; it says if the code has changed since."""
         stamp = self.read_stamp() or {}
         changed = (
             ""
@@ -309,7 +316,7 @@ class Step:
 
 
 def _plain_leaves(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's values by dotted key, as JSON holds them."""
+    """The recipe's values by dotted key, converted as JSON stores them."""
     return _leaves(json.loads(json.dumps(recipe, default=str)))
 
 
@@ -320,7 +327,7 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a JSON value that is not finite, and where it stands."""
+    """Yield the dotted key and value of every non-finite number in a JSON value."""
     if isinstance(value, float) and not isfinite(value):
         yield name, value
     if isinstance(value, list | tuple):

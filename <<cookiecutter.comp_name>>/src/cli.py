@@ -1,4 +1,4 @@
-"""What the six stage scripts share: read the config, apply `key=value`, say errors in one plain sentence."""
+"""The command line of the six stage scripts: load the config, apply overrides, report errors plainly."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from src.machine import limit_threads
 
 @plain_errors()
 def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = False) -> None:
-    """Run one stage: `stage(config, force)`. `doc` is the script's docstring, shown by --help. With
-    `look_first` a config that says nothing of the data is filled in from the raw folder before."""
+    """Run one stage as `stage(config, force)`; `doc` is the script's docstring, shown by --help.
+
+    With `look_first`, a config without a data section is first completed from the raw files.
+    """
     parser = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,14 +42,14 @@ def main(stage: Callable[[Config, bool], None], doc: str, look_first: bool = Fal
 
 
 def configured(path: str, overrides: list[str], look_first: bool = False) -> Config:
-    """The config of a file with its changes, checked; `look_first` as for `main`."""
+    """Load and check the config of a file with its overrides; `look_first` as for `main`."""
     config = load_config(path, overrides, effects=not look_first)
     if look_first and "data" not in config.model_fields_set:
         from src.data.sniff.report import sniff
 
         print("the config says nothing of the data yet: looking at the raw files first")
         sniff(Path(path), overrides)
-    if look_first:  # now the task is known
+    if look_first:  # the data section, and with it the task, is now written
         config = load_config(path, overrides)
     check_known_names(config)
     for key, why in ignored(config).items():
@@ -56,8 +58,10 @@ def configured(path: str, overrides: list[str], look_first: bool = False) -> Con
 
 
 def check_known_names(config: Config) -> None:
-    """Check names that `config.py` cannot know: the task, its metric, the backbone, the TTA views and whether
-    the metric takes their average."""
+    """Check names that `src/config` cannot check: task, metric, backbone and TTA views.
+
+    Also checks that the metric can use the configured average of the views. Raises `UserError`.
+    """
     from src.data.views import check_views
     from src.inference.average import check_average
     from src.models.names import check_backbone

@@ -1,7 +1,7 @@
-"""From a YAML file, its bases and the command line to a checked `Config`; every mistake in one sentence.
+"""Load a config: a YAML file, its base files and command-line overrides become a validated `Config`.
 
-`base:` names the file that a config changes; `key=value` on the command line changes it once more. OmegaConf
-reads and merges, pydantic checks.
+`base:` names the file that a config builds on; `key=value` on the command line overrides both. OmegaConf
+reads and merges, pydantic validates. Every mistake is reported as one sentence.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pydantic import ValidationError
 from src.config import Config, NoEffect, Section, UserError
 from src.config.effects import ignored, value_of, without_effect
 
-FREE = ("train.class_weights.",)  # what stands below is called as the competition calls it
+FREE = ("train.class_weights.",)  # keys below these are named by the competition
 
 
 def load_config(path: str | Path, overrides: list[str] = (), effects: bool = True) -> Config:
-    """Read a YAML config with its bases, apply `key=value` overrides, check everything.
+    """Load a YAML config with its bases, apply `key=value` overrides and validate everything.
 
-    The project's root is the folder above `configs/`. Raises `UserError` naming the file and key, with the
-    nearest known key for a typo. Without `effects` a key may be set that does nothing: before the raw files
-    are looked at, the task is not known.
+    The project's root is the folder above `configs/`. Raises `UserError` with the file and key, and the
+    nearest known key for a typo. `effects=False` also accepts keys that have no effect: before the raw files
+    are inspected, the task is not known.
     """
     from omegaconf import OmegaConf
 
@@ -52,8 +52,11 @@ def load_config(path: str | Path, overrides: list[str] = (), effects: bool = Tru
 
 
 def _refuse_without_effect(config: Config, layers: list[tuple[str, dict]]) -> None:
-    """Raise `NoEffect` for the first key that is set to something and does nothing, unless what took its
-    effect away was set after it: in a later file, or on the command line."""
+    """Raise `NoEffect` for the first key that is set but has no effect.
+
+    A key is accepted if the setting that disables it comes from a later source: a later file or the command
+    line.
+    """
     needs = without_effect(config)
     for key, why in ignored(config).items():
         own, of = (
@@ -68,12 +71,12 @@ def _refuse_without_effect(config: Config, layers: list[tuple[str, dict]]) -> No
 
 
 def layers_of(path: str | Path, overrides: list[str] = ()) -> list[tuple[str, dict]]:
-    """What each source sets, unchecked: the most basic file first, the command line last."""
+    """The values that each source sets, unvalidated: the deepest base file first, the command line last."""
     return [*_read_with_bases(Path(path)), ("the command line", _read_overrides(overrides))]
 
 
 def known_keys() -> dict[str, Any]:
-    """Every dotted key of the tree with its default; a section's own name is there too, with None."""
+    """Every dotted key of the config with its default; a section's own key is included with None."""
     keys: dict[str, Any] = {}
 
     def walk(section: type[Section], prefix: str) -> None:
@@ -91,18 +94,18 @@ def known_keys() -> dict[str, Any]:
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a key of this type holds, `Section` or `Section | None`; None where it holds none."""
+    """The `Section` class of an annotation `Section` or `Section | None`; None for any other annotation."""
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 # --- reading ---
 
-_DOLLAR = "\ue000"  # stands for `$` while OmegaConf merges: "${x}" in a title is text, never an interpolation
+_DOLLAR = "\ue000"  # replaces `$` while OmegaConf merges: "${x}" in a title is text, not interpolation
 
 
 def _read_with_bases(path: Path) -> list[tuple[str, dict]]:
-    """The file and the files it builds on, the most basic first, each with the name to use in messages."""
+    """The file and its base files, the deepest base first, each with the name used in messages."""
     layers: list[tuple[str, dict]] = []
     seen: list[Path] = []
     current: Path | None = path
@@ -114,9 +117,7 @@ def _read_with_bases(path: Path) -> list[tuple[str, dict]]:
         seen.append(current.resolve())
         values = _without_empty_sections(_read_yaml(current), Config)
         base = values.pop("base", None)
-        if (
-            layers
-        ):  # a run's folder is its own: another file's `name` would have two experiments write into one
+        if layers:  # an inherited `name` would make two experiments write to the same run folder
             values.pop("name", None)
         layers.insert(0, (str(current), values))
         current = current.parent / (base if str(base).endswith(".yaml") else f"{base}.yaml") if base else None
@@ -124,7 +125,7 @@ def _read_with_bases(path: Path) -> list[tuple[str, dict]]:
 
 
 def _read_yaml(path: Path) -> dict:
-    """One YAML file as a dictionary, through OmegaConf (which reads 3e-4 as a number, PyYAML does not)."""
+    """Read one YAML file as a dictionary with OmegaConf, which reads 3e-4 as a number (PyYAML does not)."""
     import io
 
     import yaml
@@ -164,7 +165,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _without_empty_sections(values: dict, section: type[Section]) -> dict:
-    """A section whose keys are all commented out is read as null; it changes nothing, so it goes."""
+    """Remove sections that are null, as YAML reads one whose keys are all commented out."""
     kept = {}
     for key, value in values.items():
         field = section.model_fields.get(key)
@@ -184,7 +185,7 @@ def _read_overrides(overrides: list[str]) -> dict:
         values = OmegaConf.to_container(
             OmegaConf.from_dotlist([item.replace("$", _DOLLAR) for item in overrides])
         )
-    except Exception as error:  # OmegaConf hands through whatever its YAML reader raised
+    except Exception as error:  # OmegaConf passes on any error of its YAML parser
         raise UserError(
             f"the command line: cannot read {' '.join(overrides)!r} ({str(error).splitlines()[0]})"
         ) from None
@@ -208,7 +209,7 @@ def _plain(values: dict) -> dict:
 
 
 def _flat(values: dict, prefix: str = "") -> list[str]:
-    """Dotted keys of a nested dictionary, leaves only; an empty section counts as a leaf."""
+    """Dotted keys of the leaves of a nested dictionary; an empty section counts as a leaf."""
     keys: list[str] = []
     for key, value in values.items():
         inner = isinstance(value, dict) and value
@@ -221,7 +222,7 @@ def _flat(values: dict, prefix: str = "") -> list[str]:
 
 def _unknown_key(source: str, key: str, known: dict) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # the right name in the wrong section
+    if not near:  # a correct key name in the wrong section
         leaf = key.rsplit(".", 1)[-1]
         near = [k for k in known if k.rsplit(".", 1)[-1] == leaf][:1]
     hint = f"did you mean `{near[0]}`?" if near else "`make config` prints every known key"
@@ -229,7 +230,7 @@ def _unknown_key(source: str, key: str, known: dict) -> str:
 
 
 def _explain(error: ValidationError, layers: list[tuple[str, dict]]) -> str:
-    """The first thing pydantic found wrong, as one sentence with its file, key and a good value."""
+    """The first pydantic error as one sentence with its file, its key and an example of a good value."""
     first = error.errors()[0]
     file, command_line = layers[-2][0], layers[-1][1]
     if not first["loc"]:
@@ -237,7 +238,7 @@ def _explain(error: ValidationError, layers: list[tuple[str, dict]]) -> str:
     parts = [str(part) for part in first["loc"]]
     key = ".".join(part for part in parts if not part.isdigit())
     known = known_keys()
-    while key and key not in known:  # drop what pydantic adds for unions
+    while key and key not in known:  # drop the parts that pydantic adds for unions
         key = key.rpartition(".")[0]
     source = next((name for name, layer in reversed(layers) if _holds(layer, key)), file)
     default = known.get(key)

@@ -1,8 +1,8 @@
-"""The one way into every command: what goes wrong ends in one sentence and an exit status.
+"""The entry point of every command: errors end in one sentence and an exit status.
 
-Exit status: 0 done or up to date, 1 an error of the program itself, 2 something for the competitor to mend,
-130 interrupted, 141 nobody reads the output any more. The traceback of an error of ours goes to
-`logs/error-<time>-<process>.txt`, or with TRACEBACK=1 in the environment to the terminal.
+Exit status: 0 done or up to date, 1 an error of the program itself, 2 a mistake that the user can fix, 130
+interrupted, 141 the reader of the output has gone. The traceback of a program error is written to
+`logs/error-<time>-<process>.txt`, or to the terminal with TRACEBACK=1 in the environment.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from src.config import UserError
 
 _PROJECT = Path(__file__).resolve().parents[1]
 SHOW = "TRACEBACK"
-_PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # whose versions a report names
-MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's own, and torch's for a GPU
-TORCH = "Original Traceback (most recent call last):"  # of a loader's process, before what happened there
+_PACKAGES = ("torch", "timm", "numpy", "pandas", "pydantic")  # an error report lists their versions
+MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's, and torch's for GPU memory
+TORCH = "Original Traceback (most recent call last):"  # torch, from a loader process
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOST = 141  # as a shell has it for a process that wrote to a closed pipe
+_LOST = 141  # the shell's status of a process that wrote to a closed pipe
 
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Run a command: whatever it raises ends the process with one sentence and its exit status, and all that
-    was printed is written before."""
+    """Context manager that runs a command; an exception becomes one sentence and an exit status.
+
+    Standard output is flushed before the process ends.
+    """
     use_utf8()
     prepare_streams()
     status: int | str | None = 0
@@ -55,19 +57,22 @@ def plain_errors() -> Iterator[None]:
 
 
 def fail(message: str) -> int:
-    """Print one sentence for the competitor and give the exit status that goes with it."""
+    """Print one sentence for a user's mistake and return its exit status, 2."""
     say(f"error: {message}")
     return 2
 
 
 def say(line: str) -> None:
-    """Print to stderr; where that is closed or full there is nobody left to tell."""
+    """Print to stderr; an error is ignored, since a closed or full stderr leaves nowhere to report it."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def report(error: BaseException) -> int:
-    """Say an unforeseen error in one sentence, write its traceback to a file, and give the exit status."""
+    """Report an unexpected error in one sentence, write its traceback to a file, return the exit status.
+
+    Running out of memory or disk space is reported as a user's problem (status 2), without a traceback.
+    """
     lines = str(error).strip().splitlines() or [""]
     told = lines[0] if TORCH not in lines else lines[-1]
     what = f"{type(error).__name__}: {told[:300]}"
@@ -91,7 +96,7 @@ def report(error: BaseException) -> int:
 
 
 def _write_report(error: BaseException) -> str:
-    """Write what a maintainer needs; gives the words that say where it is."""
+    """Write an error report for the maintainer; returns a phrase that says where it is."""
     now = datetime.now()
     lines = [f"{now:%Y-%m-%d %H:%M:%S} in {os.getcwd()}", _command(), f"Python {platform.python_version()}"]
     for name in _PACKAGES:
@@ -113,19 +118,22 @@ def _command() -> str:
 
 
 def lost_output(error: Exception | None = None) -> int:
-    """The exit status where standard output cannot be written any more, or 0: `make config | head -1`, or a
-    log on a full disk. With `error`, whether that is all that it says."""
+    """The exit status if standard output can no longer be written, else 0.
+
+    That is the case for `make config | head -1`, or a log on a full disk. `error` is the exception being
+    handled: a `BrokenPipeError` counts only if the reader of the output is gone.
+    """
     try:
         sys.stdout.flush()
-        if not (isinstance(error, BrokenPipeError) and _reader_gone()):  # `python -u` keeps nothing back
+        if not (isinstance(error, BrokenPipeError) and _reader_gone()):  # `python -u` buffers nothing
             return 0
         status = _LOST
     except BrokenPipeError:
         status = _LOST
     except OSError as trouble:
-        status = _LOST if trouble.errno == errno.EIO else 2  # the terminal is gone
+        status = _LOST if trouble.errno == errno.EIO else 2  # EIO: the terminal is gone
         say(f"error: the output cannot be written ({trouble.strerror}); send it elsewhere and run it again")
-    with contextlib.suppress(OSError):  # Python would try again at its end, and say so
+    with contextlib.suppress(OSError):  # else Python flushes again at exit and prints an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -139,7 +147,7 @@ def _reader_gone() -> bool:
 
 
 def prepare_streams() -> None:
-    """Show what a terminal or log cannot show as \\u escapes; take a closed stream for one that drops all."""
+    """Escape (\\uXXXX) what a terminal or log cannot encode; replace closed streams with os.devnull."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -149,8 +157,10 @@ def prepare_streams() -> None:
 
 
 def use_utf8() -> None:
-    """Begin again in Python's UTF-8 mode where the locale has another encoding: names of files and texts are
-    UTF-8 whatever a terminal shows."""
+    """Restart in Python's UTF-8 mode if the locale has another encoding.
+
+    File names and texts are UTF-8, whatever the terminal shows.
+    """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     if _is_this_process():
@@ -161,6 +171,6 @@ def use_utf8() -> None:
 
 
 def _is_this_process() -> bool:
-    """Whether Python was started for this command; in a test it runs within another."""
+    """Whether this command is the Python process itself; in a test it runs inside another one."""
     started = getattr(sys.modules["__main__"], "__file__", None)
     return started is not None and os.path.realpath(started) == os.path.realpath(sys.argv[0])

@@ -1,7 +1,7 @@
-"""One process at a time works on an artefact.
+"""Advisory file locks (flock): only one process at a time works on an artefact.
 
-The locks are advisory and the operating system's own (flock): one ends with the process that holds it,
-however that ends. What a process has locked, its forked workers have too.
+The operating system releases a lock when its process ends, however it ends. Forked workers share the locks of
+their parent.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from typing import IO
 
 from src.config import UserError
 
-PAUSE = 0.2  # seconds between two tries
-REMIND = 600.0  # seconds between two lines while waiting
-TAKEN = (errno.EAGAIN, errno.EACCES)  # by another process; any other error: this file system has no locks
+PAUSE = 0.2  # seconds between two attempts
+REMIND = 600.0  # seconds between two messages while waiting
+TAKEN = (errno.EAGAIN, errno.EACCES)  # locked by another process; other errors mean no lock support
 
-_held: set[Path] = set()  # by this process, or by the one that forked it
-_without: set[Path] = set()  # folders whose file system has no locks, once that is said
+_held: set[Path] = set()  # locks of this process, or of its parent before the fork
+_without: set[Path] = set()  # folders without lock support that were already reported
 
 
 @contextlib.contextmanager
 def alone(*places: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the locks of these files or folders, which need not be there yet; gives whether it had to wait for
-    another process, whose work may then be found done.
+    """Hold the locks of these files or folders, which need not exist; yields whether it had to wait.
 
-    Waits for others and says for whom; with `wait=False` raises `UserError` instead. To hold what is held
-    already, by this process or the one that forked it, is no error and no wait.
+    After a wait, the other process may already have done the work. While waiting, the lock's holder is
+    printed; with `wait=False`, `UserError` is raised instead. A lock already held by this process or its
+    parent is neither an error nor a wait.
     """
-    ordered = sorted({Path(os.path.abspath(place)) for place in places})  # alike in all, or two could wait
+    ordered = sorted({Path(os.path.abspath(place)) for place in places})  # one order prevents deadlocks
     with contextlib.ExitStack() as stack:
         yield any([stack.enter_context(_hold(place, wait)) for place in ordered])
 
@@ -57,19 +57,19 @@ def _hold(place: Path, wait: bool) -> Iterator[bool]:
 
 
 def lock_file(place: Path) -> Path:
-    """The lock lies beside what it is for: a folder may be moved aside while its lock is held."""
+    """The lock file of an artefact, beside it: a folder may be moved aside while its lock is held."""
     return place.with_name(f".{place.name}.lock")
 
 
 def _acquire(place: Path, wait: bool) -> tuple[IO[str] | None, bool]:
-    """The lock's open file, and whether it had to be waited for; None where there are no locks."""
+    """The open lock file, and whether it had to wait; the file is None if locks are not supported."""
     path, began, said = lock_file(place), time.monotonic(), float("-inf")
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open for as long as it is held
         except OSError:
-            return None, False  # whoever writes here is told what is wrong
+            return None, False  # the write that follows reports the error
         try:
             _flock(handle)
         except OSError as error:
@@ -88,7 +88,7 @@ def _acquire(place: Path, wait: bool) -> tuple[IO[str] | None, bool]:
             continue
         if _is_at(path, handle):
             break
-        handle.close()  # whoever held it has removed it meanwhile
+        handle.close()  # the previous holder has removed the file meanwhile
     handle.truncate(0)
     me = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%H:%M:%S}"}
     json.dump({**me, "command": " ".join(sys.argv)[:200]}, handle)
@@ -103,7 +103,7 @@ def _flock(handle: IO[str]) -> None:
 
 
 def _release(place: Path, handle: IO[str]) -> None:
-    """Remove the lock's file, then let go; not by closing alone, for a forked worker has it open too."""
+    """Remove the lock file, then unlock; closing it is not enough, since forked workers have it open too."""
     import fcntl
 
     with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def _is_at(path: Path, handle: IO[str]) -> bool:
 
 
 def _holder(handle: IO[str]) -> str:
-    """Who holds the lock, in words."""
+    """A description of the process that holds the lock."""
     try:
         handle.seek(0)
         who = json.load(handle)

@@ -1,4 +1,4 @@
-"""What this machine gives: cores, and how many threads each process should take of them."""
+"""The machine's resources: CPU cores, memory, and how many threads each process should use."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from src.config import Config
 
 
 def limit_threads(config: Config) -> None:
-    """Set the threads of one process before numpy or torch is imported.
+    """Set the number of threads of one process, before numpy or torch is imported.
 
-    More threads than cores get in each other's way: the same work then takes many times as long.
+    More threads than cores compete for them, and the same work then takes many times as long.
     """
     threads = str(config.runtime.threads or max(1, cpu_count() // jobs_on_cpu(config)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import otherwise
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import uses the network
 
 
 def jobs_on_cpu(config: Config) -> int:
-    """How many folds to work on side by side without a GPU."""
+    """The number of folds to train in parallel without a GPU."""
     return min(config.runtime.jobs or cpu_count(), max(1, len(config.selected_folds)))
 
 
 def cpu_count() -> int:
-    """Cores this process may use; containers and Kaggle give fewer than the machine has."""
+    """Number of CPU cores this process may use; containers and Kaggle allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_available() -> int | None:
-    """Bytes of memory that are free or can be freed at once; None where the system does not say."""
+    """Available memory in bytes (free, or reclaimable at once); None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -42,9 +42,12 @@ def memory_available() -> int | None:
 
 
 def exit_with_parent(parent: int, *_: object) -> None:
-    """End this process as soon as `parent`, the process that forked it, is gone: a killed stage must leave
-    nobody behind who writes on, or keeps a pipe open that somebody reads to its end. torch's own watch over
-    its loaders takes whoever is there when it begins for the parent, and so outlives one that was quicker."""
+    """End this process as soon as `parent`, the process that forked it, has ended.
+
+    A killed stage must not leave workers that keep writing, or that keep a pipe open which another process
+    reads to its end. torch's own check in its loader workers is not enough: it takes whatever process is the
+    parent when it starts, so a worker whose parent has ended before that lives on.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

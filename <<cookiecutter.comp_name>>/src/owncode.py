@@ -1,4 +1,4 @@
-"""The competitor's own function, looked at without running it: is it there, and has it changed?"""
+"""Static checks of the competitor's own preprocessing function: does it exist, has its code changed?"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ OWN = Path(__file__).parent / "data" / "own.py"
 
 
 def preprocessing(data: Data) -> dict[str, str] | None:
-    """The function that `data.preprocess` names, and a digest of the code of its file, the same for other
-    comments and another layout; None where it names none.
+    """The function name in `data.preprocess` and a digest of its file's code; None if the key is not set.
 
-    Raises `UserError` where the file has no such function, with those it has, or is no Python.
+    Comments and layout do not change the digest. Raises `UserError` if the file is not valid Python, or has
+    no such function (the message lists those it has).
     """
     if data.preprocess is None:
         return None

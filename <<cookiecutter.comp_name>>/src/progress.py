@@ -1,4 +1,4 @@
-"""A bar with ETA at a terminal, a plain line now and then where there is none."""
+"""Progress display: a bar with ETA on a terminal, an occasional plain line in a log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ LOG_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts towards `total`. Use as a context manager; `step(n, note)` moves on, `say(line)` prints above
-    the bar."""
+    """Progress towards `total`, as a context manager.
+
+    `step(n, note)` advances by n, `say(line)` prints a line above the bar.
+    """
 
     def __init__(self, title: str, total: int):
         from tqdm import tqdm
@@ -23,7 +25,7 @@ class Progress:
         )
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Move on by `count`, with a note such as the newest metric."""
+        """Advance by `count`; `note` is a short text such as the latest metric."""
         self.count += count
         if self.terminal:
             if note:
@@ -34,22 +36,22 @@ class Progress:
             self.say(f"{self.title}: {share}, {self.remaining()} left  {note}".rstrip())
 
     def skip(self, count: int) -> None:
-        """Take `count` out of the total: work that an earlier call did, or that is not needed after all."""
+        """Subtract `count` from the total: work that an earlier call has done, or that is not needed."""
         if count:
             self.total = self.bar.total = max(1, self.total - count)
             self.bar.refresh()
 
     def quiet_for_long(self) -> bool:
-        """Whether a log, which has no bar, is due another line."""
+        """Whether the next plain line of a log is due; always False on a terminal."""
         return not self.terminal and time.monotonic() - self.logged >= LOG_EVERY
 
     def remaining(self) -> str:
-        """Time left at the pace so far, as h:mm:ss."""
+        """Estimated time left at the pace so far, as h:mm:ss."""
         seconds = round((time.monotonic() - self.began) * max(0.0, self.total / max(1, self.count) - 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def say(self, line: str) -> None:
-        """Print a line without tearing the bar."""
+        """Print a line without breaking the bar."""
         self.logged = time.monotonic()
         self.bar.write(line, file=sys.stdout)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Where Kaggle's files are: tables and image folders below `data.raw`, and what tells that they changed."""
+"""The raw Kaggle files: tables and image folders below `data.raw`, and digests that detect changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from src.config import Config, UserError
 
 
 def raw_tables(config: Config) -> dict[str, Path]:
-    """Kaggle's tables by role: train, test (where there is one), sample."""
+    """Paths of Kaggle's tables by role: train, test (if there is one), sample.
+
+    Raises `UserError` if a table does not exist.
+    """
     raw = config.root / config.data.raw
     tables = {"train": raw / config.data.train_csv, "test": None, "sample": raw / config.data.sample_csv}
     if config.data.test_csv is not None:
@@ -30,7 +33,10 @@ def raw_tables(config: Config) -> dict[str, Path]:
 
 
 def image_folders(config: Config) -> dict[str, list[Path]]:
-    """The folders of the train and test images, and of the train masks where they are files."""
+    """The folders of the images by role: train, test, and masks if the train masks are image files.
+
+    Raises `UserError` if a folder does not exist.
+    """
     data = config.data
     named = {
         "train_images": data.train_images,
@@ -42,7 +48,7 @@ def image_folders(config: Config) -> dict[str, list[Path]]:
         role = "masks" if key == "train_masks" else key.removesuffix("_images")
         for name in [] if names is None else [names] if isinstance(names, str) else names:
             path = config.root / data.raw / name
-            hidden = key == "test_images" and config.kaggle.code_competition  # a zip holds no empty folder
+            hidden = key == "test_images" and config.kaggle.code_competition  # zips hold no empty folder
             if not path.is_dir() and not hidden:
                 what = "train masks" if role == "masks" else f"{role} images"
                 raise UserError(f"{path}: the folder of {what} is not there; set data.{key}")
@@ -51,7 +57,10 @@ def image_folders(config: Config) -> dict[str, list[Path]]:
 
 
 def external_folders(config: Config) -> dict[str, Path]:
-    """The folders of unlabelled images that no table lists, by the name that `pseudo.external` gives them."""
+    """Folders of external unlabelled images, which no table lists, by their names in `pseudo.external`.
+
+    Raises `UserError` if a folder does not exist.
+    """
     named = config.pseudo.external
     names = () if named is None else (named,) if isinstance(named, str) else named
     folders = {name: config.root / config.data.raw / name for name in names}
@@ -61,9 +70,9 @@ def external_folders(config: Config) -> dict[str, Path]:
     return folders
 
 
-@cache  # nothing of ours writes below the raw folder, so one look a process is enough
+@cache  # no stage writes below the raw folder: list it once per process
 def listing(folder: Path) -> str:
-    """A digest of a folder's file names, sizes and times: cheap, and it moves when an image does."""
+    """A digest of a folder's file names, sizes and times: cheap, and it changes when an image does."""
     whole = hashlib.sha256()
     entries: list[tuple[str, int, int]] = []
     for base, _, names in os.walk(folder):
@@ -78,7 +87,7 @@ def listing(folder: Path) -> str:
 
 
 def _status(path: str) -> os.stat_result:
-    """Of the file, or of the link itself where it leads nowhere: what reads it will say so."""
+    """The file's status, or that of a broken link itself: whatever reads the file reports it."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -86,23 +95,27 @@ def _status(path: str) -> os.stat_result:
 
 
 def line_of(path: Path, row: int) -> int:
-    """The line of a CSV file, counted from 1 as an editor does, on which row 0, 1, ... of its table begins:
-    blank lines, which a table has not, and line breaks inside quotes count."""
-    for number, (line, _) in enumerate(_lines(path), -1):  # the names of the columns are number -1
+    """The line (counted from 1, as in an editor) of a CSV file on which row 0, 1, ... of its table begins.
+
+    Blank lines, which are not rows of the table, and line breaks inside quotes are counted.
+    """
+    for number, (line, _) in enumerate(_lines(path), -1):  # the header is row -1
         if number == row:
             return line
     return row + 2
 
 
 def column_names(path: Path) -> list[str]:
-    """The names in the first line of a CSV file, as they stand there: pandas would rename the second of two
-    that are the same."""
+    """The column names of a CSV file exactly as in its header; pandas would rename duplicates."""
     return next(_lines(path), (0, []))[1]
 
 
 def line_with(path: Path, column: str, value: str, row: int) -> int:
-    """The line of the first row whose `column` is `value`, or begins so, as the id of a pair does: of a table
-    that was made from several rows an id, in which this id has number `row`."""
+    """The line of the first row whose `column` is `value`, or begins with it (the id of an id-class pair).
+
+    For a table that was made from several rows per id; `row` is the position of this id in it and gives the
+    fallback, line `row + 2`.
+    """
     lines = _lines(path)
     _, names = next(lines, (0, []))
     place = names.index(column) if column in names else len(names)
@@ -112,8 +125,8 @@ def line_with(path: Path, column: str, value: str, row: int) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file as pandas takes them, the names of the columns first, and the line of each."""
-    limit = csv.field_size_limit(sys.maxsize)  # a mask in one cell may be long
+    """The rows of a CSV file as pandas counts them, header first, each with its line number."""
+    limit = csv.field_size_limit(sys.maxsize)  # a run-length mask in one cell may be long
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             reader = csv.reader(file)
@@ -122,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if cells and (len(cells) > 1 or cells[0] == "" or cells[0].strip()):
                     yield before + 1, cells
                 before = reader.line_num
-    except (OSError, csv.Error):  # it is told of a row all the same
+    except (OSError, csv.Error):  # callers then fall back to the row number
         return
     finally:
         csv.field_size_limit(limit)

@@ -1,7 +1,7 @@
-"""Files of ours, read back. One that is damaged is named and set aside as `<name>.unreadable`, and the
-message says which command makes it again.
+"""Readers of the project's own files; a damaged file is set aside as `<name>.unreadable`.
 
-Whatever a decoder raises becomes one `Unreadable`, so that no caller has to know what errors each format has.
+The error message says which command makes it again. Every decoder error becomes an `Unreadable`, so callers
+need not know the errors of each format.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-ASIDE = ".unreadable"  # behind the name of a file that was set aside
+ASIDE = ".unreadable"  # suffix of a damaged file that was renamed
 NUMBER = (int, float)
-MAYBE = (int, float, type(None))  # a score, null where the metric is undefined
-# A file's place in a project, and the command that makes it again.
+MAYBE = (int, float, type(None))  # a score; null if the metric is undefined
+# Pattern of a file's path in a project, and the command that makes it again.
 _MADE_BY = {
     r"runs/([^/]+)-round\d+/.+": "make pseudo EXP={0} ARGS=--force",
     r"runs/([^/]+)-(ablate|sweep)-[0-9a-f]{8}/.+": "make {1} EXP={0}",
@@ -44,11 +44,11 @@ _MADE_BY = {
 
 
 class Unreadable(UserError):
-    """A file of ours that is missing, damaged, or of another shape than it should have."""
+    """A file of the project that is missing, damaged or of an unexpected structure."""
 
 
 def made_by(path: Path) -> str:
-    """What to do to have the file again, by its place in a project."""
+    """Advice on how to make the file again, from its path in the project."""
     place = Path(os.path.abspath(path)).as_posix()
     for pattern, command in _MADE_BY.items():
         if found := re.search(f"/{pattern}$", place):
@@ -57,13 +57,13 @@ def made_by(path: Path) -> str:
 
 
 def damaged(path: Path, why: str) -> Unreadable:
-    """Set a file aside; gives the error that names it, says why and what makes it again."""
+    """Set a file aside and return the error to raise: file, reason, and the command that makes it again."""
     aside = set_aside(path)
     return Unreadable(f"{path}: {why}{f'; set aside as {aside.name}' if aside else ''}; {made_by(path)}")
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a file to `<name>.unreadable`; None where the folder cannot be written."""
+    """Rename a file to `<name>.unreadable`; None if the folder cannot be written."""
     aside = path.with_name(path.name + ASIDE)
     try:
         os.replace(path, aside)
@@ -74,8 +74,10 @@ def set_aside(path: Path) -> Path | None:
 
 @contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on `path` into an `Unreadable`; what the system refuses (permissions, a
-    failing disk) into a `UserError` that leaves the file where it is."""
+    """Context manager: any decoder error on `path` becomes an `Unreadable`, and the file is set aside.
+
+    System errors (permissions, a failing disk) become a `UserError` and leave the file in place.
+    """
     try:
         yield
     except (UserError, MemoryError):
@@ -89,15 +91,17 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where there is none."""
+    """The first line of an exception's message, or its type if it has none."""
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def read_json(path: Path, **fields: type | tuple[type, ...]) -> Any:
-    """A JSON file of ours. With `fields`, names and the types they must have, it must be an object that has
-    them."""
+    """Read a JSON file of the project.
+
+    `fields` maps required names to their types; with it, the file must contain an object with these.
+    """
     with decoding(path):
         value = json.loads(path.read_text(encoding="utf-8"))
     if fields and not isinstance(value, dict):
@@ -109,7 +113,7 @@ def read_json(path: Path, **fields: type | tuple[type, ...]) -> Any:
 
 
 def read_metrics(folder: Path, **fields: type | tuple[type, ...]) -> dict[str, Any]:
-    """metrics.json of a run or a stack, with a metric, its CV, and the `fields` of `read_json`."""
+    """Read metrics.json of a run or a stack: its metric, its CV, and the extra `fields` as in `read_json`."""
     path = folder / "metrics.json"
     metrics = read_json(path, metric=str, cv=MAYBE, **fields)
     if not all(isinstance(score, MAYBE) for score in metrics.get("folds", ())):
@@ -118,12 +122,12 @@ def read_metrics(folder: Path, **fields: type | tuple[type, ...]) -> dict[str, A
 
 
 def read_dataset(root: Path) -> dict[str, Any]:
-    """data/dataset.json of the project at `root`: the task's outputs and what the targets look like."""
+    """Read data/dataset.json of the project at `root`: the task's outputs and a summary of the targets."""
     return read_json(root / "data" / "dataset.json", outputs=list)
 
 
 def contents_in(path: Path) -> str | None:
-    """The `contents` of a JSON file of stage 01; None where there is none, or it was set aside."""
+    """The `contents` digest in a JSON file of stage 01; None if the file does not exist or is damaged."""
     if not path.is_file():
         return None
     try:
@@ -134,10 +138,10 @@ def contents_in(path: Path) -> str | None:
 
 
 def parquet_footer(path: Path, columns: list[str] | None = None) -> tuple[int, list[str]]:
-    """Rows and columns that a parquet file says it has; of the table nothing is read.
+    """Number of rows and column names from the footer of a parquet file; no data is read.
 
-    Raises `Unreadable` where it lacks one of `columns`, and `UserError` where it is too large for this
-    machine's memory, by its own account.
+    Raises `Unreadable` if one of `columns` is missing, and `UserError` if the table would not fit into
+    memory.
     """
     import pyarrow.parquet as pq
 
@@ -157,7 +161,7 @@ def parquet_footer(path: Path, columns: list[str] | None = None) -> tuple[int, l
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table of ours, or these columns of it; its footer is looked at first."""
+    """Read a parquet table of the project, all of it or only `columns`; the footer is checked first."""
     import pandas as pd
 
     parquet_footer(path, columns)
@@ -166,7 +170,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 def read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> pd.DataFrame:
-    """A CSV table of ours that must have `columns`; `options` are those of pandas."""
+    """Read a CSV table of the project that must have `columns` and rows; `options` go to pandas."""
     import pandas as pd
 
     with decoding(path):
@@ -180,7 +184,7 @@ def read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> pd.DataFra
 
 
 def read_array(path: Path, ndim: int) -> np.ndarray:
-    """A .npy file of uint8 with `ndim` axes, mapped, not read."""
+    """A .npy file of uint8 with `ndim` axes, memory-mapped."""
     import numpy as np
 
     with decoding(path):
@@ -191,7 +195,7 @@ def read_array(path: Path, ndim: int) -> np.ndarray:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file."""
+    """Read the tensors of a safetensors file."""
     from safetensors.torch import load_file
 
     with decoding(path):
@@ -199,7 +203,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_architecture(path: Path) -> dict[str, Any]:
-    """What a model's safetensors file says of its network."""
+    """The architecture of a model, from the metadata of its safetensors file."""
     from safetensors import safe_open
 
     with decoding(path), safe_open(path, framework="pt") as file:

@@ -1,5 +1,4 @@
-"""Stamps, as they are read: what a step's outputs were made from, and whether they are still what was
-written."""
+"""Reading of stamps: what a step's outputs were made from, and whether the outputs are unchanged."""
 
 from __future__ import annotations
 
@@ -11,9 +10,7 @@ from typing import Any
 from src.config import UserError
 from src.reading import damaged, made_by, read_json
 
-HASH_UP_TO = (
-    256 * 2**20
-)  # bytes; a larger file (an image cache) is known by its size and time, its index by content
+HASH_UP_TO = 256 * 2**20  # bytes; a larger file (an image cache) is identified by size and time
 
 
 def sha256(path: Path) -> str:
@@ -23,14 +20,16 @@ def sha256(path: Path) -> str:
 
 
 def content(path: Path) -> str:
-    """What a stamp keeps of a file's content: its hash, or of a very large file its size."""
+    """The digest that a stamp stores for a file: its SHA-256, or its size for a very large file."""
     size = path.stat().st_size
     return sha256(path) if size <= HASH_UP_TO else f"size:{size}"
 
 
 def read_stamp(path: Path) -> dict[str, Any] | None:
-    """The stamp of a step, or None where there is none. A damaged one is set aside, in a printed line: its
-    step runs again."""
+    """Read the stamp of a step; None if there is none.
+
+    A damaged stamp is set aside with a printed message, and its step runs again.
+    """
     if not path.is_file():
         return None
     try:
@@ -45,14 +44,13 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
 
 
 def recipe_in(stamp: Path) -> dict[str, Any] | None:
-    """What the stamp there says its outputs were made from; None where there is none."""
+    """The recipe in a stamp: what its outputs were made from; None if there is no stamp."""
     found = read_stamp(stamp)
     return None if found is None else found["recipe"]
 
 
 def check_outputs(stamp: Path, names: Iterable[str] = ()) -> None:
-    """Raise `UserError` where an output in the stamp (of those in `names`, if any) is gone, or is no longer
-    what was written."""
+    """Raise `UserError` if an output in the stamp is missing or has changed; `names` restricts the check."""
     for name, known in (read_stamp(stamp) or {"outputs": {}})["outputs"].items():
         path = stamp.with_name(name)
         if names and name not in names:
@@ -61,6 +59,6 @@ def check_outputs(stamp: Path, names: Iterable[str] = ()) -> None:
             raise UserError(f"{path}: is not there; {made_by(path)}")
         if content(path) == known["digest"]:
             continue
-        if path.stat().st_mtime_ns == known["mtime_ns"]:  # nobody wrote it: the disk did that
+        if path.stat().st_mtime_ns == known["mtime_ns"]:  # not written since: the disk has damaged it
             raise damaged(path, "its content is no longer what was written")
         raise UserError(f"{path}: has been changed since it was written; {made_by(path)}")

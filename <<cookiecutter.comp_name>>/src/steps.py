@@ -1,4 +1,4 @@
-"""The pipeline as a graph: every file of every stage, and what it depends on. No work is done here.
+"""The pipeline as a dependency graph: the files of every stage and what they depend on. Computes nothing.
 
 | step | writes | depends on |
 |---|---|---|
@@ -6,10 +6,10 @@
 | external images | there too: extra-<key>.npy, extra-<key>.parquet | their files, the index, image settings |
 | masks | there too: masks.npy, .parquet, .json (segmentation) | tables, files, image and mask settings |
 | folds | `data/folds.csv`, `data/dataset.json` | the tables, duplicates in the index, `cv`, `task` |
-| train, a fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
-| predict, a fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
+| train, per fold | `runs/<name>/fold<k>/` model.safetensors, history.csv, score.json, snapshots | ... |
+| predict, per fold | `runs/<name>/fold<k>/` oof.parquet, test.parquet | that model, `inference` |
 | score | `runs/<name>/` oof.parquet, test.parquet, metrics.json | every fold's predictions, the metric |
-| select, a fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | see src/pseudo/steps.py |
+| select, per fold | `runs/<name>-round<r>/fold<k>.pseudo.parquet` | see src/pseudo/steps.py |
 | stack | `stacks/<name>/` oof.parquet, test.parquet, metrics.json, models | the members' tables, `stack` |
 | submit | `submissions/<name>.csv`, `<name>.json` | the source's table, the sample submission |
 """
@@ -29,15 +29,14 @@ from src.owncode import preprocessing
 from src.rawfiles import external_folders, image_folders, listing, raw_tables
 from src.reading import contents_in
 
-# What of `data` decides the rows, their labels and which belong together.
+# The keys of `data` that decide the rows, their labels and their groups.
 MASKS = {"train_masks", "mask", "mask_classes", "mask_exif", "rle", "long"}
 LABELS = MASKS | {"id", "target", "label_separator", "group", "new_label", "near_duplicates"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: one experiment's folder. A pseudo-label round is a run too, with `labels_from` the run before
-    it."""
+    """An experiment and its run folder; a pseudo-label round is a run too, after the run `labels_from`."""
 
     config: Config
     name: str
@@ -51,24 +50,26 @@ class Run:
         return self.folder / f"fold{fold}"
 
     def pseudo_labels(self, fold: int) -> Path | None:
-        """The table of extra rows that fold `fold` may learn from, or None."""
+        """The table of pseudo-labelled rows for training fold `fold`; None outside a pseudo-label round."""
         return self.folder / f"fold{fold}.pseudo.parquet" if self.labels_from else None
 
     def start(self, fold: int) -> Path | None:
-        """The weights that fold `fold` of a round goes on from, that fold's own; None: it starts as any run
-        does."""
+        """The initial weights of fold `fold` in a pseudo-label round: the previous run's model of that fold.
+
+        None if the fold starts as in any other run.
+        """
         if self.labels_from is None or self.config.pseudo.start == "scratch":
             return None
         return self.folder.with_name(self.labels_from) / f"fold{fold}" / "model.safetensors"
 
 
 def run_of(config: Config) -> Run:
-    """The run that this config trains."""
+    """The run that a config trains."""
     return Run(config, config.name)
 
 
 def round_of(config: Config, number: int) -> Run:
-    """Round `number` (1, 2, ...) of this config's pseudo-labelling; 0 is the run that it starts from."""
+    """Round `number` (1, 2, ...) of the config's pseudo-labelling; 0 is the run it starts from."""
     if number == 0:
         return run_of(config)
     before = config.name if number == 1 else f"{config.name}-round{number - 1}"
@@ -79,7 +80,7 @@ def round_of(config: Config, number: int) -> Run:
 
 
 def images_step(config: Config) -> Step:
-    """The packed image cache, one folder a size and content, shared by every run."""
+    """The image cache: one folder per size and content settings, shared by all runs."""
     data, size = config.data, config.data.cached_size
     settings = data.model_dump(mode="json", include={"fit", "max_value", "squeeze", "damaged", "id", "image"})
     storage = None if data.storage == "packed" else data.storage
@@ -98,8 +99,10 @@ def images_step(config: Config) -> Step:
 
 
 def extra_step(config: Config) -> Step | None:
-    """Unlabelled images that no table lists, packed beside the others; None where there are none. Which are
-    left out depends on the competition's own."""
+    """The cache of external unlabelled images, beside the other images; None if there are none.
+
+    The index is an input too: an external image that duplicates a competition image is left out.
+    """
     folders = external_folders(config)
     if not folders:
         return None
@@ -121,7 +124,7 @@ def extra_step(config: Config) -> Step | None:
 
 
 def masks_step(config: Config) -> Step | None:
-    """The true masks beside the packed images; None where the task has none."""
+    """The ground-truth masks beside the cached images; None for tasks without masks."""
     if config.task.name != "segmentation":
         return None
     data = config.data
@@ -148,7 +151,7 @@ def masks_step(config: Config) -> Step | None:
 
 
 def folds_step(config: Config) -> Step:
-    """The one decision of which fold each training row belongs to."""
+    """The assignment of every training row to a fold."""
     cache, masks = images_step(config).folder / "index.parquet", masks_step(config)
     labels = {key: value for key, value in config.effective("data").items() if key in LABELS}
     return Step(
@@ -168,8 +171,10 @@ def folds_step(config: Config) -> Step:
 
 
 def dataset_inputs(config: Config) -> dict[str, Any]:
-    """Digests of what every later stage reads of stage 01; says which command to run where it is missing or
-    stale."""
+    """Digests of everything from stage 01 that later stages read.
+
+    Raises `UserError` with the command to run if a step of stage 01 is missing or stale.
+    """
     images, folds, masks = images_step(config), folds_step(config), masks_step(config)
     for step in (images, masks, folds):
         if step is not None and not step.fresh():
@@ -181,21 +186,21 @@ def dataset_inputs(config: Config) -> dict[str, Any]:
     return {
         "folds": digest(folds.folder / "folds.csv"),
         "images": {**images.recipe["data"], "contents": _contents(images.folder / "index.parquet")},
-        "crop": config.data.image_size if config.data.cache_size else None,  # of what is cached
+        "crop": config.data.image_size if config.data.cache_size else None,  # the crop of the cached image
         "statistics": digest(images.folder / "statistics.json"),
         "masks": None if masks is None else contents_in(masks.folder / "masks.json"),
     }
 
 
 def train_step(run: Run, fold: int) -> Step:
-    """One model on one fold."""
+    """The training of one fold's model."""
     config = run.config
     recipe = {key: config.effective(key) for key in ("model", "augment", "train", "consistency", "seed")}
     recipe["task"] = {"name": config.task.name, "metric": config.task.metric}
     recipe["stop_parts"] = config.cv.stop_parts if config.train.early_stopping.enabled else None
     recipe["inputs"] = dataset_inputs(config)
     recipe["fold"] = fold
-    if config.model.normalize == "dataset":  # as it was before there was a choice
+    if config.model.normalize == "dataset":  # as before this key existed: those stamps stay valid
         recipe["model"]["normalize"] = None
     if config.model.weights:
         recipe["inputs"]["weights"] = digest_of(config.root / config.model.weights, "model.weights")
@@ -226,7 +231,10 @@ def train_step(run: Run, fold: int) -> Step:
 
 
 def predict_step(run: Run, fold: int) -> Step:
-    """One fold model's predictions for its validation rows and for every test row."""
+    """One fold's predictions: its validation rows (OOF) and every test row.
+
+    Raises `UserError` if the fold's model is missing or was trained with other settings.
+    """
     trained = train_step(run, fold)
     if not trained.fresh():
         why = "; ".join(trained.why())
@@ -251,7 +259,7 @@ def predict_step(run: Run, fold: int) -> Step:
 
 
 def score_step(run: Run) -> Step:
-    """The run's OOF and test tables and its CV."""
+    """The run's OOF table, its test table and its CV."""
     folds = range(run.config.cv.n_folds)
     return Step(
         title=f"03 score {run.name}",
@@ -268,7 +276,7 @@ def score_step(run: Run) -> Step:
 
 
 def stack_step(config: Config, members: list[Path]) -> Step:
-    """The stack over the member runs' tables."""
+    """The stack of the member runs' prediction tables."""
     return Step(
         title=f"05 stack {config.stack.name}",
         folder=config.root / "stacks" / config.stack.name,
@@ -286,7 +294,7 @@ def stack_step(config: Config, members: list[Path]) -> Step:
 
 
 def _features_of(config: Config) -> dict[str, Any] | None:
-    """What the stack's own features are read from."""
+    """Digests of the inputs of the stack's extra features; None if it has none."""
     if config.stack.features is None:
         return None
     tables = {role: digest(path) for role, path in raw_tables(config).items() if role != "sample"}
@@ -294,8 +302,7 @@ def _features_of(config: Config) -> dict[str, Any] | None:
 
 
 def submission_source(config: Config) -> tuple[Path, str]:
-    """The folder whose test.parquet is submitted, and the submission's name; raises `UserError` where it is
-    not there."""
+    """The folder whose test.parquet is submitted, and the submission's name; `UserError` if it is missing."""
     kind, _, name = config.submit.source.partition(":")
     if kind == "stack" and not name:
         source, hint = config.root / "stacks" / config.stack.name, "make stack"
@@ -309,7 +316,7 @@ def submission_source(config: Config) -> tuple[Path, str]:
 
 
 def submit_step(config: Config, source: Path, name: str) -> Step:
-    """One submission file with its provenance."""
+    """One submission file and its provenance record."""
     return Step(
         title=f"06 submit {name}",
         folder=config.root / "submissions",
@@ -326,7 +333,7 @@ def submit_step(config: Config, source: Path, name: str) -> Step:
 
 
 def digest_of(path: Path, key: str, hint: str | None = None) -> str:
-    """The digest of a file; raises `UserError`, with the key that names it, where it is not there."""
+    """The digest of a file; raises `UserError` with its config key if the file does not exist."""
     if not path.is_file():
         more = f"; run `{hint}` first" if hint else ""
         raise UserError(f"{key}: {path} is not there{more}")
@@ -334,6 +341,5 @@ def digest_of(path: Path, key: str, hint: str | None = None) -> str:
 
 
 def _contents(index: Path) -> str | None:
-    """A digest of the image contents and hashes, the same at every cached size, so that a new size keeps the
-    folds."""
+    """A digest of the image contents and hashes; equal at every size, so that a new size keeps the folds."""
     return contents_in(index.parent / "statistics.json")

@@ -1,5 +1,4 @@
-"""wandb where it is wanted and works; a null object otherwise, so that the loop never asks. history.csv is
-always written."""
+"""Experiment tracking with Weights & Biases (wandb), or a null tracker. history.csv is written either way."""
 
 from __future__ import annotations
 
@@ -11,22 +10,21 @@ from typing import Any
 
 from src.config import Config
 
-_PATIENCE = 300  # seconds for wandb to send what a fold's run holds
+_PATIENCE = 300  # seconds for wandb to upload the rest of a fold's run
 
 
 class NoTracker:
-    """Takes what a tracker takes and does nothing."""
+    """A null tracker: does nothing, so that the training loop needs no condition."""
 
     def log(self, row: dict[str, Any]) -> None:
-        """One epoch's row."""
+        """Log one epoch's row of metrics."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The end of a fold."""
+        """End the fold's tracking with a summary."""
 
 
 class WandbTracker(NoTracker):
-    """One wandb run a fold, grouped by experiment. Whatever goes wrong in wandb is said once and ends the
-    tracking."""
+    """One wandb run per fold, grouped by experiment; the first wandb error is printed and ends tracking."""
 
     def __init__(self, config: Config, name: str, fold: int, mode: str):
         import wandb
@@ -45,8 +43,10 @@ class WandbTracker(NoTracker):
         self._safely(lambda: self.run.log(row, step=row["epoch"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Wait for what is left to be sent, `_PATIENCE` seconds at most: without a network wandb would go on
-        trying, and the next fold with it."""
+        """Upload the rest, for at most `_PATIENCE` seconds.
+
+        Without a network wandb would retry without end and block the next fold.
+        """
         ended = threading.Thread(
             target=self._safely,
             args=(lambda: (self.run.summary.update(summary), self.run.finish()),),
@@ -62,40 +62,38 @@ class WandbTracker(NoTracker):
             return
         try:
             action()
-        except Exception as error:  # a tracker must never cost a night of training
+        except Exception as error:  # a tracking error must never end a training
             _say(error)
             self.run = None
 
 
 def create_tracker(config: Config, name: str, fold: int) -> NoTracker:
-    """A tracker for one fold: online where wandb has a key, offline where it has none, none when disabled or
-    broken."""
+    """The tracker of one fold: wandb online with an API key, else offline; null if disabled or broken."""
     mode = tracking_mode(config)
     if mode == "disabled":
         return NoTracker()
     try:
         return WandbTracker(config, name, fold, mode)
-    except Exception as error:  # not installed, no disk, no network: train on
+    except Exception as error:  # not installed, no disk, no network: train without it
         _say(error)
         return NoTracker()
 
 
 def import_wandb_early(config: Config) -> None:
-    """Import what the start of a wandb run imports, before workers are forked that would each pay for it."""
+    """Import what wandb.init needs before workers are forked, so that not every worker has to import it."""
     if tracking_mode(config) != "disabled":
-        with contextlib.suppress(Exception):  # whatever is wrong is said when a run starts
-            import wandb.sdk.launch.inputs.internal  # noqa: F401 - a second of pydantic
+        with contextlib.suppress(Exception):  # an error is reported when a run starts
+            import wandb.sdk.launch.inputs.internal  # noqa: F401 - builds pydantic models, which is slow
 
 
 def tracking_mode(config: Config) -> str:
-    """`WANDB_MODE` in the environment, then the config; auto means online with a key and offline without
-    one."""
+    """The wandb mode: `WANDB_MODE`, else the config; `auto` is online with an API key, offline without."""
     mode = os.environ.get("WANDB_MODE") or config.tracking.wandb
     return ("online" if has_key() else "offline") if mode == "auto" else mode
 
 
 def has_key() -> bool:
-    """Whether wandb can log in: a key in the environment, or the one that `wandb login` left in ~/.netrc."""
+    """Whether wandb can log in: an API key in the environment, or in ~/.netrc from `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

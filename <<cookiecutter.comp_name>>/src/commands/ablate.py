@@ -1,14 +1,14 @@
-"""Which tricks help on this competition: each against the experiment as it is, on the same folds and seeds.
+"""Ablation study: which tricks help, each compared with the experiment on the same folds and seeds.
 
     make ablate EXP=baseline TRY="train.ema.enabled=false train.optimizer=adamw,train.lr=1e-3" MINUTES=30
 
 Reads   what 02 and 03 read; without --try the list `try:` of configs/ablate.yaml
-Writes  ablations/<name>/ (table.csv, pairs.csv, ablation.png, report.txt, plan.json), and in runs/ a run a
-        trick and seed, which stacks leave out unless they are named in stack.members
+Writes  ablations/<name>/ (table.csv, pairs.csv, ablation.png, report.txt, plan.json), and in runs/ one run
+        per trick and seed; stacks leave these out unless stack.members names them
 
-Of the list, what has no effect on this experiment is left out with the reason. A space parts tricks, a comma
-the keys of one. The minutes decide how many folds, seeds and epochs; killed and
-called again it goes on, and an ablation that is up to date says what it found.
+A space separates tricks, a comma the keys of one trick. Tricks of the list that have no effect on this
+experiment are left out, with the reason. MINUTES decides how many folds, seeds and epochs are used. A killed
+ablation continues when it is called again; one that is up to date prints its report.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     trials = Trials(arguments.config, arguments.overrides, "ablate")
     changes = read_changes(arguments.tricks, trials.root / LIST)
     check_known_names(trials.config)
-    changes = trials.check(changes, leave_out=not arguments.tricks.strip())  # a list is for every task
+    changes = trials.check(changes, leave_out=not arguments.tricks.strip())  # the list is for all tasks
     limit_threads(trials.config)
     name = arguments.name or trials.config.name
     with alone(trials.root / "ablations" / name):
@@ -46,7 +46,10 @@ def main() -> None:
 
 
 def read_changes(tricks: str, path: Path) -> list[Change]:
-    """The tricks of the command line, or else those of the list in the file, each once."""
+    """The tricks of the command line, or else those of the list file, without duplicates.
+
+    Raises `UserError` if the list is missing or malformed, or an entry is not `key=value`.
+    """
     words = [word for word in re.split(rf"\s+{NEXT_KEY}", tricks.strip()) if word]
     if not words:
         import yaml
@@ -68,7 +71,7 @@ def read_changes(tricks: str, path: Path) -> list[Change]:
 
 
 def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> None:
-    """Plan, train what is missing, compare, and say what was found."""
+    """Plan, train what is missing, compare with the base and report."""
     folder = trials.root / "ablations" / name
     request = plan_step(folder, trials, changes, minutes)
     if request.begin():
@@ -96,7 +99,7 @@ def ablate(trials: Trials, changes: list[Change], minutes: float, name: str) -> 
 
 
 def plan_ablation(trials: Trials, changes: list[Change], minutes: float, step: Step) -> None:
-    """Measure an epoch of the experiment and write the plan that fits the minutes."""
+    """Measure the time per epoch and write a plan that fits the minutes."""
     from src.commands.budget import all_pairs, measure_cost, plan_pairs
 
     cost = measure_cost(trials, step.folder)
@@ -107,7 +110,7 @@ def plan_ablation(trials: Trials, changes: list[Change], minutes: float, step: S
 
 
 def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair]) -> Step:
-    """The tables and the picture, and the predictions that they come from."""
+    """The step of the tables and the figure; it depends on the predictions they are computed from."""
     tables = {change.name: trials.tables(change, pairs) for change in changes}
     return Step(
         title=f"ablate {trials.config.name}",
@@ -119,7 +122,7 @@ def report_step(folder: Path, trials: Trials, changes: list[Change], pairs: list
 
 
 def _report(folder: Path, trials: Trials, changes: list[Change], pairs: list[Pair], whole: bool) -> None:
-    """Compare, write the tables, draw the picture, print the lines."""
+    """Compare the tricks with the base, write the tables, draw the figure, print the report."""
     from src.commands.budget import said_pairs
     from src.commands.compare import CHANCE, check_base, compare_change, how_scored, lines, write_tables
     from src.report.trials import draw_differences

@@ -1,31 +1,32 @@
-"""Can a classifier tell the training images from the test images? If it can, CV speaks of other images than
-the leaderboard does.
+"""Adversarial validation: can a classifier tell the training images from the test images?
+
+If it can, CV is measured on other images than the leaderboard is.
 
 Reads   data/cache/ (stage 01)
-Writes  data/adversarial.csv (how much each image looks like test), data/adversarial.png (those that give it
-        away), data/adversarial.json
+Writes  data/adversarial.csv (how test-like each image is), data/adversarial.png (the most telling images),
+        data/adversarial.json
 
-What it goes by are sizes, colours, sharpness and a small view of each image; no label has a part in it.
+The features are sizes, colours, sharpness and a small view of each image; no label is used.
 """
 
 from src.cli import main
 
-_MOST = 20_000  # images in all; more tell no more
-SIDE, VIEW = 12, 24  # pixels of the small view, and numbers it is told in
+_MOST = 20_000  # images in total; more add no information
+SIDE, VIEW = 12, 24  # side of the small view in pixels, and its PCA components
 _FOLDS = 5
 _SHOWN = 10
-DIFFERENT, APART = 0.6, 0.8  # AUC: a hint below, a warning above
+DIFFERENT, APART = 0.6, 0.8  # AUC thresholds of a hint and of a warning
 
 
 def run(config, force):
     from src.steps import dataset_inputs
 
-    dataset_inputs(config)  # says which command comes first
+    dataset_inputs(config)  # raises if stage 01 has not been run
     tell_apart(config)
 
 
 def tell_apart(config) -> None:
-    """Fit, print the lines, write the table and the picture."""
+    """Fit the classifier, print the report, write the table and the figure."""
     import numpy as np
     import pandas as pd
 
@@ -72,15 +73,17 @@ def tell_apart(config) -> None:
 
 
 def sample(random, count: int, most: int):
-    """At most so many of `count` rows, in their order."""
+    """At most `most` of `count` row numbers, drawn at random, in ascending order."""
     import numpy as np
 
     return np.sort(random.permutation(count)[:most])
 
 
 def image_features(pixels, positions, sizes: list[tuple[int, int]]):
-    """A table of numbers an image (N, F): height, width, aspect, colours, sharpness, and `VIEW` numbers of a
-    small view, from a principal component analysis of all of them."""
+    """Features per image (N, F): height, width, aspect ratio, colours, sharpness, and a small view.
+
+    The small view is reduced to `VIEW` numbers by principal component analysis (PCA) over all images.
+    """
     import cv2
     import numpy as np
     import pandas as pd
@@ -106,8 +109,11 @@ def image_features(pixels, positions, sizes: list[tuple[int, int]]):
 
 
 def out_of_fold(looks, is_test, groups, seed: int):
-    """(N,) how much each image looks like test, by boosters that have not seen it or its copy (`groups`); the
-    AUC of each fold; and the share of the gain by feature, the largest first."""
+    """Out-of-fold probabilities (N,) of being a test image, the AUC per fold, and the gain share per feature.
+
+    Each image is predicted by a LightGBM model that has seen neither it nor its duplicates (`groups`).
+    Features are in descending order of their share.
+    """
     import lightgbm as lgb
     import numpy as np
     from sklearn.metrics import roc_auc_score
@@ -130,7 +136,7 @@ def out_of_fold(looks, is_test, groups, seed: int):
 
 
 def _describe(looks, is_test, folds: list[float], gain: dict[str, float]) -> list[str]:
-    """What a competitor should know, in a few lines."""
+    """The result in a few lines for the competitor."""
     import numpy as np
 
     auc, error = float(np.mean(folds)), float(np.std(folds, ddof=1) / np.sqrt(len(folds)))

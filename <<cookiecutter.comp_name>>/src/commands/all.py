@@ -1,10 +1,9 @@
-"""01 to 06 in one process: torch and timm, seconds of imports, are read once. A night's queue, too.
+"""Run stages 01 to 06 in one process, so that torch and timm are imported once; also a queue of experiments.
 
     make all EXP="baseline wide wider"
 
 runs 01 to 03 of each experiment, one after the other, then 04 to 06 of the first. All configs are checked
-before anything starts. An experiment that fails ends there and keeps none behind it from running; which
-failed is said again at the end.
+before anything starts. A failed experiment does not stop the rest; the failed ones are listed at the end.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from src.config import Config, UserError
 from src.entry import plain_errors
 from src.machine import limit_threads
 
-EACH = ("01", "02", "03")  # the stages that every experiment has; the others are the first one's
+EACH = ("01", "02", "03")  # stages of every experiment; the others run for the first one only
 
 
 @plain_errors()
 def main() -> None:
-    """Check the configs, run the stages, say how long each took."""
+    """Check the configs, run the stages, print how long each took."""
     parser = argparse.ArgumentParser(
         prog="python -m src.commands.all",
         description=__doc__,
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def run_queue(configs: list[Config], force: bool) -> int:
-    """Run all stages; the status to exit with: 0, 2 where a competitor can mend what failed, else 1."""
+    """Run all stages; returns the exit status: 0, 2 if the user can fix a failure, else 1."""
     failed: dict[str, int] = {}
     seconds: dict[str, float] = defaultdict(float)
     each = [script for script in scripts() if script.name.startswith(EACH)]

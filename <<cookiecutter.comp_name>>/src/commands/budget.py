@@ -1,4 +1,4 @@
-"""From minutes to a plan: how many pairs of fold and seed, and how many epochs, fit the time there is."""
+"""Time budget: how many pairs of fold and seed, and how many epochs, fit into the given minutes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from src.commands.trials import BASE, Change, Pair, Trials, pairs_in_batches
 from src.config import UserError
 from src.reading import NUMBER, decoding, read_csv, read_json
 
-WANTED = 4  # pairs: with fewer a standard error is hardly one, so shorter trainings are the lesser evil
-FEWEST_PAIRS = 2  # pairs: with one there is no standard error
-SEEDS = 3  # at most; the folds are drawn once, so more of them tell of the seed alone
-SHORTEST = 0.25  # of the epochs: a trick that needs long training would show nothing in fewer
+WANTED = 4  # pairs; fewer give a poor standard error, so epochs are cut first
+FEWEST_PAIRS = 2  # pairs; one has no standard error
+SEEDS = 3  # at most; the folds stay the same, so more seeds measure only the seed's effect
+SHORTEST = 0.25  # share of epochs; in fewer, a trick that needs long training shows nothing
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of `width` trainings of the experiment side by side, on the pairs of one seed."""
+    """Cost in seconds of `width` parallel trainings of the experiment, on pairs of one seed."""
 
     epoch: float
-    rest: float  # what is paid once: reading, building, predicting with every view
+    rest: float  # paid once per training: loading, building, predicting with all views
     width: int
 
     def of(self, epochs: int) -> float:
-        """Seconds of `width` trainings of that many epochs, until their rows are predicted."""
+        """Seconds of `width` parallel trainings of `epochs` epochs, including the predictions."""
         return self.rest + epochs * self.epoch
 
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """What is going to be trained: each change on these pairs, for `epochs` of the experiment's epochs."""
+    """What to train: each change on these pairs, for `epochs` of the experiment's `of_epochs` epochs."""
 
     epochs: int
     of_epochs: int
@@ -45,7 +45,7 @@ class ExperimentPlan:
         return self.epochs / self.of_epochs
 
     def say(self, changes: int, minutes: float) -> str:
-        """One sentence."""
+        """The plan as one sentence."""
         rounds = len(list(pairs_in_batches(list(self.pairs), self.cost.width)))
         about = (1 + changes) * rounds * self.cost.of(self.epochs) / 60
         return (
@@ -63,7 +63,7 @@ class ExperimentPlan:
 
 
 def said_pairs(pairs: tuple[Pair, ...] | list[Pair]) -> str:
-    """`4 pairs (folds 0 1 2 3, seed 42)`."""
+    """The pairs as text: `4 pairs (folds 0 1 2 3, seed 42)`."""
     folds, seeds = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
     names = " ".join(map(str, folds)), " ".join(map(str, seeds))
     return (
@@ -73,15 +73,15 @@ def said_pairs(pairs: tuple[Pair, ...] | list[Pair]) -> str:
 
 
 def all_pairs(folds: tuple[int, ...], seed: int) -> list[Pair]:
-    """Every fold with the experiment's own seed, then every fold with another."""
+    """All candidate pairs: every fold with the experiment's own seed, then with each further seed."""
     return [Pair(fold, seed + more) for more in range(SEEDS) for fold in folds]
 
 
 def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes: float) -> ExperimentPlan:
-    """The whole trainings where four pairs of each fit; else as many epochs as leave room for four, a quarter
-    of them at least; then as many pairs as fit. Raises `UserError` where two pairs do not.
+    """Choose epochs and pairs that fit the minutes; `pairs` are all candidate pairs, in their order.
 
-    `pairs` are all that there could be, in their order.
+    Full-length trainings if four pairs per change fit; else fewer epochs, at least a quarter, so that four
+    fit; then as many pairs as fit. Raises `UserError` if two pairs do not fit.
     """
     wanted, parts = min(WANTED, len(pairs)), list(pairs_in_batches(pairs, cost.width))
 
@@ -104,8 +104,10 @@ def plan_pairs(cost: Cost, changes: int, epochs: int, pairs: list[Pair], minutes
 
 
 def measure_cost(trials: Trials, folder: Any) -> Cost:
-    """Train the experiment for two epochs, on as many folds as go side by side, and predict; kept in
-    `cost.json`, so that it is done once. The first epoch pays for what is set up once, so the last counts."""
+    """Measure the cost by training the experiment for two epochs on as many folds as run in parallel.
+
+    The result is kept in `cost.json`. The first epoch includes one-time set-up, so the last one is used.
+    """
     short = replace(trials, share=min(1.0, 2 / trials.config.train.epochs))
     width = _width(trials)
     step = Step(
@@ -117,7 +119,7 @@ def measure_cost(trials: Trials, folder: Any) -> Cost:
     )
     if step.begin():
         import src.inference.oof
-        import src.training.launch  # noqa: F401  paid once, so not a part of what a training costs
+        import src.training.launch  # noqa: F401  imported once, so not part of a training's cost
 
         pairs = [Pair(fold, trials.seed) for fold in trials.folds[:width]]
         run, began = short.run(BASE, trials.seed), time.monotonic()
@@ -136,21 +138,23 @@ def measure_cost(trials: Trials, folder: Any) -> Cost:
 
 
 def _width(trials: Trials) -> int:
-    """How many trainings go side by side on this machine."""
+    """How many trainings run in parallel on this machine."""
     from src.training.devices import devices
 
     return min(len(devices(trials.config)), len(trials.folds))
 
 
 class TimeBudget:
-    """The minutes that are left; a round begins only where one as long as the last still fits."""
+    """The remaining minutes; a round starts only if one as long as the last one still fits."""
 
     def __init__(self, minutes: float):
         self.end, self.last = time.monotonic() + 60 * minutes, 0.0
 
     def round(self, trials: Trials, changes: list[Change], pairs: list[Pair]) -> bool:
-        """Make these pairs of each change; False, with none begun, where time is up. The first round that is
-        not there yet is made in any case."""
+        """Train these pairs of every change; returns False, with nothing started, if the time is up.
+
+        The first round with something to train always runs.
+        """
         missing = [c for c in changes if c not in trials.failed and not trials.done(c, pairs)]
         began = time.monotonic()
         if missing and self.last and began + self.last > self.end:

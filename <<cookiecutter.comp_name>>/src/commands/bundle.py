@@ -1,4 +1,4 @@
-"""Make the bundle: a folder with all that a Kaggle kernel needs to predict what stage 06 submits.
+"""Build the bundle: a folder with everything a Kaggle kernel needs to predict what stage 06 submits.
 
 Reads   stacks/<name>/ or runs/<name>/, the members' models, data/
 Writes  kaggle/bundle/ (see src/kernel/bundle.py), kaggle/infer.ipynb
@@ -16,7 +16,7 @@ def run(config, force):
     from src.kaggle.names import bundle_folder, competition
     from src.kernel.bundle import build_bundle, write_notebook
 
-    competition(config)  # says what is missing
+    competition(config)  # raises if the competition is not set
     folder = bundle_folder(config)
     with alone(folder):
         manifest = build_bundle(config, folder)

@@ -1,4 +1,4 @@
-"""A change against the base: the paired difference of their scores, its standard error, and what it tells."""
+"""Comparison of a change with the base: paired score difference, its standard error, and a verdict."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from src.scoring import standard_error, why_undefined
 
 Scores = dict[Change, dict[Pair, float]]
 
-CHANCE = 0.05  # of a trick that does nothing to seem to do something, whatever the number of pairs
-_ENOUGH = 3  # pairs: two scores of few rows often differ by the same, and then have no error
+CHANCE = 0.05  # probability that a useless trick is marked helps or hurts
+_ENOUGH = 3  # pairs; two differences on few rows are often equal, with an error of 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """What `pairs` pairs say: means of the scores, and of their difference, positive where the change is
-    better whatever the metric's direction."""
+    """The result of a change over `pairs` pairs: mean scores, and the mean paired difference to the base.
+
+    The difference is positive if the change is better, whatever the metric's direction.
+    """
 
     change: Change
     pairs: int
@@ -30,12 +32,11 @@ class Row:
     score: float
     difference: float
     error: float
-    note: str = ""  # why it could not be tried
+    note: str = ""  # why it could not be trained
 
     @property
     def margin(self) -> float:
-        """Half the 95 % interval of the difference: Student's t, since few pairs tell their own error badly;
-        NaN for fewer than two pairs."""
+        """Half the 95 % confidence interval of the difference (Student's t); NaN for fewer than two pairs."""
         from scipy.stats import t
 
         return float(t.isf(CHANCE / 2, self.pairs - 1)) * self.error if self.pairs > 1 else float("nan")
@@ -52,7 +53,7 @@ class Row:
 def compare_change(
     change: Change, own: dict[Pair, float], base: dict[Pair, float], sign: int, note: str = ""
 ) -> Row:
-    """The row of a change, over the pairs that it and the base both have a score for."""
+    """The result row of a change, over the pairs that both it and the base have scores for."""
     differences = paired(own, base, sign)
     known = list(differences)
     mean = [
@@ -63,27 +64,28 @@ def compare_change(
 
 
 def paired(own: dict[Pair, float], base: dict[Pair, float], sign: int) -> dict[Pair, float]:
-    """Each pair's difference, positive where `own` is better."""
+    """The difference of each pair, positive if `own` is better; undefined scores are dropped."""
     both = {pair: sign * (own[pair] - base[pair]) for pair in own if pair in base}
     return {pair: value for pair, value in both.items() if isfinite(value)}
 
 
 def check_base(scores: dict[Pair, float], metric: Metric) -> None:
-    """Raise `UserError` where the base has no score on any pair: nothing can be compared with it."""
+    """Raise `UserError` if the base has no score on any pair, so that nothing can be compared with it."""
     if not any(map(isfinite, scores.values())):
         raise UserError(why_undefined(metric.name, "the held-out rows of every pair of the base"))
 
 
 def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:
-    """The best point's mean difference to the base; that of choosing the best on the other folds, fold by
-    fold (on the other seeds where there is one fold); and among how many, the base included.
+    """Nested choice of the best point: (its difference, its nested difference, number of candidates).
 
-    Only points with every pair take part; the base is one of them, with a difference of 0.
+    The nested difference chooses the best point on the other folds, fold by fold (on the other seeds if there
+    is one fold); NaN if there is one pair. Only points with every pair take part; the base is one, with
+    difference 0.
     """
     differences = {change: paired(own, scores[BASE], sign) for change, own in scores.items()}
     pairs = list(differences[BASE])
     whole = {change: own for change, own in differences.items() if len(own) == len(pairs)}
-    by = 0 if len({pair.fold for pair in pairs}) > 1 else 1  # which part of a pair is left out
+    by = 0 if len({pair.fold for pair in pairs}) > 1 else 1  # the left-out part of a pair
 
     def mean(own: dict[Pair, float], kept: list[Pair]) -> float:
         return sum(own[pair] for pair in kept) / len(kept)
@@ -100,7 +102,7 @@ def nested_choice(scores: Scores, sign: int) -> tuple[float, float, int]:
 
 
 def selection_bias(scores: Scores, sign: int) -> str:
-    """How much of the best point's lead is the luck of having been picked."""
+    """One sentence on how much of the best point's lead is due to its selection."""
     best, honest, among = nested_choice(scores, sign)
     if not isfinite(honest):
         return f"The best of {among} flatters itself, by how much one pair cannot tell."
@@ -114,7 +116,7 @@ def selection_bias(scores: Scores, sign: int) -> str:
 
 
 def lines(rows: list[Row]) -> list[str]:
-    """A line a row."""
+    """One line of text per row."""
     width = max((len(row.change.name) for row in rows), default=0)
     return [f"  {row.change.name:<{width}}  {_said(row)}" for row in rows]
 
@@ -127,7 +129,7 @@ def _said(row: Row) -> str:
 
 
 def how_scored(metric: Metric) -> str:
-    """One sentence on what a score is."""
+    """One sentence on how the scores are computed."""
     if metric.decides is None:
         return f"A score is {metric.name} on a fold's held-out rows"
     return (
@@ -137,7 +139,7 @@ def how_scored(metric: Metric) -> str:
 
 
 def write_tables(folder: Path, rows: list[Row], scores: Scores, sign: int) -> None:
-    """`table.csv`, a row a change, and `pairs.csv`, a row a pair of each."""
+    """Write `table.csv` (one row per change) and `pairs.csv` (one row per change and pair)."""
     import pandas as pd
 
     table = [

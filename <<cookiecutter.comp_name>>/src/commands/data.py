@@ -1,7 +1,7 @@
-"""Fetch the competition's files from Kaggle into data/raw; stopped at any moment, it goes on.
+"""Download the competition's files from Kaggle into data/raw; an interrupted download resumes.
 
-Reads   the competition's files on Kaggle (its rules must be accepted there, a key must be here)
-Writes  data/raw/, data/download/<slug>.json (what came); --force looks for newer files
+Reads   the competition's files on Kaggle (accept its rules there; an API key is needed here)
+Writes  data/raw/, data/download/<slug>.json (what was downloaded); --force looks for newer files
 """
 
 from src.cli import main

@@ -1,4 +1,4 @@
-"""How many points of a sweep are tried on how many pairs: all on all where time allows, else by halves."""
+"""Successive halving for a sweep: all points on all pairs if time allows, else fewer points on more pairs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from src.config import UserError
 
 
 class Rung(NamedTuple):
-    """The best `points` so far, and the base, on `rounds` more rounds of pairs."""
+    """A rung of successive halving: the best `points` and the base, on `rounds` more rounds of pairs."""
 
     points: int
     rounds: int
 
 
 def plan_rungs(cost: Cost, points: int, epochs: int, rounds: int, minutes: float) -> tuple[int, list[Rung]]:
-    """Epochs, and the rungs of a sweep over `points`, with at most `rounds` rounds of pairs.
+    """The epochs and the rungs of a sweep over `points`, with at most `rounds` rounds of pairs.
 
-    One rung, the whole grid, where each point gets four pairs at full length. Else successive halving
-    (Jamieson, Talwalkar 2016, Non-stochastic Best Arm Identification and Hyperparameter Optimization): every
-    rung costs about the same, and the better half of the points goes on to more pairs. Before points are left
-    out, trainings are shortened, to a quarter of the epochs at least. Raises `UserError` where two points on
-    two pairs do not fit.
+    One rung, the whole grid, if each point gets four pairs at full length. Else successive halving (Jamieson,
+    Talwalkar 2016, Non-stochastic Best Arm Identification and Hyperparameter Optimization): all rungs cost
+    about the same, and the better half of the points continues on more pairs. Epochs are reduced, to at least
+    a quarter, before points are left out. Raises `UserError` if two points on two pairs do not fit.
     """
     shortest = math.ceil(SHORTEST * epochs)
     for chosen in range(epochs, shortest - 1, -1):
-        budget = int(60 * minutes / cost.of(chosen) + 1e-9)  # rounds of one point each
+        budget = int(60 * minutes / cost.of(chosen) + 1e-9)  # in rounds of one point
         grid = min(rounds, budget // (points + 1))
         if grid * cost.width >= min(WANTED, rounds * cost.width):
             return chosen, [Rung(points, grid)]
@@ -49,9 +48,11 @@ def plan_rungs(cost: Cost, points: int, epochs: int, rounds: int, minutes: float
 
 
 def halving(points: int, budget: int, rounds: int) -> list[Rung]:
-    """The rungs of successive halving from `points` down to two, within a budget of rounds of one point, of
-    which each rung gets an equal share of what is left, and one round at least; the base goes along
-    everywhere. At most `rounds` in all. Empty where they do not fit."""
+    """The rungs of successive halving from `points` down to two; empty if they do not fit the budget.
+
+    `budget` counts rounds of one point. Each rung gets an equal share of what is left, at least one round,
+    and includes the base. At most `rounds` rounds in total.
+    """
     count = max(1, math.ceil(math.log2(points)))
     rungs: list[Rung] = []
     for k in range(count):

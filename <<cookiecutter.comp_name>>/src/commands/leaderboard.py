@@ -1,8 +1,8 @@
-"""CV against the leaderboard: what was sent, how both move together, and what to send next.
+"""CV against the leaderboard: the submissions so far, their rank correlation, and what to submit next.
 
 Reads   submissions/log.csv, submissions/*.json, runs/*/metrics.json, stacks/*/metrics.json
-Writes  submissions/log.csv: the scores that Kaggle has by now of what `make send` left under way; with NAME
-        and PUBLIC a row for a submission sent by hand
+Writes  submissions/log.csv: scores that Kaggle has published since `make send`; with NAME and PUBLIC, a row
+        for a submission sent by hand
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from src.locks import alone
 from src.reading import MAYBE, read_json, read_metrics
 from src.submission.log import LogRow, log_path, log_submission, read_log, remarks
 
-_ENOUGH = 5  # submissions with both numbers: of fewer a correlation says nothing
+_ENOUGH = 5  # submissions with both scores; fewer give no meaningful correlation
 
 
 @plain_errors()
@@ -45,14 +45,17 @@ def main() -> None:
 
 
 def sign_of(config: Any) -> int:
-    """1 where a higher metric is better, -1 where a lower one is."""
+    """1 if a higher metric is better, -1 if a lower one is."""
     from src.metrics import create_metric
 
     return create_metric(config.task.name, config.task.metric).sign
 
 
 def log_by_hand(root: Path, name: str, public: float | None, private: float | None) -> None:
-    """Note a submission that was sent on the website, with the CV that its file was made with."""
+    """Log a submission that was sent on the website, with the CV recorded when its file was made.
+
+    Raises `UserError` if the submission file is unknown or no score is given.
+    """
     origin = root / "submissions" / f"{name}.json"
     if not origin.exists():
         made = sorted(path.stem for path in origin.parent.glob("*.json") if "stamp" not in path.name)
@@ -61,7 +64,7 @@ def log_by_hand(root: Path, name: str, public: float | None, private: float | No
         raise UserError(f"NAME={name}: give its score too, such as PUBLIC=0.9234")
     when = datetime.now(UTC).isoformat(timespec="seconds")
     known = {row["name"]: row for row in read_log(root) if row["ref"] == ""}.get(name)
-    if known is not None:  # the private score comes later
+    if known is not None:  # the private score is published later
         public = float(known["public"]) if public is None and known["public"] else public
         when = known["when"]
     log_submission(
@@ -70,7 +73,7 @@ def log_by_hand(root: Path, name: str, public: float | None, private: float | No
 
 
 def show_leaderboard(root: Path, sign: int) -> list[str]:
-    """The lines: every submission, how CV and leaderboard move together, and the next candidate."""
+    """The report lines: every submission, the correlation of CV and leaderboard, and the next candidate."""
     rows = read_log(root)
     lines = [f"{'submission':<28} {'CV':>9} {'public':>9} {'private':>9}  when"]
     lines += [
@@ -89,7 +92,7 @@ def show_leaderboard(root: Path, sign: int) -> list[str]:
 
 
 def moves_together(rows: list[dict[str, str]]) -> list[str]:
-    """The rank correlation of CV and public score (Spearman 1904), where there are enough of both."""
+    """The rank correlation of CV and public score (Spearman 1904), if enough submissions have both."""
     both = [(float(row["cv"]), float(row["public"])) for row in rows if row["cv"] and row["public"]]
     if len(both) < _ENOUGH:
         return [
@@ -105,13 +108,13 @@ def moves_together(rows: list[dict[str, str]]) -> list[str]:
 
 
 def source_of(root: Path, name: str) -> str:
-    """The folder that a submission's predictions came from, such as `stacks/stack`."""
+    """The folder that a submission's predictions come from, such as `stacks/stack`; empty if unknown."""
     origin = root / "submissions" / f"{name}.json"
     return read_json(origin, source=str)["source"] if origin.exists() else ""
 
 
 def next_candidate(root: Path, rows: list[dict[str, str]], sign: int) -> list[str]:
-    """The run or stack with the best honest CV that was not sent yet."""
+    """The unsubmitted run or stack with the best CV; trials and optimistic CVs are left out."""
     sent = {source_of(root, row["name"]) for row in rows}
     found: list[tuple[float, str, str, dict[str, Any]]] = []
     broken: list[str] = []

@@ -1,9 +1,9 @@
-"""Does any score know what it must not? Looks at what the runs learned from, then plays the competition
-through on noise: images dealt out anew, so that every CV must lie at chance. Ends with status 1 where one
-does not.
+"""Leak check: scan what the runs learned from, then run all stages on permuted images.
 
-Reads   data/raw/, runs/ and data/folds.csv as far as they are there
-Writes  nothing; the noise lies in a folder of its own that is dropped at the end
+On these every CV must be at chance level. Ends with status 1 if a leak is found.
+
+Reads   data/raw/; runs/ and data/folds.csv if they exist
+Writes  nothing; the permuted competition lies in a temporary folder that is deleted at the end
 """
 
 from __future__ import annotations

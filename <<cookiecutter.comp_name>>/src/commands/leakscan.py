@@ -1,8 +1,7 @@
-"""A plain look at runs/ and stacks/: did a model, a teacher, a pseudo-label or a stack learn from a row that
-it is scored on?
+"""Leak scan of runs/ and stacks/: did a model or stack learn from rows that it is scored on?
 
-Nothing is trained: what each fold learned from lies in `learned.parquet`, and whose words it took in the
-stamps.
+Nothing is trained: `learned.parquet` lists the rows each fold learned from, the stamps name its teachers and
+the origin of its pseudo-labels.
 """
 
 from __future__ import annotations
@@ -25,22 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scan:
-    """What was found: leaks, in a sentence each; what could not be seen; how many fold models were looked
-    at."""
+    """The findings: leaks (one sentence each), what could not be checked, number of fold models checked."""
 
     leaks: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     models: int = 0
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """The report lines for the terminal."""
         said = [f"LEAK  {text}" for text in self.leaks] + [f"not seen: {text}" for text in self.unseen]
         found = "no row is scored by what learned from it" if not self.leaks else f"{len(self.leaks)} leak(s)"
         return [*said, f"{self.models} fold models in runs/ looked at: {found}"]
 
 
 def scan(config: Config) -> Scan:
-    """Look at every run and stack that was made on today's folds."""
+    """Check every run and stack made on the current folds."""
     found, table = Scan(), read_folds(config)
     held_out = {fold: set(rows) for fold, rows in table.groupby("fold")["id"]}
     folds = digest(config.root / "data" / "folds.csv")
@@ -65,7 +63,7 @@ def scan(config: Config) -> Scan:
 
 
 def scan_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
-    """No row of the fold may be among those its model learned from, or stopped by."""
+    """No row of a fold may be among its model's training or early-stopping rows."""
     path = run / f"fold{fold}" / LEARNED
     if not path.exists():
         found.unseen.append(f"{run.name} fold {fold} left no {LEARNED}: it was trained before there were any")
@@ -80,7 +78,7 @@ def scan_rows(found: Scan, run: Path, fold: int, own: set[str]) -> None:
 
 
 def scan_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[int]) -> None:
-    """A teacher must be the teacher run's model of the same fold."""
+    """Distillation: a teacher must be the teacher run's model of the same fold."""
     names = recipe.get("distill", {}).get("teacher") or []
     for number, name in enumerate([names] if isinstance(names, str) else names):
         mark = recipe["inputs"].get(f"teacher{number or ''}")
@@ -96,12 +94,12 @@ def scan_teacher(found: Scan, run: Path, fold: int, recipe: dict, folds: list[in
 
 
 def scan_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
-    """A round's labels must be the same fold's own model's of the run before."""
+    """Pseudo-labels: a round's labels must come from the previous run's model of the same fold."""
     recipe = recipe_in(run / f"select{fold}.stamp.json")
     if recipe is None:
         return
     said = recipe["predictions"]
-    if isinstance(said, list):  # several tables: of external images, or of all folds, which has its mark
+    if isinstance(said, list):  # several tables: external images, or all folds, which sets `optimistic`
         if (recipe_in(run / f"fold{fold}" / "train.stamp.json") or {}).get("optimistic"):
             return
         said = said[0]
@@ -123,7 +121,7 @@ def scan_labels(found: Scan, run: Path, fold: int, folds: list[int]) -> None:
 
 
 def scan_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
-    """Every row of a run's OOF table must be what the model of its own fold said."""
+    """Every row of a run's OOF table must be the prediction of its own fold's model."""
     path = run / "oof.parquet"
     if not path.exists():
         return
@@ -142,8 +140,7 @@ def scan_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
 
 
 def scan_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
-    """A stack is nested by the folds of its own table: they must be those that its members were trained on,
-    and its members' tables what they were."""
+    """A stack's nested CV must use the folds that its members were trained on, and their current tables."""
     recipe, path = recipe_in(stack / "stack.stamp.json"), stack / "oof.parquet"
     if recipe is None or not path.exists():
         return

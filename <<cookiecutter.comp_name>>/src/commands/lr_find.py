@@ -1,6 +1,6 @@
-"""Find a learning rate: it rises step by step over a hundred batches, and the loss says where it is good.
+"""Learning-rate range test (LR finder): raise the rate over a hundred batches, suggest one from the loss.
 
-Reads   data/folds.csv, data/cache/ (stage 01); trains a network of its own on the first fold, and drops it
+Reads   data/folds.csv, data/cache/ (stage 01); trains a temporary network on the first fold
 Writes  runs/<name>/lr_find.csv, runs/<name>/lr_find.png
 """
 

@@ -1,7 +1,8 @@
-"""Learn one batch by heart, without augmentation or regularisation: the first thing to try when a score is no
-better than guessing. Exit status 1 where it cannot.
+"""Overfit one batch, without augmentation or regularisation. Exit status 1 if it cannot be memorised.
 
-Reads   data/folds.csv, data/cache/ (stage 01); trains a network of its own on the first fold, and drops it
+The first check if a score is no better than chance.
+
+Reads   data/folds.csv, data/cache/ (stage 01); trains a temporary network on the first fold
 Writes  nothing
 """
 

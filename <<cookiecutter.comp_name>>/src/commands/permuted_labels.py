@@ -1,8 +1,7 @@
-"""All stages on a competition whose images have been dealt out anew: whatever scores above chance there has
-seen labels it must not see.
+"""Permutation test for leaks: all stages on permuted images, so a score above chance means leaked labels.
 
-The images of a few hundred rows change places, so no image has anything to do with its label, and every
-table and mask stays as it is. A tiny network learns the rows by heart, which is what carries a leak.
+The images of a few hundred rows swap places, so no image is related to its label, while all tables and masks
+stay as they are. A tiny network memorises the rows, which is what makes a leak visible in a score.
 """
 
 from __future__ import annotations
@@ -23,16 +22,18 @@ from src.tasks import create_task
 from src.tasks.base import Task, targets_in
 
 ROWS, TEST_ROWS, FOLDS = 320, 320, 4
-SHUFFLES = {"numbers": 200, "rankings": 100, "maps": 40}  # masks take long to score
-_LIMIT = 3.0  # standard deviations above chance: one honest check in seven hundred lies beyond
+SHUFFLES = {"numbers": 200, "rankings": 100, "maps": 40}  # permutations; masks take long to score
+_LIMIT = 3.0  # standard deviations above chance; about one leak-free check in 700 exceeds it
 STUDENT = "student"
-_SURE = {"multiclass": 0.01, "retrieval": 0.01}  # all rows carry labels; else half are sure enough
+_SURE = {"multiclass": 0.01, "retrieval": 0.01}  # accepts every row as a pseudo-label; other tasks use 0.51
 
 
 @dataclass(frozen=True)
 class Check:
-    """A stage's CV on noise beside what chance gives: the mean and standard deviation over labels shuffled
-    within the folds."""
+    """A stage's CV on permuted data, beside chance: mean and spread over labels permuted within folds.
+
+    `spread` is a standard deviation.
+    """
 
     stage: str
     name: str
@@ -43,7 +44,7 @@ class Check:
 
     @property
     def beyond(self) -> float:
-        """How many standard deviations better than chance."""
+        """How many standard deviations better than chance the CV is."""
         better = self.sign * (self.cv - self.chance)
         if not self.spread:
             return math.copysign(math.inf, better) if better else 0.0
@@ -54,7 +55,7 @@ class Check:
         return not self.beyond <= _LIMIT
 
     def line(self) -> str:
-        """For the terminal."""
+        """The report line for the terminal."""
         verdict = "LEAK" if self.leaks else "at chance" if self.beyond >= -_LIMIT else "below chance"
         low, high = (self.chance + k * _LIMIT * self.spread for k in (-1, 1))
         return (
@@ -64,8 +65,7 @@ class Check:
 
 
 def noise_config(config: Config, root: Path) -> Config:
-    """The experiment's data, folds, labels and decisions under `root`, with a network that learns them by
-    heart."""
+    """The experiment's data, folds and decision rules under `root`, with a network that memorises labels."""
     values = config.model_dump(exclude={"fold", "folds", "mixing", "augment", "train", "model", "inference"})
     kind = {"group": "plain", "stratified_group": "stratified"}.get(config.cv.kind, config.cv.kind)
     retrieval = config.task.name == "retrieval"
@@ -75,7 +75,7 @@ def noise_config(config: Config, root: Path) -> Config:
     values["cv"]["stop_parts"] = 4 if retrieval else config.cv.stop_parts
     values["model"] = {"backbone": "test_resnet", "pretrained": False}
     values["augment"] = {"hflip": 0.0, "crop_scale": (1.0, 1.0)}
-    two = config.task.name == "regression"  # whose pseudo-labels go by how far views are apart
+    two = config.task.name == "regression"  # its pseudo-labels need the spread between views
     values["inference"] = {"tta": ("identity", "hflip") if two else ("identity",)}
     values["train"] = {
         "epochs": 20,
@@ -83,12 +83,15 @@ def noise_config(config: Config, root: Path) -> Config:
         "batch_size": 32,
         "label_smoothing": 0.0,
         "ema": {"enabled": False},
-        # the last weights: those that stopping rows like best have learned least. Stage 04 calibrates
-        # rankings on these rows.
+        # Keep the last weights: the best ones on the early-stopping split have memorised least.
+        # Only retrieval has the split, since stage 04 calibrates rankings on it.
         "early_stopping": {"enabled": retrieval, "patience": None},
     }
     values["pseudo"] |= {"rounds": 2, "threshold": _SURE.get(config.task.name, 0.51), "pixels": 0.0}
-    values["pseudo"] |= {"labels": "hard", "epochs": None}  # soft ones of noise say little, of leaks too
+    values["pseudo"] |= {
+        "labels": "hard",
+        "epochs": None,
+    }  # soft labels of noise are nearly flat and hide leaks
     values["pseudo"] |= {"calibrate": None, "cap": None, "prior": None, "start": "scratch", "external": None}
     values["consistency"] = None
     values["distill"] = {"weight": 0.7}
@@ -99,7 +102,7 @@ def noise_config(config: Config, root: Path) -> Config:
 
 
 def run_stages(config: Config) -> None:
-    """01 to 05: a model, its pupil, two rounds of pseudo-labels, a stack of them all."""
+    """Stages 01 to 05: a model, its student, two pseudo-label rounds, and a stack of them all."""
     from src.data.prepare import prepare_dataset
     from src.ensemble.members import find_members
     from src.ensemble.report import stack_runs
@@ -121,7 +124,7 @@ def run_stages(config: Config) -> None:
 
 
 def checks(config: Config) -> list[Check]:
-    """Each stage's CV of a finished noise competition, beside chance."""
+    """The CV of each stage of a finished permuted competition, beside chance."""
     task = create_task(config)
     outputs = read_dataset(config.root)["outputs"]
     alike = exchangeable(config)
@@ -131,7 +134,7 @@ def checks(config: Config) -> list[Check]:
         stage = "04" if "-round" in run.name else "03"
         oof, metrics = read_parquet(run / "oof.parquet"), read_metrics(run)
         chance, spread = shuffled(task, oof, outputs, alike)
-        if stage == "03" and task.kind == "numbers":  # of others a training has a quick look alone
+        if stage == "03" and task.kind == "numbers":  # rankings and maps: only a quick estimate in 02
             scores = [
                 read_json(run / f"fold{k}" / "score.json", score=MAYBE)["score"]
                 for k in config.selected_folds
@@ -152,8 +155,10 @@ def checks(config: Config) -> list[Check]:
 def shuffled(
     task: Task, oof: pd.DataFrame, outputs: list[str], alike: np.ndarray, by_fold: bool = False
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the CV of these predictions where the labels are shuffled within each
-    fold, among rows that are `alike` (N,); `by_fold` for the mean of the folds' plain scores."""
+    """Mean and standard deviation of the CV over labels permuted within each fold.
+
+    Only rows with equal `alike` (N,) exchange labels. `by_fold` uses the mean of the folds' plain scores.
+    """
     truth, said = task.truth(targets_in(oof), outputs), task.read(oof, outputs)
     fold, random = oof["fold"].to_numpy(), np.random.default_rng(0)
     score = mean_of_folds if by_fold else nested_cv
@@ -170,8 +175,10 @@ def shuffled(
 
 
 def nested_cv(task: Task, truth: Any, said: Any, fold: np.ndarray) -> float:
-    """The CV, each fold decided by a rule of the others: written out once more, for what is checked must not
-    check itself."""
+    """The CV, with each fold decided by a rule fitted on the other folds.
+
+    Implemented again here, so that the checked code does not check itself.
+    """
     decided, rows = [], []
     for k in np.unique(fold):
         own, others = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
@@ -182,13 +189,13 @@ def nested_cv(task: Task, truth: Any, said: Any, fold: np.ndarray) -> float:
 
 
 def mean_of_folds(task: Task, truth: Any, said: Any, fold: np.ndarray) -> float:
-    """The mean of what the folds score without a fitted rule, as stage 02 tells it."""
+    """The mean of the fold scores without a fitted decision rule, as stage 02 reports it."""
     rows = [np.flatnonzero(fold == k) for k in np.unique(fold)]
     return float(np.mean([task.score(take_rows(truth, own), take_rows(said, own)) for own in rows]))
 
 
 def exchangeable(config: Config) -> np.ndarray:
-    """(N,) which rows could have each other's labels: all of them, or of masks those of one size."""
+    """(N,) groups of rows whose labels can be exchanged: all rows, or for masks those of equal size."""
     from src.data.images import open_images
 
     store = open_images(config)

@@ -1,8 +1,8 @@
-"""A picture of what the pipeline does to real images, before a night is spent on it.
+"""Preview of the augmentation: what the pipeline does to real images, before a long training.
 
 Reads   data/cache/, data/folds.csv
-Writes  data/preview-<name>.png: a row an image, first as it is cached, then augmented as in training, several
-        times, then in mixed batches with what is left of each label; masks are outlined
+Writes  data/preview-<name>.png: one row per image; first as cached, then augmented as in training, several
+        times, then in mixed batches (mixup, CutMix) with the share left of each label; masks are outlined
 """
 
 import time
@@ -10,18 +10,18 @@ from collections import Counter
 
 from src.cli import main
 
-ROWS, DRAWS, MIXED = 6, 4, 3  # what fits a screen
+ROWS, DRAWS, MIXED = 6, 4, 3  # fits on a screen
 
 
 def run(config, force):
     from src.steps import dataset_inputs
 
-    dataset_inputs(config)  # says which command comes first
+    dataset_inputs(config)  # raises if stage 01 has not been run
     preview(config)
 
 
 def preview(config) -> None:
-    """Draw the picture; print where it is, and how long an image took."""
+    """Draw the preview; print its path and the augmentation time per image."""
     from dataclasses import replace
 
     from src.data.loaders import TrainingBatches, load_fold, target_tensor, to_tensor
@@ -35,10 +35,10 @@ def preview(config) -> None:
     fold = load_fold(config, task, config.selected_folds[0])
     rows = fold.train
     scale = TargetScale.of(rows.targets, config.train.target_log) if task.scaled else TargetScale()
-    rows = replace(rows, targets=scale.encode(rows.targets))  # numbers are mixed as they are learned
+    rows = replace(rows, targets=scale.encode(rows.targets))  # regression targets are mixed in scaled form
     chosen = different_rows(rows, config.seed)
     batches = TrainingBatches(rows, fold.store, config)
-    batches[config.seed, chosen[:1]]  # the first one imports and opens
+    batches[config.seed, chosen[:1]]  # the first call pays for imports and open files
     images = to_tensor(fold.store.pixels[rows.positions[chosen]])
     columns, seconds = [("cached", images, target_tensor(rows.targets[chosen]))], []
     for draw in range(DRAWS):
@@ -58,7 +58,7 @@ def preview(config) -> None:
 
 
 def different_rows(rows, seed: int):
-    """Numbers of up to ROWS of the rows, with as many different targets as there are; empty masks last."""
+    """Row numbers of up to ROWS rows with as many different targets as possible; empty masks come last."""
     import numpy as np
 
     met = Counter()
@@ -75,13 +75,13 @@ def different_rows(rows, seed: int):
 
 
 def pictures(images, targets, scale, task: str, outputs: list[str]) -> list:
-    """A batch (B, C, H, W) with its targets as what is drawn of it."""
+    """A batch (B, C, H, W) with its targets as images with captions or masks to draw."""
     from src.data.mask_targets import to_loss_targets
     from src.report.preview import PreviewImage, caption_of_targets
 
     pixels = images.round().byte().permute(0, 2, 3, 1).numpy()
     if targets.ndim == 4:
-        inside = (to_loss_targets(targets) > 0).byte().permute(0, 2, 3, 1).numpy()  # what is unsure is not
+        inside = (to_loss_targets(targets) > 0).byte().permute(0, 2, 3, 1).numpy()  # no ignored pixels
         return [PreviewImage(image, "", masks) for image, masks in zip(pixels, inside, strict=True)]
     said = scale.decode(targets).numpy()
     return [

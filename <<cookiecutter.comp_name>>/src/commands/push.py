@@ -1,9 +1,9 @@
-"""Send the rehearsed bundle and its kernel to Kaggle, run the kernel there, fetch and check what it writes.
+"""Push the rehearsed bundle and its kernel to Kaggle, run the kernel there, download and check its output.
 
-Reads   kaggle/bundle/, kernel/infer.py, kaggle/receipts/rehearsal.json (of exactly these)
+Reads   kaggle/bundle/, kernel/infer.py, kaggle/receipts/rehearsal.json (which must match both)
 Writes  kaggle/receipts/dataset.json, kernel.json; kaggle/output/ (the run's files and log)
 
-Stopped at any moment, it goes on; --force pushes the same kernel once more.
+An interrupted push resumes; --force pushes the same kernel again.
 """
 
 from src.cli import main

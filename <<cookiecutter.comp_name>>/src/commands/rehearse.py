@@ -1,7 +1,7 @@
-"""Rehearse: run the inference kernel on this machine as Kaggle will, on every test set that it may meet.
+"""Rehearsal: run the inference kernel locally as Kaggle will, on every kind of test set that it may meet.
 
 Reads   kaggle/bundle/, data/raw/, runs/
-Writes  kaggle/receipts/rehearsal.json, without which `make push` sends nothing; kaggle/rehearsal/ (logs)
+Writes  kaggle/receipts/rehearsal.json, which `make push` requires; kaggle/rehearsal/ (logs)
 """
 
 import sys

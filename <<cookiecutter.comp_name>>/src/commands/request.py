@@ -1,4 +1,4 @@
-"""What ablate and sweep are asked for: their arguments, and what a plan depends on."""
+"""Requests to ablate and sweep: their shared arguments, and what a plan depends on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.steps import dataset_inputs
 
 
 def command(name: str, doc: str) -> argparse.ArgumentParser:
-    """The arguments that ablate and sweep share."""
+    """The argument parser that ablate and sweep share."""
     parser = argparse.ArgumentParser(
         prog=f"python -m src.commands.{name}",
         description=doc,
@@ -26,7 +26,7 @@ def command(name: str, doc: str) -> argparse.ArgumentParser:
 
 
 def minutes(text: str) -> float:
-    """A number above 0."""
+    """Parse a number of minutes above 0; raises `UserError` otherwise."""
     try:
         value = float(text)
     except ValueError:
@@ -37,8 +37,10 @@ def minutes(text: str) -> float:
 
 
 def plan_step(folder: Path, trials: Trials, changes: list[Change], budget: float) -> Step:
-    """The plan: it holds as long as the experiment, what is tried, the time and the folds are the same, so
-    that a call that was killed goes on with it."""
+    """The step of the plan, valid while experiment, tried changes, minutes and folds stay the same.
+
+    A call that was killed continues with its plan.
+    """
     recipe = {
         "base": trials.mark(trials.configured(BASE, trials.seed)),
         "folds": list(trials.folds),

@@ -1,9 +1,9 @@
-"""Send one submission to Kaggle and wait for its score: the pushed kernel, or a CSV where it takes one.
+"""Send one submission to Kaggle and wait for its score: the pushed kernel, or a CSV file.
 
 Reads   kaggle/receipts/kernel.json with kaggle.code_competition=true, else submissions/<name>.csv and .json
 Writes  submissions/log.csv (a row with CV and scores), kaggle/receipts/submission-<content>.json
 
-Sends only with SUBMIT=1 in the environment (`make send SUBMIT=1`); without it, says what would be sent.
+Submits only with SUBMIT=1 in the environment (`make send SUBMIT=1`); else prints what would be sent.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A small copy of a competition: a few rows of every class, in a folder of its own, the images as links."""
+"""A small copy of a competition: a few rows of every class in its own folder, images as symbolic links."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from src.rawfiles import image_folders, raw_tables
 from src.tasks import create_task
 
 ROWS, TEST_ROWS = 96, 24
-EACH, IN_ALL = 4, 1024  # rows of a class; where classes are many, as few as two of each
-IDENTITIES, IMAGES = 24, 16  # retrieval: those with the most images; stage 04 calibrates on some of them
+EACH, IN_ALL = 4, 1024  # rows per class, and in total: many classes get as few as two each
+IDENTITIES, IMAGES = 24, 16  # retrieval: the identities with the most images; stage 04 calibrates on some
 
 
 def copy_sample(
     config: Config, root: Path, rows: int = ROWS, test_rows: int = TEST_ROWS, deal: bool = False
 ) -> int:
-    """Write a sample of the raw files below `root`, in the same places; gives how many rows of train.csv
-    there are in all. With `deal` the training images change places among each other."""
+    """Write a sample of the raw files below `root`, at the same relative paths.
+
+    With `deal` the training images are permuted. Returns the number of rows in the full train.csv.
+    """
     tables, paths = load_tables(config), raw_tables(config)
     raw, data = root / config.data.raw, config.data
     train = np.sort(choose_rows(tables, config, rows))
@@ -43,7 +45,7 @@ def copy_sample(
 
 
 def shuffled_files(images: list[Path], config: Config) -> list[Path]:
-    """The same files in another order: each place gets one of its own kind, and of masks of its own size."""
+    """The files permuted: each place gets a file of the same type, and for masks also of the same size."""
     from src.data.decode import decode, named
 
     def kind(path: Path) -> tuple:
@@ -63,7 +65,7 @@ def shuffled_files(images: list[Path], config: Config) -> list[Path]:
 
 
 def choose_rows(tables: Tables, config: Config, most: int = ROWS) -> np.ndarray:
-    """Rows of the training table: a few of every class, and more at random up to `most`."""
+    """Rows of the training table: a few of every class, filled up at random to `most`."""
     random, total = np.random.default_rng(config.seed), len(tables.train)
     members = _classes_of(tables, config)
     each = min(EACH, max(2, IN_ALL // max(1, len(members))))
@@ -73,16 +75,16 @@ def choose_rows(tables: Tables, config: Config, most: int = ROWS) -> np.ndarray:
         here = [row for row in rows if row in chosen]
         more = [row for row in random.permutation(rows) if row not in chosen]
         chosen.update(more[: max(0, each - len(here))])
-    if config.task.name != "retrieval":  # there a row more is an identity more, with nobody to find it by
+    if config.task.name != "retrieval":  # an extra row would be an identity without a match
         rest = [row for row in random.permutation(total) if row not in chosen]
         chosen.update(rest[: max(0, most - len(chosen))])
     return np.array(sorted(chosen))
 
 
 def _classes_of(tables: Tables, config: Config) -> list[np.ndarray]:
-    """The rows of each class, label, tenth of the numbers, or kind of mask; of identities, the largest."""
+    """Rows per class: label, decile of the numbers, or kind of mask; for retrieval the largest identities."""
     if config.task.name == "segmentation":
-        cells = tables.targets.to_numpy(dtype=object)  # (N, C); none where masks are files, unopened here
+        cells = tables.targets.to_numpy(dtype=object)  # (N, C); C is 0 if masks are files, not opened here
         return [np.flatnonzero(~np.isin(column, NO_MASK)) for column in cells.T]
     strata = create_task(config).strata(tables.targets)
     if strata.ndim == 2:
@@ -94,8 +96,7 @@ def _classes_of(tables: Tables, config: Config) -> list[np.ndarray]:
 
 
 def _link_files(files: dict[Path, Path], config: Config, raw: Path) -> None:
-    """At the places of these files below `raw` links to what each is to show, with the folders that the
-    config names."""
+    """Create links below `raw` at the places of `files` (place -> content), and the folders of the config."""
     folders = [folder for several in image_folders(config).values() for folder in several]
     old = config.root / config.data.raw
     for folder in folders:

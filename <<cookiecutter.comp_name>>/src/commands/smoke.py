@@ -1,5 +1,6 @@
-"""Run all six stages on a few rows, in a folder of its own that is dropped at the end, and say what the whole
-would take: images a second, an epoch, memory, and on CUDA the largest batch.
+"""Smoke test: run all six stages on a few rows in a temporary folder and estimate the full run's cost.
+
+The estimate: images per second, time per epoch, memory, and on CUDA the largest batch size.
 
 Reads   data/raw/
 Writes  nothing
@@ -16,8 +17,11 @@ from src.commands.stages import scripts, stage
 from src.config import UserError
 
 EPOCHS, FOLDS = 2, 2
-OPTIONAL = ("04",)  # a competition can be played without it, and some configs are not made for it
-_SURE = {"multiclass": 0.01, "retrieval": 0.01}  # so that stage 04 has rows to learn from; else one half
+OPTIONAL = ("04",)  # not every competition or config uses it
+_SURE = {
+    "multiclass": 0.01,
+    "retrieval": 0.01,
+}  # a low threshold gives stage 04 pseudo-labels; else 0.51
 
 
 def run(config, force):
@@ -42,8 +46,7 @@ def run(config, force):
 
 
 def small_config(config, root: Path):
-    """The same experiment under `root` with few epochs and folds, and nothing that needs another run or the
-    network."""
+    """The experiment under `root` with few epochs and folds, without other runs or the network."""
     from src.config import Config
 
     short = config.with_epochs(min(EPOCHS, config.train.epochs))
@@ -53,7 +56,7 @@ def small_config(config, root: Path):
     kind = {"group": "plain", "stratified_group": "stratified"}.get(config.cv.kind, config.cv.kind)
     values["cv"] |= {"kind": kind, "n_folds": FOLDS, "allow_rare": True}
     if config.task.name == "retrieval":
-        values["cv"]["stop_parts"] = 2  # stage 04 needs twenty such rows
+        values["cv"]["stop_parts"] = 2  # stage 04 needs twenty early-stopping rows
     values["pseudo"] |= {
         "rounds": 1,
         "threshold": _SURE.get(config.task.name, 0.51),
@@ -62,7 +65,7 @@ def small_config(config, root: Path):
         "external": None,
         "cap": None,
         "prior": None,
-        "calibrate": None,  # thirty rows are too few for it
+        "calibrate": None,  # thirty rows are too few to calibrate
     }
     values["distill"] = {}
     values["stack"] |= {"name": "smoke", "members": ("*",)}
@@ -74,8 +77,7 @@ def small_config(config, root: Path):
 
 
 def estimate_cost(config, small, rows: int) -> list[str]:
-    """What the whole would take, from training steps as large as the config's on this machine's first
-    device."""
+    """The cost of the full run, from training steps of the config's batch size on the first device."""
     import numpy as np
     import torch
 
@@ -117,7 +119,7 @@ def estimate_cost(config, small, rows: int) -> list[str]:
 
 
 def as_duration(seconds: float) -> str:
-    """h:mm:ss."""
+    """Seconds as h:mm:ss."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 

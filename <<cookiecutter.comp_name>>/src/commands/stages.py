@@ -1,4 +1,4 @@
-"""The six stage scripts, to be called within a process."""
+"""The six stage scripts, callable within a process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def scripts() -> list[Path]:
-    """01 to 06, in their order."""
+    """Paths of the stage scripts 01 to 06, in order."""
     return sorted(_PROJECT.glob("0?_*.py"))
 
 
 def stage(script: Path) -> Callable[[Config, bool], None]:
-    """The `run` of a stage script: `run(config, force)`."""
+    """The `run(config, force)` function of a stage script."""
     spec = importlib.util.spec_from_file_location(f"stage_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,13 +27,13 @@ def stage(script: Path) -> Callable[[Config, bool], None]:
 
 
 def run_stage(script: Path, config: Config, force: bool) -> int:
-    """Run one stage; 0, or the status of what it ended with."""
+    """Run one stage; returns 0, or the exit status of its error."""
     try:
         stage(script)(config, force)
     except UserError as error:
         return fail(str(error))
     except Exception as error:
-        if status := lost_output(error):  # nothing that follows could be read either
+        if status := lost_output(error):  # later output could not be written either
             sys.exit(status)
         return report(error)
     return 0

@@ -1,13 +1,13 @@
-"""Which values of a few keys are best: a grid, or successive halving over it, paired with the experiment.
+"""Hyperparameter sweep: a grid over a few keys, or successive halving over it, paired with the experiment.
 
     make sweep EXP=baseline KEYS="train.margin.scale=10,20,30 train.margin.size=0.2,0.3,0.5" MINUTES=60
 
 Reads   what 02 and 03 read
-Writes  sweeps/<name>/ (table.csv, pairs.csv, sweep.png, report.txt, plan.json), and in runs/ a run a point
-        and seed, which stacks leave out unless they are named in stack.members
+Writes  sweeps/<name>/ (table.csv, pairs.csv, sweep.png, report.txt, plan.json), and in runs/ one run per
+        point and seed; stacks leave these out unless stack.members names them
 
-The minutes decide how many points, folds, seeds and epochs. The best of many flatters itself; the report says
-by how much, from a choice made again without each fold.
+MINUTES decides how many points, folds, seeds and epochs are used. The best of many points looks better than
+it is; the report estimates this selection bias by choosing the point again without each fold.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from src.machine import limit_threads
 
 @dataclass(frozen=True)
 class Key:
-    """A key and the values to try, as they would stand on the command line."""
+    """A config key and the values to try, as text for the command line."""
 
     name: str
     values: tuple[str, ...]
@@ -65,7 +65,10 @@ def main() -> None:
 
 
 def read_keys(text: str) -> list[Key]:
-    """`a=1,2 b=[x],[x,y]`: two keys of two values each; a comma within brackets is of the value."""
+    """Parse `a=1,2 b=[x],[x,y]`: two keys of two values each; a comma inside brackets belongs to the value.
+
+    Raises `UserError` for a key with fewer than two values, or one that is given twice.
+    """
     keys = []
     for word in re.split(rf"\s+{NEXT_KEY}", text.strip()):
         name, _, values = word.partition("=")
@@ -81,8 +84,10 @@ def read_keys(text: str) -> list[Key]:
 
 
 def points_of(trials: Trials, keys: list[Key]) -> list[Change]:
-    """Every combination of values but the experiment's own, which is the base, and those that are no other
-    training than one before; raises `UserError` for the first that is no good config."""
+    """The grid's points: all combinations of values, without the base and without equal trainings.
+
+    Raises `UserError` for the first invalid config.
+    """
     combined = itertools.product(*([f"{key.name}={value}" for value in key.values] for key in keys))
     points = [Change.read(",".join(words)) for words in combined]
     base = trials.mark(trials.configured(BASE, trials.seed))
@@ -90,14 +95,14 @@ def points_of(trials: Trials, keys: list[Key]) -> list[Change]:
 
 
 def same(trials: Trials, point: Change, mark: str) -> bool:
-    """Whether a point is the training of that mark."""
+    """Whether a point is the training with this mark."""
     with suppress(NoEffect):
         return trials.mark(trials.configured(point, trials.seed)) == mark
     return False
 
 
 def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float, name: str) -> None:
-    """Plan, train rung by rung, compare, and say what was found."""
+    """Plan, train rung by rung, compare with the base and report."""
     folder = trials.root / "sweeps" / name
     request = plan_step(folder, trials, points, minutes)
     if request.begin():
@@ -114,8 +119,10 @@ def sweep(trials: Trials, keys: list[Key], points: list[Change], minutes: float,
 
 
 def plan_sweep(trials: Trials, points: list[Change], minutes: float, step: Step) -> None:
-    """Measure an epoch, choose the rungs that fit the minutes and, where points must be left out, which:
-    those that are tried are drawn by the experiment's seed."""
+    """Measure the time per epoch and choose the rungs that fit the minutes.
+
+    If points must be left out, those to try are drawn with the experiment's seed.
+    """
     from dataclasses import asdict
 
     from src.commands.budget import all_pairs, measure_cost
@@ -133,7 +140,7 @@ def plan_sweep(trials: Trials, points: list[Change], minutes: float, step: Step)
 
 
 def say_plan(trials: Trials, keys: list[Key], points: list[Change], stored: dict, minutes: float) -> str:
-    """One sentence."""
+    """The plan as one sentence."""
     from src.commands.budget import Cost, all_pairs
 
     cost, rungs = Cost(**stored["cost"]), stored["rungs"]
@@ -150,8 +157,7 @@ def say_plan(trials: Trials, keys: list[Key], points: list[Change], stored: dict
 
 
 def run_halving(trials: Trials, points: list[Change], stored: dict, minutes: float) -> tuple[Scores, bool]:
-    """Train rung by rung; gives each point's scores on the pairs it was tried on, and whether time sufficed
-    for all rungs."""
+    """Train rung by rung; returns each point's scores on its pairs, and whether all rungs were completed."""
     from src.commands.budget import TimeBudget, all_pairs
     from src.tasks import create_task
 
@@ -173,7 +179,7 @@ def run_halving(trials: Trials, points: list[Change], stored: dict, minutes: flo
 
 
 def scores_of(trials: Trials, tried: dict[Change, Iterable[Pair]]) -> Scores:
-    """The scores of what could be trained."""
+    """The scores of all changes that could be trained."""
     return {
         change: trials.scores(change, list(pairs))
         for change, pairs in tried.items()
@@ -182,7 +188,7 @@ def scores_of(trials: Trials, tried: dict[Change, Iterable[Pair]]) -> Scores:
 
 
 def ranked_points(scores: Scores, alive: list[Change], sign: int) -> list[Change]:
-    """The points by their mean difference to the base, the best first; in their own order where they tie."""
+    """The points by mean difference to the base, best first; ties keep their order."""
 
     def lead(change: Change) -> float:
         found = compare_change(change, scores[change], scores[BASE], sign).difference
@@ -192,7 +198,7 @@ def ranked_points(scores: Scores, alive: list[Change], sign: int) -> list[Change
 
 
 def tried_step(folder: Path, trials: Trials) -> Step | None:
-    """The tables and the picture, with the predictions they come from; None before there are any."""
+    """The step of the tables and the figure, depending on their predictions; None before the first report."""
     if not (folder / "tried.json").is_file():
         return None
     try:
@@ -223,7 +229,7 @@ def _report(
     stored: dict,
     whole: bool,
 ) -> None:
-    """Compare, write the tables, draw the picture, print the lines."""
+    """Compare the points with the base, write the tables, draw the figure, print the report."""
     from src.tasks import create_task
 
     metric = create_task(trials.config).metric
@@ -254,8 +260,10 @@ def _report(
 
 
 def draw_sweep(path: Path, keys: list[Key], points: list[Change], rows: list[Row], title: str) -> None:
-    """A line for one key, a map for two, dots for more. The experiment's own values, which are no point, are
-    the zero; a point that was not tried is left out."""
+    """A line plot for one key, a heat map for two, a dot plot for more.
+
+    The experiment's own values, which are not a point, are drawn as zero; untried points are left out.
+    """
     import numpy as np
 
     from src.report.trials import draw_differences, draw_line, draw_map

@@ -1,9 +1,9 @@
-"""Train this experiment on Kaggle's GPUs: stages 01 to 03 as a kernel, over as many sessions as it takes.
+"""Train this experiment on Kaggle's GPUs: stages 01 to 03 as a kernel, over as many sessions as needed.
 
-Reads   src/, configs/, data/folds.csv (stage 01 is done here first), kernel/train.py
-Writes  kaggle/receipts/train-<name>.json, code.json; runs/<name>/ once it is finished
+Reads   src/, configs/, data/folds.csv (stage 01 runs here first), kernel/train.py
+Writes  kaggle/receipts/train-<name>.json, code.json; runs/<name>/ when it has finished
 
-Stopped at any moment, it goes on; --force begins anew. A session holds a GPU for up to kaggle.train_hours.
+An interrupted call resumes; --force starts over. One session holds a GPU for up to kaggle.train_hours.
 """
 
 from src.cli import main

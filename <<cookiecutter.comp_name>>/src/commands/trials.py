@@ -1,10 +1,9 @@
-"""Trials: runs beside an experiment, each with one thing changed, paired with it fold by fold and seed by
-seed.
+"""Trials: runs of an experiment with one change each, paired with it by fold and seed.
 
-`make ablate` and `make sweep` are made of them. A trial is a run like any other, in `runs/`, fingerprinted,
-resumed and skipped when it is up to date; its name ends in a hash of all its settings, and `trial.json` keeps
-it out of stacks. A model that the experiment or another trial has trained already is taken over: a trick of
-inference costs no training.
+`make ablate` and `make sweep` consist of trials. A trial is an ordinary run in `runs/`, fingerprinted,
+resumed and skipped if up to date; its name ends in a hash of all its settings, and `trial.json` keeps it out
+of stacks. A model that the experiment or another trial has already trained is copied, so an inference trick
+costs no training.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ IMAGES = (
     "max_value",
     "squeeze",
     "preprocess",
-)  # of `data`, what changes the pixels and no row
-NOT_TRIED = {  # sections and keys that are no trick of stages 02 and 03, with the reason
+)  # keys of `data` that change the pixels but not the rows
+NOT_TRIED = {  # sections and keys that cannot be tried in stages 02 and 03, with the reason
     "name": "a trial is named after what it changes",
     "seed": "the pairs have seeds of their own",
     "fold": "the pairs are of several folds",
@@ -52,7 +51,7 @@ NOT_TRIED = {  # sections and keys that are no trick of stages 02 and 03, with t
 
 
 class Pair(NamedTuple):
-    """What is held alike between a trick and the base: the fold that is scored, and the seed."""
+    """What a trick and the base have in common when compared: the fold that is scored, and the seed."""
 
     fold: int
     seed: int
@@ -60,7 +59,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """Overrides that are one trick, such as `train.ema.enabled=false`; none: the experiment as it is."""
+    """The overrides of one trick, such as `train.ema.enabled=false`; none for the base experiment."""
 
     overrides: tuple[str, ...] = ()
 
@@ -70,7 +69,10 @@ class Change:
 
     @classmethod
     def read(cls, text: str) -> Change:
-        """`a=1 b=2`, or `a=1,b=2`: keys that are changed together."""
+        """Parse `a=1 b=2` or `a=1,b=2`, keys that change together.
+
+        Raises `UserError` for a key that cannot be tried.
+        """
         words = [word for word in re.split(rf"[\s,]+{NEXT_KEY}", text.strip()) if word]
         for word in words:
             key = word.partition("=")[0]
@@ -86,10 +88,13 @@ BASE = Change()
 
 @dataclass
 class Trials:
-    """An experiment, and runs of it with changes. `share` of the epochs are trained; `failed` says of a
-    change why it could not be, `left_out` why it was not tried."""
+    """An experiment and its trials.
 
-    path: str  # of the experiment's config
+    `share` is the share of the epochs that are trained. `failed` holds the reason per change that could not
+    be trained, `left_out` the reason per change that was not tried.
+    """
+
+    path: str  # path of the experiment's config
     arguments: list[str]  # overrides of the experiment itself
     kind: str  # "ablate" or "sweep"
     share: float = 1.0
@@ -102,9 +107,11 @@ class Trials:
         self.root = self.config.root
 
     def check(self, changes: Iterable[Change], leave_out: bool = False) -> list[Change]:
-        """The changes, each another training than the experiment and those before it. Raises `UserError` for
-        the first that is no good config, or that has no effect; with `leave_out` the latter are noted, in
-        `left_out` too, and the others stay."""
+        """The changes that differ in training from the experiment and from each other.
+
+        Raises `UserError` for the first invalid change or one without effect; with `leave_out` the latter are
+        printed and recorded in `left_out` instead.
+        """
         known, kept = {self.mark(self.configured(BASE, self.seed)): self.config.name}, []
         for change in changes:
             try:
@@ -128,7 +135,7 @@ class Trials:
         return kept
 
     def configured(self, change: Change, seed: int) -> Config:
-        """The config of a trial; `UserError` says which change it does not like."""
+        """The config of a trial; raises `UserError` that names the invalid change."""
         words = [*self.arguments, *change.overrides, f"seed={seed}", "tracking.wandb=disabled"]
         try:
             config = load_config(self.path, words)
@@ -138,7 +145,7 @@ class Trials:
         return config if self.share == 1 else config.with_epochs(epochs)
 
     def mark(self, config: Config) -> str:
-        """Eight digits that stand for all that a trial's score depends on, and that tell trials apart."""
+        """Eight hexadecimal digits over everything a trial's score depends on; they tell trials apart."""
         tried = (key for key in config.settings() if key not in NOT_TRIED)
         settings = {key: config.effective(key) for key in tried}
         images = config.data.model_dump(mode="json", include=set(IMAGES))
@@ -146,23 +153,22 @@ class Trials:
         return Step("", Path(), (), recipe).fingerprint[:8]
 
     def run(self, change: Change, seed: int) -> Run:
-        """The run of a change and seed; its folds are those of the pairs."""
+        """The run of a change and a seed; which folds it trains is decided by the pairs."""
         config = self.configured(change, seed)
         name = f"{self.config.name}-{self.kind}-{self.mark(config)}"
         return run_of(config.model_copy(update={"name": name, "fold": None, "folds": None}))
 
     def done(self, change: Change, pairs: Iterable[Pair]) -> bool:
-        """Whether a change has all these pairs' predictions; nothing heavy is imported."""
+        """Whether a change has the predictions of all these pairs; imports nothing heavy."""
         runs = {seed: self.run(change, seed) for seed in {pair.seed for pair in pairs}}
         steps = ((runs[pair.seed], pair.fold) for pair in pairs)
         try:
             return all(train_step(*one).fresh() and predict_step(*one).fresh() for one in steps)
-        except UserError:  # its images are not packed yet, or its teacher is not trained
+        except UserError:  # its images are not cached yet, or its teacher is not trained
             return False
 
     def make(self, change: Change, pairs: list[Pair]) -> None:
-        """Train and predict what is missing of these pairs, side by side; a change that cannot be trained is
-        noted in `failed`, and the others go on."""
+        """Train and predict the missing pairs in parallel; a change that fails is recorded in `failed`."""
         from src.inference.oof import predict_run
         from src.training.launch import train_run
 
@@ -189,7 +195,7 @@ class Trials:
             print(f"{change.name} cannot be trained: {error}")
 
     def pack(self, change: Change) -> None:
-        """See to the image cache of a change's size; stage 01 has seen to the experiment's."""
+        """Create the image cache of a change that needs another one; stage 01 has made the experiment's."""
         config = self.configured(change, self.seed)
         if config.data != self.config.data and not images_step(config).fresh():
             from src.data.prepare import prepare_dataset
@@ -197,7 +203,7 @@ class Trials:
             prepare_dataset(config)
 
     def take_over(self, run: Run, fold: int) -> None:
-        """Copy the model of this very recipe, where the experiment or another trial has trained it."""
+        """Copy the model of the same recipe if the experiment or another trial has trained it."""
         step = train_step(run, fold)
         if step.fresh():
             return
@@ -206,13 +212,12 @@ class Trials:
             donor = replace(step, folder=folder / f"fold{fold}")
             if donor.folder != step.folder and donor.fresh() and step.begin():
                 step.folder.mkdir(parents=True, exist_ok=True)
-                for name in names:  # the stamp last: a kill before leaves a fold that is not finished
+                for name in names:  # the stamp is copied last: a killed copy counts as unfinished
                     shutil.copy2(donor.folder / name, step.folder / name)
                 return
 
     def finish(self, changes: Iterable[Change], pairs: list[Pair]) -> None:
-        """Score whole runs, those with every fold, as `make oof` does: named in `stack.members`, they may be
-        stacked."""
+        """Score complete runs, those with every fold, as `make oof` does, for use in `stack.members`."""
         from src.inference.oof import predict_run
 
         everyone = set(range(self.config.cv.n_folds))
@@ -222,10 +227,10 @@ class Trials:
                 predict_run(run, tuple(sorted(everyone)))
 
     def scores(self, change: Change, pairs: list[Pair]) -> dict[Pair, float]:
-        """The metric on each pair's held-out rows, which the model never saw; NaN where it is undefined.
+        """The metric on each pair's held-out rows, which the model never saw; NaN if it is undefined.
 
-        Where it needs decisions, a fold is decided by a rule fitted on the other folds of the same run that
-        are here, and by the plain rule where there are none.
+        If the metric needs decisions, a fold uses a rule fitted on the other folds of the same run that are
+        present, or the plain rule if there are none.
         """
         import pandas as pd
 
@@ -244,7 +249,7 @@ class Trials:
         return found
 
     def tables(self, change: Change, pairs: Iterable[Pair]) -> dict[str, Any]:
-        """What the scores come from, for a fingerprint."""
+        """Digests of the OOF tables behind the scores, for a fingerprint."""
         from src.artifacts import digest
 
         runs = {seed: self.run(change, seed) for seed in {pair.seed for pair in pairs}}
@@ -256,7 +261,7 @@ class Trials:
 
 
 def pairs_in_batches(pairs: list[Pair], width: int) -> Iterator[list[Pair]]:
-    """The pairs in their order, as many at a time as are trained side by side, of one seed each."""
+    """The pairs in order, in batches of as many as train in parallel, each batch of one seed."""
     for seed in dict.fromkeys(pair.seed for pair in pairs):
         mine = [pair for pair in pairs if pair.seed == seed]
         yield from (mine[start : start + width] for start in range(0, len(mine), width))
