@@ -191,6 +191,7 @@ class Step:
 
     @property
     def stamp(self) -> Path:
+        """The path of the stamp file."""
         return self.folder / f"{self.stamp_name}.stamp.json"
 
     @property

@@ -44,9 +44,11 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        """The run's folder, `runs/<name>`."""
         return self.config.root / "runs" / self.name
 
     def fold_folder(self, fold: int) -> Path:
+        """The folder of one fold, `runs/<name>/fold<k>`."""
         return self.folder / f"fold{fold}"
 
     def pseudo_labels(self, fold: int) -> Path | None:

@@ -40,6 +40,7 @@ class WandbTracker(NoTracker):
         )
 
     def log(self, row: dict[str, Any]) -> None:
+        """Log one epoch's row of metrics; its `epoch` is the wandb step."""
         self._safely(lambda: self.run.log(row, step=row["epoch"]))
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A small prepared competition of each task, for tests that go through all six."""
+"""A small prepared competition per task, for tests that cover all six tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from digits import write_competition
 from src.configfile import load_config
 from src.data.prepare import prepare_dataset
 
-TASKS = {  # by task: the made data set, and what the config says of it
+TASKS = {  # per task: the data set of write_competition, and its config
     "multiclass": ("multiclass", ""),
     "binary": ("binary", "task: {name: binary}\n"),
     "multilabel": ("multilabel", "task: {name: multilabel}\ndata: {target: [loop, even, above four]}\n"),
@@ -28,7 +28,7 @@ def prepare_competition(
     n_test: int = 24,
     cache_size: int | None = None,
 ) -> Path:
-    """A project below `folder` with that task's raw files and stage 01 done; gives its `baseline.yaml`."""
+    """Create a project below `folder` with the task's raw files, run stage 01, return its `baseline.yaml`."""
     made, text = TASKS[task]
     write_competition(folder / "data" / "raw", n_train=n_train, n_test=n_test, task=made)
     write_config(

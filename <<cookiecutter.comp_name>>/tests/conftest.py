@@ -1,4 +1,4 @@
-"""What the tests share: a small real competition in a folder of its own, and two ways to run a stage."""
+"""Shared fixtures: a small real competition in a folder of its own, and two ways to run a stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ for folder in (ROOT, ROOT / "tests"):
 
 from processes import isolate, run  # noqa: E402
 
-isolate()  # before numpy, torch or albumentations is imported, which look at it
+isolate()  # before numpy, torch and albumentations are imported, which read the environment
 
 import contextlib  # noqa: E402
 import hashlib  # noqa: E402
@@ -55,7 +55,7 @@ runtime:
 
 
 def write_config(project: Path, name: str, text: str) -> Path:
-    """Write `configs/<name>.yaml` and give its path."""
+    """Write `configs/<name>.yaml` and return its path."""
     path = project / "configs" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -63,7 +63,7 @@ def write_config(project: Path, name: str, text: str) -> Path:
 
 
 def forget_the_listings() -> None:
-    """Have the raw folder looked at again: a process does so once, and a test changes files within one."""
+    """Clear the cache of raw folder listings, which a process makes once; a test may change files."""
     from src import rawfiles
 
     rawfiles.listing.cache_clear()
@@ -71,7 +71,7 @@ def forget_the_listings() -> None:
 
 @pytest.fixture(scope="session")
 def untouched_project(tmp_path_factory) -> Path:
-    """The competition as Kaggle would hand it out, 80 rows and 40 to predict. Copied, never worked on."""
+    """The competition as Kaggle provides it: 80 training rows, 40 test rows. Tests only copy it."""
     from digits import write_competition
 
     folder = tmp_path_factory.mktemp("untouched") / "project"
@@ -82,7 +82,7 @@ def untouched_project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
-    """The same with stage 01 done. Copied, never worked on."""
+    """The same project after stage 01. Tests only copy it."""
     from src.configfile import load_config
     from src.data.prepare import prepare_dataset
 
@@ -94,19 +94,19 @@ def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(untouched_project, tmp_path) -> Path:
-    """A project of the test's own, before stage 01."""
+    """A private copy of the project, before stage 01."""
     return Path(shutil.copytree(untouched_project, tmp_path / "project"))
 
 
 @pytest.fixture
 def prepared(untouched_prepared_project, tmp_path) -> Path:
-    """A project of the test's own, after stage 01 (copying keeps the times that stamps go by)."""
+    """A private copy of the project, after stage 01; copying keeps the file times that stamps rely on."""
     return Path(shutil.copytree(untouched_prepared_project, tmp_path / "prepared"))
 
 
 @pytest.fixture
 def stage():
-    """`stage(project, "01_folds.py", *args)` runs a stage in a process of its own and waits for its end."""
+    """`stage(project, "01_folds.py", *args)` runs a stage in its own process and waits for it."""
 
     def run_stage(
         project: Path, script: str, *args: str, config: str = "baseline"
@@ -120,7 +120,7 @@ def stage():
 def call_stage(
     project: Path, script: str, *args: str, config: str = "baseline"
 ) -> subprocess.CompletedProcess[str]:
-    """The same within this process, for the seconds that imports take; what it gives looks the same."""
+    """Run a stage within this process, which saves seconds of imports; the result has the same form."""
     spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -130,7 +130,7 @@ def call_stage(
 def call_command(
     module, project: Path, *args: str, config: str = "baseline"
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module that has a `run(config, force)`, such as those of src/commands, within this process."""
+    """Run a module with a `run(config, force)`, such as those in src/commands, within this process."""
     from src.cli import main
 
     argv = [module.__name__, "--config", f"configs/{config}.yaml", *args]
@@ -138,7 +138,7 @@ def call_command(
 
 
 def call_all(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """All stages within this process, of the experiments that are named, with the changes that are."""
+    """Run all stages within this process; each argument is an experiment's name or a `key=value` override."""
     from src.commands import all
 
     configs = [part for name in args if "=" not in name for part in ("--config", f"configs/{name}.yaml")]
@@ -146,7 +146,7 @@ def call_all(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def called(main: Callable[[], None], project: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """What a command's `main` said and ended with, called in a project with these arguments."""
+    """Call a command's `main` in a project with these arguments; returns its output and exit status."""
     forget_the_listings()
     code, out, err = 0, io.StringIO(), io.StringIO()
     with (
@@ -164,19 +164,19 @@ def called(main: Callable[[], None], project: Path, argv: list[str]) -> subproce
 
 @pytest.fixture
 def stage_here():
-    """`call_stage`."""
+    """The function `call_stage`, as a fixture."""
     return call_stage
 
 
 @pytest.fixture
 def command():
-    """`call_command`."""
+    """The function `call_command`, as a fixture."""
     return call_command
 
 
 @pytest.fixture
 def snapshot():
-    """`snapshot(folder)` gives the content hash of every file below a folder, to compare before and after."""
+    """`snapshot(folder)` gives the content hash of every file below a folder, for comparisons."""
 
     def take(folder: Path) -> dict[str, str]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,9 +1,9 @@
-"""The embedded competition: scikit-learn's handwritten digits (UCI, CC BY 4.0), as Kaggle hands them out.
+"""A small competition made from scikit-learn's handwritten digits (UCI, CC BY 4.0), in Kaggle's layout.
 
     python tests/digits.py data/raw --solution solution.csv
 
-Few labels and many test rows, so that pseudo-labels have work to do. The hidden labels go to a file outside
-the raw folder, which no stage reads.
+Few training labels and many test rows, so that pseudo-labels can help. The hidden labels are written to a
+file outside the raw folder, which no stage reads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pandas as pd
 
 
 def targets_of(task: str, values: np.ndarray, images: np.ndarray) -> pd.DataFrame:
-    """What train.csv says of digits `values` (N,) with their `images` (N, 8, 8): a column a target.
+    """The target columns of train.csv for digits `values` (N,) with their `images` (N, 8, 8).
 
-    `numbers` is a regression of two targets; that of `regression` is called `target`, as Kaggle's often is.
-    `rare` has twenty labels, a tenth or a fifth of the rows each.
+    `numbers` is a regression of two targets; the target of `regression` is called `target`, a common name on
+    Kaggle. `rare` has twenty labels, each true for a tenth or a fifth of the rows.
     """
     ink, large = (images > 0).sum((1, 2)), values > 4
     even, loop = values % 2 == 0, np.isin(values, [0, 6, 8, 9])
@@ -38,7 +38,7 @@ def targets_of(task: str, values: np.ndarray, images: np.ndarray) -> pd.DataFram
 
 
 def runs_of(mask: np.ndarray) -> str:
-    """Kaggle's run lengths of a mask: down the columns, from 1; written to be read, not to be fast."""
+    """Kaggle's run-length encoding (RLE) of a mask: column by column, counted from 1; written for clarity."""
     runs, length = [], 0
     flat = [*mask.T.ravel().tolist(), False]
     for place, inside in enumerate(flat):
@@ -58,17 +58,17 @@ def write_competition(
     seed: int = 0,
     task: str = "multiclass",
 ) -> None:
-    """Write the three tables and 32-pixel PNG files; ids are shuffled and say nothing.
+    """Write the three tables and 32-pixel PNG files; ids are random and carry no information.
 
-    `segmentation` asks for the ink, on images of three shapes, as run lengths; `masks` for the ink of digits
-    with and without a loop, as mask files with values 1 and 2 and a submission row a class. `retrieval` asks
-    whose digit it is; eights and nines are in the test rows alone.
+    `segmentation` has the ink as target, as RLE, on images of three shapes; `masks` has the ink of digits
+    with and without a loop, as mask files with values 1 and 2 and one submission row per class. `retrieval`
+    identifies the digit; eights and nines occur only in the test rows.
     """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
-    if task == "retrieval":  # the training rows first, then a mixture
+    if task == "retrieval":  # the training rows first, then shuffled rows
         known = order[digits.target[order] < 8][:n_train]
         rest = np.setdiff1d(order, known)
         order = np.concatenate([known, np.random.default_rng(seed + 2).permutation(rest)])

@@ -1,6 +1,6 @@
-"""What a config does, part by part, on fixed inputs: two configs whose probes are equal do the same there.
+"""Probes of a config's effects on fixed inputs: two configs with equal probes behave the same there.
 
-A probe gives arrays, numbers and text; `signature` makes one hash of them. All inputs come from fixed seeds.
+A probe returns arrays, numbers and text, which `signature` hashes. All inputs come from fixed seeds.
 """
 
 from __future__ import annotations
@@ -57,24 +57,26 @@ from src.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 N, SIDE = 24, 64
-EPOCHS = 4  # of the trainings that are looked at
+EPOCHS = 4  # of the trainings that are probed
 
 
 def outputs_of(task: str) -> list[str]:
+    """The output names of a task."""
     return [f"class {i}" for i in range({"binary": 1, "regression": 2}.get(task, 3))]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    """A standard normal tensor from a fixed seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def classes(n: int = N) -> np.ndarray:
-    """(N,) three classes, of which the first has half of the rows, the last two or three."""
+    """(N,) labels of three classes: the first has more than half of the rows, the last the fewest."""
     return np.array([0, 0, 0, 1, 1, 0, 0, 0, 1, 2][: min(n, 10)] * math.ceil(n / 10))[:n]
 
 
 def targets_of(task: str) -> np.ndarray:
-    """(N, C) as `Task.encode` gives them."""
+    """Targets (N, C) in the form of `Task.encode`."""
     if task == "regression":
         return np.exp(normal(N, 2, seed=3).numpy())
     if task == "retrieval":
@@ -84,7 +86,7 @@ def targets_of(task: str) -> np.ndarray:
 
 
 def signature(found: Any) -> str:
-    """A hash of arrays, tensors, numbers and text, in lists, tuples and dictionaries."""
+    """A hash of arrays, tensors, numbers and text in nested lists, tuples and dictionaries."""
     whole = hashlib.sha256()
 
     def take(value: Any) -> None:
@@ -111,7 +113,7 @@ def signature(found: Any) -> str:
 
 
 def loss(config: Config) -> Any:
-    """Per-sample losses of fixed outputs, and what a batch makes of them."""
+    """Per-sample losses of fixed outputs, and the loss of the batch."""
     task, settings = config.task.name, config.train
     names, targets = outputs_of(task), targets_of(task)
     metric = normal(N, 5, seed=1)
@@ -129,7 +131,7 @@ def loss(config: Config) -> Any:
         wanted = torch.from_numpy(scale.encode(targets))
     module = create_loss(task, settings, names, targets, features=5)
     output, weights = Output(logits, metric, metric=metric), torch.linspace(0.5, 1.5, N)
-    found = [module(output, wanted) for _ in range(2)]  # centres move in between
+    found = [module(output, wanted) for _ in range(2)]  # class centres change between the calls
     batch = reduce(found[1], weights, float(weights.sum()), settings.top_share)
     exclusive = getattr(create_task(config), "exclusive", None)
     return found, batch, exclusive
@@ -137,12 +139,13 @@ def loss(config: Config) -> Any:
 
 @cache
 def backbone_network() -> nn.Module:
+    """A small backbone network with fixed weights."""
     torch.manual_seed(0)
     return create_model(architecture_of(Config(model={"backbone": "test_resnet", "pretrained": False})))
 
 
 def rates(config: Config) -> Any:
-    """Every parameter group's rate, momentum and decay, step by step; which layers move; one clipped step."""
+    """Learning rate, momentum and weight decay per group and step; the frozen layers; one clipped step."""
     network, settings = backbone_network(), config.train
     freeze = Freeze(network, settings)
     optimizer = create_optimizer(network, settings)
@@ -169,10 +172,10 @@ def rates(config: Config) -> Any:
 
 
 def loop(config: Config) -> Any:
-    """The batches of two epochs, when patience ends a training without gain, and which weights are kept."""
+    """The batches of two epochs, the early-stopping decisions, and which weights are kept."""
     task, settings = config.task.name, config.train
     targets = targets_of(task)
-    if config.identities:  # six of them
+    if config.identities:  # six identities
         targets = np.eye(6)[np.arange(N) % 6] if task == "multiclass" else np.arange(N)[:, None] % 6
     rows = TrainingRows(np.arange(N), targets, np.ones(N, np.float32))
     sampler = create_sampler(rows, config, seed=1)
@@ -183,7 +186,7 @@ def loop(config: Config) -> Any:
     found += [
         Trainer.should_stop(SimpleNamespace(epoch=epoch, best=best, config=config)) for epoch in range(9)
     ]
-    found.append(settings.early_stopping.enabled)  # rows that are set aside, see load_fold
+    found.append(settings.early_stopping.enabled)  # decides which rows load_fold sets aside
     line = nn.Linear(3, 1)
     average = Average(line, settings.ema)
     swa = StochasticAverage(line, settings) if settings.swa.start is not None else None
@@ -200,6 +203,7 @@ def loop(config: Config) -> Any:
 
 
 def architecture_of(config: Config) -> Any:
+    """The architecture that a config describes, for fixed data."""
     task = create_task(config)
     store = SimpleNamespace(mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
     data = SimpleNamespace(outputs=outputs_of(config.task.name), store=store)
@@ -208,10 +212,10 @@ def architecture_of(config: Config) -> Any:
 
 
 def network(config: Config) -> Any:
-    """What a network of these settings says of fixed images, in training and after."""
+    """The outputs of a config's network for fixed images, in training and in evaluation mode."""
     torch.manual_seed(0)
     model, noise = create_model(architecture_of(config)), torch.Generator().manual_seed(2)
-    with torch.no_grad():  # residual blocks begin as nothing
+    with torch.no_grad():  # residual blocks start as identities
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=noise)
     images = (normal(4, 3, SIDE, SIDE).clamp(-2, 2) * 60 + 128).to(torch.uint8)
@@ -230,14 +234,14 @@ def network(config: Config) -> Any:
 
 @cache
 def images(side: int) -> np.ndarray:
-    """(8, side, side, 3) smooth pictures."""
+    """Smooth images (8, side, side, 3) uint8."""
     grid = np.linspace(0, 6, side)
     waves = [np.sin(grid * (k + 1))[:, None] * np.cos(grid * (c + 1)) for k in range(8) for c in range(3)]
     return (127 * (1 + np.array(waves)).reshape(8, 3, side, side).transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
 def pixels(config: Config) -> Any:
-    """Two augmented batches, and the sizes of batches."""
+    """Two augmented batches, and the image sizes of multi-scale training."""
     data, augment = config.data, config.augment
     pipeline = create_augmentation(augment, data.image_size, data.cached_size)
     found = [augment_batch(pipeline, images(data.cached_size), seed) for seed in range(2)]
@@ -245,7 +249,7 @@ def pixels(config: Config) -> Any:
 
 
 def mixing(config: Config) -> Any:
-    """Mixed batches of every epoch."""
+    """Mixed batches (mixup, CutMix) of every epoch."""
     mixer, found = Mixer(config.mixing, config.train.epochs), []
     for epoch in range(config.train.epochs):
         for seed in range(5):
@@ -254,7 +258,7 @@ def mixing(config: Config) -> Any:
 
 
 def lesson(config: Config) -> Any:
-    """Losses with what teachers say."""
+    """Distillation losses with fixed teacher outputs; None without a teacher."""
     settings, task = config.distill, create_task(config)
     if not settings.teachers:
         return None
@@ -273,7 +277,7 @@ class _Sampler:
 
 
 def unlabelled(config: Config) -> Any:
-    """The losses, weights and strong views of unlabelled rows."""
+    """Consistency losses, weights and strong views of unlabelled rows."""
     settings, task = config.consistency, create_task(config)
     if settings is None:
         return None
@@ -298,7 +302,7 @@ def unlabelled(config: Config) -> Any:
 
 
 class _Model(nn.Module):
-    """A network of few weights, which sees where things are."""
+    """A network with few weights whose outputs depend on position."""
 
     def __init__(self, outputs: int, maps: bool):
         super().__init__()
@@ -320,7 +324,7 @@ class _Model(nn.Module):
 
 
 def predictions(config: Config) -> Any:
-    """What a network says of fixed images, by the settings of inference."""
+    """A network's predictions for fixed images, with the config's inference settings."""
     task, settings, data = create_task(config), config.inference, config.data
     store = ImageStore(
         images(data.image_size), np.arange(8), np.arange(0), list("abcdefgh"), [], (0.5,) * 3, (1,) * 3
@@ -340,7 +344,7 @@ def predictions(config: Config) -> Any:
 
 
 def selection(config: Config) -> Any:
-    """The rows that a round learns from, and what it is trained with."""
+    """The pseudo-labelled rows that a round trains on, and its training settings."""
     if config.pseudo.rounds == 0:
         return None
     task, run, names = create_task(config), round_of(config, 1), outputs_of(config.task.name)
@@ -381,7 +385,7 @@ def selection(config: Config) -> Any:
 
 
 def second_level(config: Config) -> Any:
-    """What trees make of three members' numbers; they do the same to pixels and pairs."""
+    """LightGBM stacking of three members' predictions; the trees treat pixels and pairs in the same way."""
     task = create_task(config)
     if task.kind != "numbers":
         return [getattr(config.stack, key.partition(".")[2]) for key in TREES.split()]
@@ -401,7 +405,7 @@ def second_level(config: Config) -> Any:
 
 
 def folds(config: Config) -> Any:
-    """The fold and early-stopping part of rows in groups."""
+    """The fold and the early-stopping part of grouped rows."""
     labels = np.repeat(classes(60), 2)
     return parts_of(config, create_task(config), labels, np.arange(120) // 2)
 

@@ -1,4 +1,4 @@
-"""`make leakcheck` for tests: on a made competition, with the noise that it plays kept to look at."""
+"""Run `make leakcheck` in tests: on a small competition, keeping its permuted copy for inspection."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from src.config import Config
 from src.configfile import load_config
 
 RARE = [f"is {digit}{more}" for more in ("", " or after") for digit in range(10)]
-MADE = TASKS | {  # twenty rare labels, each decided by a threshold of its own
+MADE = TASKS | {  # twenty rare labels, each with its own threshold
     "rare": ("rare", f"task: {{name: multilabel, metric: f1_macro}}\ndata: {{target: {json.dumps(RARE)}}}\n")
 }
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A competition's project, what the command said there, and the config of the noise that it left."""
+    """A competition's project, the command's result there, and the config of the permuted copy it left."""
 
     project: Path
     done: subprocess.CompletedProcess[str]
@@ -35,7 +35,7 @@ class Checked:
 
 
 def competition(folder: Path, made: str) -> Path:
-    """A competition of MADE, before stage 01; gives its `baseline.yaml`."""
+    """Create a competition of MADE, before stage 01; returns its `baseline.yaml`."""
     task, text = MADE[made]
     write_competition(folder / "data" / "raw", n_train=400, n_test=400, task=task)
     write_config(folder, "common", BASELINE)
@@ -43,7 +43,7 @@ def competition(folder: Path, made: str) -> Path:
 
 
 def check(folder: Path, made: str) -> Checked:
-    """Run the command on such a competition, both below `folder`."""
+    """Create the competition below `folder` and run the command, keeping the permuted copy there too."""
     config = load_config(competition(folder / "project", made))
     (folder / "noise").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -54,13 +54,13 @@ def check(folder: Path, made: str) -> Checked:
 
 
 def copy_of(checked: Checked, folder: Path) -> Config:
-    """The noise once more, to plant a leak in."""
+    """A copy of the permuted competition, in which a test plants a leak."""
     shutil.copytree(checked.noise.root, folder, symlinks=True)
     return checked.noise.model_copy(update={"root": folder})
 
 
 def check_again(checked: Checked, planted: Config) -> subprocess.CompletedProcess[str]:
-    """Run the command once more; in the place of its stages it finds what `planted` holds."""
+    """Run the command again; instead of running its stages, it finds the contents of `planted`."""
 
     def found(config: Config) -> None:
         shutil.copytree(
@@ -73,6 +73,6 @@ def check_again(checked: Checked, planted: Config) -> subprocess.CompletedProces
 
 
 def leaks(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
-    """Stage and name of each line that says LEAK."""
+    """Stage and name of each output line with the verdict LEAK."""
     lines = [line.removeprefix("leakcheck: ") for line in done.stdout.splitlines() if line.endswith("LEAK")]
     return [(line[:2], line[4:24].strip()) for line in lines]

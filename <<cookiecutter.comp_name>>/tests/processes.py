@@ -1,6 +1,6 @@
-"""Other programs in a test (make, git, python, pytest), in an environment that is the same whoever runs it.
+"""Subprocesses in tests (make, git, python, pytest), in an environment that does not depend on the caller's.
 
-The template's tests use this too, and its tests/test_commands.py looks that no test starts a process in any
+The template's tests use this module too; its tests/test_commands.py checks that tests start processes in no
 other way.
 """
 
@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 import threading
 
-# What an outer make, pytest, Python, shell, launcher or account would otherwise hand on to an inner one. The
-# variables of a Makefile too: `make test ARGS=...` puts ARGS into the environment.
+# Variables that an outer make, pytest, Python, shell, launcher or account would pass on to an inner process,
+# including variables of the Makefile: `make test ARGS=...` puts ARGS into the environment.
 DROPPED = (
     *("MAKE*", "MFLAGS", "GNUMAKEFLAGS", "PYTEST_*", "PYTHON*", "GIT_*", "KAGGLE_*", "WANDB_*", "NNTRICKS_*"),
     *("LC_*", "LANG", "LANGUAGE", "XDG_*", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS"),
@@ -31,13 +31,13 @@ FIXED = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 }
-# Caches hold nothing that changes a result, and some take long to fill.
+# Caches are kept: they change no result, and some are slow to fill.
 CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 HOME = tempfile.TemporaryDirectory(prefix="nntricks-home-", ignore_cleanup_errors=True)
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what is dropped, with an empty home, and with these changes."""
+    """This process's environment without the dropped variables, with an empty home and with `changes`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -51,9 +51,10 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def isolate() -> None:
-    """Give this process that environment, for what a test calls within it; pytest keeps its own variables.
+    """Apply that environment to this process, for code a test calls directly; pytest keeps its own variables.
 
-    Ctrl-C is heard again, here and by what is started: a shell's `make test &` has its children ignore it.
+    Ctrl-C is enabled again, here and in child processes: a shell's `make test &` makes its children ignore
+    it.
     """
     if (
         threading.current_thread() is threading.main_thread()
@@ -68,12 +69,12 @@ def isolate() -> None:
 
 
 def run(command: list, **options) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and keep what it prints; options as for `subprocess.run`."""
+    """Run a command, wait for it and capture its output; options as for `subprocess.run`."""
     text = {"encoding": "utf-8", "errors": "backslashreplace"}
     defaults = {"env": environment(), "capture_output": True, **text}
     return subprocess.run([str(word) for word in command], **{**defaults, **options})
 
 
 def start(command: list, **options) -> subprocess.Popen:
-    """Start a command and do not wait for it; options as for `subprocess.Popen`."""
+    """Start a command without waiting for it; options as for `subprocess.Popen`."""
     return subprocess.Popen([str(word) for word in command], **{"env": environment(), **options})

@@ -1,4 +1,4 @@
-"""A bundled competition made for rehearsals, and a kernel's run within this process."""
+"""A bundled competition for rehearsal tests, and a kernel run within this process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from src.steps import run_of
 from src.training.launch import train_run
 
 SETTINGS = ("submit.source=run:baseline", "competition.slug=digits", "train.epochs=2")
-FEW = {"PUBLIC": 8, "HIDDEN": 20, "REPLAYED": 12}  # images of a case: what takes time is starting
-FEW |= {"SECONDS": 0.1}  # that the pace is measured for
+FEW = {"PUBLIC": 8, "HIDDEN": 20, "REPLAYED": 12}  # images per case; starting takes most of the time
+FEW |= {"SECONDS": 0.1}  # of the speed measurement
 
 ALL = rehearse.CASES
 
 
 def prepare_bundled(folder: Path, task: str, *settings: str) -> Config:
-    """A trained and predicted competition of that task with its bundle."""
+    """A trained and predicted competition of the task, with its bundle."""
     config = load_config(prepare_competition(folder, task), [*SETTINGS, *settings])
     train_run(run_of(config), (0, 1))
     predict_run(run_of(config), (0, 1))
@@ -40,16 +40,16 @@ def prepare_bundled(folder: Path, task: str, *settings: str) -> Config:
 
 
 def small_cases(monkeypatch, *names: str) -> None:
-    """Have a rehearsal play small cases, and of these only the named, if any are."""
+    """Make rehearsals use small cases, and only the named ones if names are given."""
     for name, count in FEW.items():
         monkeypatch.setattr(rehearse, name, count)
     if names:
         monkeypatch.setattr(rehearse, "CASES", {name: ALL[name] for name in names})
-        monkeypatch.setattr(rehearse, "projection", lambda *_: ([], True))  # of cases that are not played
+        monkeypatch.setattr(rehearse, "projection", lambda *_: ([], True))  # it needs cases that are not run
 
 
 def run_in_process(script: Path, mount: Path, out: Path, *_: object, **more: object) -> KernelResult:
-    """As `sandbox.run_kernel`, with no walls and seconds faster: for what a bundle's content does."""
+    """A stand-in for `sandbox.run_kernel`, without isolation but faster, to test the content of a bundle."""
     shutil.rmtree(out, ignore_errors=True)
     working, said, status = out / "working", io.StringIO(), 0
     working.mkdir(parents=True)

@@ -1,14 +1,13 @@
-"""What a process of `torchrun`, or one alone, does in test_launcher.py: train a fold in float64, and leave
-its weights.
+"""A worker of test_launcher.py, alone or under `torchrun`: train a fold in float64, save its weights.
 
-    python several_devices.py CONFIG OUT key=value ...
+python several_devices.py CONFIG OUT key=value ...
 """
 
 from __future__ import annotations
 
 import sys
 
-import conftest  # noqa: F401  one thread, and the project to import from
+import conftest  # noqa: F401  sets one thread and the import path
 import torch
 from safetensors.torch import save_file
 
@@ -22,6 +21,7 @@ from src.training.trainer import Trainer  # noqa: E402
 
 
 def main(path: str, out: str, *overrides: str) -> None:
+    """Train fold 0 with these overrides; the first process writes the weights to `out`."""
     config = load_config(path, list(overrides))
     world, device = join(config) if is_one_of_several() else (SINGLE_PROCESS, torch.device("cpu"))
     task = create_task(config)

@@ -1,5 +1,4 @@
-"""Made competitions taken through all six stages, once a session, and their tables read without anything of
-ours."""
+"""Small competitions taken through all six stages once per session, their tables read without `src`."""
 
 from __future__ import annotations
 
@@ -38,17 +37,17 @@ pseudo:
 
 @dataclass(frozen=True)
 class Competition:
-    """What a made data set asks for, what the project calls it, and what the config says of it."""
+    """The targets of a data set, the project's output names, and its config."""
 
-    targets: list[str]  # columns of train.csv and of the sample; of masks the classes
+    targets: list[str]  # columns of train.csv and of the sample submission; for masks the classes
     outputs: list[str]
     settings: str
-    kind: str = "numbers"  # of predictions, as in src/tasks/base.py
-    rows: int = 80  # to learn from; 40 are to predict
+    kind: str = "numbers"  # kind of predictions, as in src/tasks/base.py
+    rows: int = 80  # training rows; there are 40 test rows
 
     @property
     def in_tables(self) -> list[str]:
-        """How the targets are called in folds.csv and OOF tables."""
+        """The target columns in folds.csv and OOF tables."""
         return ["target"] if len(self.targets) == 1 else [f"target.{name}" for name in self.targets]
 
     @property
@@ -66,7 +65,7 @@ COMPETITIONS = {
         LABELS,
         "task: {name: multilabel, metric: f1_macro}\ndata: {target: [loop, even, above four]}\n",
     ),
-    "regression": Competition(  # a column of the OOF table is called `target` already
+    "regression": Competition(  # its target column has the same name as in the OOF table
         ["target"], ["prediction"], "task: {name: regression}\ndata: {target: target}\n"
     ),
     "numbers": Competition(
@@ -96,14 +95,14 @@ COMPETITIONS = {
         "task: {name: retrieval}\ndata: {target: Id, new_label: new_id}\n"
         "cv: {stop_parts: 2, new_share: 0.25}\ninference: {candidates: 6}\npseudo: {threshold: 0.3}\n",
         kind="rankings",
-        rows=160,  # half of a fold's training rows make a cosine a probability; 20 are needed
+        rows=160,  # half of a fold's training rows calibrate the cosine; 20 are needed
     ),
 }
 
 
 @dataclass(frozen=True)
 class Made:
-    """A project after stage 01, and a copy of it after all six."""
+    """A project after stage 01, and a copy of it after all six stages."""
 
     name: str
     fresh: Path
@@ -111,23 +110,25 @@ class Made:
 
     @property
     def competition(self) -> Competition:
+        """The competition of this project."""
         return COMPETITIONS[self.name]
 
     def table(self, name: str) -> pd.DataFrame:
-        """A parquet file of the finished project."""
+        """Read a parquet file of the finished project."""
         return pd.read_parquet(self.done / f"{name}.parquet")
 
     def json(self, name: str) -> dict:
+        """Read a JSON file of the finished project."""
         return json.loads((self.done / f"{name}.json").read_text())
 
     def raw(self, name: str) -> pd.DataFrame:
-        """One of Kaggle's tables."""
+        """Read one of Kaggle's tables."""
         return text(self.done / f"data/raw/{name}.csv")
 
 
 @cache
 def make(name: str, base: Path) -> Made:
-    """The data set through all stages; whoever asks again gets the same folders, and leaves them alone."""
+    """Run the data set through all stages. Cached: callers share the folders and must not change them."""
     folder = base / f"six-stages-{name}"
     made, competition = Made(name, folder / "fresh", folder / "done"), COMPETITIONS[name]
     write_competition(made.fresh / "data" / "raw", n_train=competition.rows, n_test=40, task=name)
@@ -144,8 +145,7 @@ def make(name: str, base: Path) -> Made:
 
 
 def with_the_round(made: Made, folder: Path) -> Made:
-    """A copy whose stack has two members: the run and its pseudo-label round, whether that one helped or
-    not."""
+    """A copy with a stack of two members: the run and its pseudo-label round, even if that did not help."""
     done = Path(shutil.copytree(made.done, folder / "done"))
     verdict = done / "runs" / RUNS[1] / "round.json"
     verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"kept": True}))
@@ -155,11 +155,12 @@ def with_the_round(made: Made, folder: Path) -> Made:
 
 
 def text(path: Path) -> pd.DataFrame:
+    """A CSV file with all cells as text."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def shown(path: Path, pad: bool = False) -> np.ndarray:
-    """(16, 16, 3) what a model is shown of an image file: shrunk by area, with black beside it if padded."""
+    """The model input (16, 16, 3) for an image file: resized by area, and padded with black if `pad`."""
     image = cv2.imread(str(path))[:, :, ::-1]
     top, left, height, width = place_of(*image.shape[:2]) if pad else (0, 0, 16, 16)
     square = np.zeros((16, 16, 3), np.uint8)
@@ -169,11 +170,11 @@ def shown(path: Path, pad: bool = False) -> np.ndarray:
 
 
 def place_of(height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a padded image in its square."""
+    """Top, left, height and width of a padded image within its square."""
     inner = [round(16 * side / max(height, width)) for side in (height, width)]
     return (16 - inner[0]) // 2, (16 - inner[1]) // 2, *inner
 
 
 def left(images: torch.Tensor) -> torch.Tensor:
-    """One pixel to the left; the last column stands twice."""
+    """A TTA view: shift one pixel to the left, repeating the last column."""
     return torch.cat([images[..., 1:], images[..., -1:]], dim=-1)

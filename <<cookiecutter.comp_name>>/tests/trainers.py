@@ -1,4 +1,4 @@
-"""What the tests of training share: a trainer of the small competition, and stores made for a question."""
+"""Helpers for training tests: a trainer of the small competition, and made-up image stores."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ torch.set_num_threads(1)
 
 
 def read(project: Path, *overrides: str) -> Config:
+    """The baseline config of a project with these overrides."""
     return load_config(project / "configs" / "baseline.yaml", list(overrides))
 
 
 def fold_data(config: Config, fold: int = 0) -> FoldData:
+    """The data of one fold."""
     return load_fold(config, create_task(config), fold)
 
 
 def make_trainer(project: Path, *overrides: str, fold: int = 0) -> Trainer:
+    """A CPU trainer of the project's baseline with these overrides."""
     config = read(project, *overrides)
     data = fold_data(config, fold)
     return Trainer(config, create_task(config), data, data.train, fold, CPU)
 
 
 def store_of(pixels: np.ndarray) -> ImageStore:
-    """A store of (N, S, S, 3) images, all of them training rows."""
+    """An image store of (N, S, S, 3) pixels, all of them training rows."""
     everything = np.arange(len(pixels))
     return ImageStore(
         pixels, everything, everything[:0], [str(i) for i in everything], [], (0.5,) * 3, (1,) * 3
@@ -41,13 +44,15 @@ def store_of(pixels: np.ndarray) -> ImageStore:
 
 
 def one_image_many_times(n: int, size: int = 16) -> ImageStore:
+    """An image store of n copies of one random image."""
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     return store_of(np.repeat(image, n, axis=0))
 
 
 def rows_of(n: int) -> TrainingRows:
+    """Training rows of n classes, one row each."""
     return TrainingRows(np.arange(n), np.eye(n, dtype=np.float32), np.ones(n, np.float32))
 
 
 def silent(*_: object, **__: object) -> None:
-    """A report that nobody reads."""
+    """A progress callback that does nothing."""

@@ -42,6 +42,7 @@ class ExperimentPlan:
 
     @property
     def share(self) -> float:
+        """The share of the experiment's epochs that is trained, at most 1."""
         return self.epochs / self.of_epochs
 
     def say(self, changes: int, minutes: float) -> str:
@@ -54,10 +55,12 @@ class ExperimentPlan:
         )
 
     def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ExperimentPlan:
+        """The plan from the values of `as_json`."""
         pairs = tuple(Pair(*pair) for pair in stored["pairs"])
         return cls(stored["epochs"], stored["of_epochs"], pairs, Cost(**stored["cost"]))
 

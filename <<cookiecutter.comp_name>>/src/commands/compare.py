@@ -43,6 +43,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        """`helps` or `hurts` if the difference is significant at 95 %, else `cannot tell`; or `failed`."""
         if self.note:
             return "failed"
         if self.pairs < _ENOUGH or not abs(self.difference) > self.margin:

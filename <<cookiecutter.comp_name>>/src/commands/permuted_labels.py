@@ -52,6 +52,7 @@ class Check:
 
     @property
     def leaks(self) -> bool:
+        """Whether the CV is so far above chance that it indicates a leak."""
         return not self.beyond <= _LIMIT
 
     def line(self) -> str:

@@ -65,6 +65,7 @@ class Change:
 
     @property
     def name(self) -> str:
+        """The overrides as text; `base` if there are none."""
         return " ".join(self.overrides) or "base"
 
     @classmethod
