@@ -62,7 +62,7 @@ def lock_file(place: Path) -> Path:
 
 
 def _acquire(place: Path, wait: bool) -> tuple[IO[str] | None, bool]:
-    """The open lock file, and whether it had to wait; the file is None if locks are not supported."""
+    """The open lock file, and whether it had to wait; the file is None if locks are unavailable."""
     path, began, said = lock_file(place), time.monotonic(), float("-inf")
     while True:
         try:

@@ -18,7 +18,7 @@ def limit_threads(config: Config) -> None:
     threads = str(config.runtime.threads or max(1, cpu_count() // jobs_on_cpu(config)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, threads)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import uses the network
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it uses the network
 
 
 def jobs_on_cpu(config: Config) -> int:

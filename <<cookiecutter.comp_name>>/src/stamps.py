@@ -10,7 +10,8 @@ from typing import Any
 from src.config import UserError
 from src.reading import damaged, made_by, read_json
 
-HASH_UP_TO = 256 * 2**20  # bytes; a larger file (an image cache) is identified by size and time
+# A larger file (an image cache) is identified by size and time; its index, a small file, by content.
+HASH_UP_TO = 256 * 2**20  # bytes
 
 
 def sha256(path: Path) -> str:

@@ -298,7 +298,7 @@ def unlabelled(config: Config) -> Any:
     return sure, weights, strong, settings.ratio
 
 
-# --- predictions and what comes of them ---------------------------------------------------------------------
+# --- predictions, pseudo-labels, stacking, folds ------------------------------------------------------------
 
 
 class _Model(nn.Module):

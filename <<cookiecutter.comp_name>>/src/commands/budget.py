@@ -132,7 +132,7 @@ def measure_cost(trials: Trials, folder: Any) -> Cost:
             read_csv(run.fold_folder(pair.fold) / "history.csv", ("seconds",))["seconds"] for pair in pairs
         ]
         epoch = max(float(history.iloc[-1]) for history in histories)
-        rest = max(0.0, seconds - max(len(history) for history in histories) * epoch)  # 0: taken over
+        rest = max(0.0, seconds - max(len(history) for history in histories) * epoch)  # 0 for copies
         write_json(step.folder / "cost.json", asdict(Cost(epoch, rest, len(pairs))))
         step.done()
     path = step.folder / "cost.json"

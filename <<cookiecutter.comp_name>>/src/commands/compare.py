@@ -15,7 +15,7 @@ from src.scoring import standard_error, why_undefined
 
 Scores = dict[Change, dict[Pair, float]]
 
-CHANCE = 0.05  # probability that a useless trick is marked helps or hurts
+CHANCE = 0.05  # probability that a useless trick is marked helps or hurts, for any number of pairs
 _ENOUGH = 3  # pairs; two differences on few rows are often equal, with an error of 0
 
 

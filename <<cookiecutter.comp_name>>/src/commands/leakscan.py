@@ -140,7 +140,7 @@ def scan_table(found: Scan, run: Path, held_out: dict[int, set[str]]) -> None:
 
 
 def scan_stack(found: Scan, stack: Path, fold_of: dict[str, int], folds: str, runs: Path) -> None:
-    """A stack's nested CV must use the folds that its members were trained on, and their current tables."""
+    """A stack must use the folds that its members were trained on, and their tables must be unchanged."""
     recipe, path = recipe_in(stack / "stack.stamp.json"), stack / "oof.parquet"
     if recipe is None or not path.exists():
         return

@@ -30,9 +30,9 @@ _SURE = {"multiclass": 0.01, "retrieval": 0.01}  # accepts every row as a pseudo
 
 @dataclass(frozen=True)
 class Check:
-    """A stage's CV on permuted data, beside chance: mean and spread over labels permuted within folds.
+    """A stage's CV on permuted data, beside chance: mean and standard deviation over permuted labels.
 
-    `spread` is a standard deviation.
+    The labels are permuted within the folds.
     """
 
     stage: str

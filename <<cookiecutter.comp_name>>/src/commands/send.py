@@ -1,4 +1,4 @@
-"""Send one submission to Kaggle and wait for its score: the pushed kernel, or a CSV file.
+"""Send one submission to Kaggle and wait for its score: the pushed kernel, or a CSV if the host accepts one.
 
 Reads   kaggle/receipts/kernel.json with kaggle.code_competition=true, else submissions/<name>.csv and .json
 Writes  submissions/log.csv (a row with CV and scores), kaggle/receipts/submission-<content>.json

@@ -46,7 +46,7 @@ def run(config, force):
 
 
 def small_config(config, root: Path):
-    """The experiment under `root` with few epochs and folds, without other runs or the network."""
+    """The experiment under `root` with few epochs and folds, independent of other runs and the internet."""
     from src.config import Config
 
     short = config.with_epochs(min(EPOCHS, config.train.epochs))
