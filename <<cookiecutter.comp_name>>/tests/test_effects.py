@@ -223,7 +223,7 @@ ALL_EPOCHS = {"train.early_stopping.patience": None}
 TRIPLET = {"train.margin.triplet_weight": 1.0}
 NO_EMA = {"train.ema.enabled": False, **ALL_EPOCHS}
 STEPS = {"train.steps": [1.5, 2.5]}
-CROPS = {"inference.tta": ["top_left", "bottom_right"]}
+CROPS = {"inference.tta": ["top_left", "top_right", "bottom_left", "bottom_right"]}
 
 
 def contexts(family: str, task: str) -> list[dict[str, Any]]:

@@ -231,10 +231,11 @@ def test_maps_stand_beside_the_true_masks_of_the_folds_own_rows(masks, fold):
 @pytest.fixture(scope="module", params=["new_id", None])
 def identities(request, tmp_path_factory) -> Config:
     new = f", new_label: {request.param}" if request.param else ""
+    share = ", new_share: 0.5" if request.param else ""
     settings = [
         "task: {name: retrieval}",
         f"data: {{target: Id{new}}}",
-        "cv: {n_folds: 4, stop_parts: 4, new_share: 0.5}",
+        f"cv: {{n_folds: 4, stop_parts: 4{share}}}",
         "inference: {candidates: 5}",
     ]
     return project(tmp_path_factory.mktemp("identities"), "retrieval", "\n".join(settings))

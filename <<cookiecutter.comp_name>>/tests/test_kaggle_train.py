@@ -124,7 +124,8 @@ def test_the_models_of_every_teacher_travel_with_the_code_and_one_that_is_not_tr
             stage_code(config)
         for fold in config.selected_folds:
             trainer.write(f"runs/{name}/fold{fold}/model.safetensors", f"{name} {fold}")
-            trainer.write(f"runs/{name}/fold{fold}/train.stamp.json", '{"recipe": {}}')
+            stamp = {"fingerprint": "0" * 16, "outputs": {}, "recipe": {}}
+            trainer.write(f"runs/{name}/fold{fold}/train.stamp.json", json.dumps(stamp))
     stage_code(config)
     travels = trainer.root / "kaggle/code/runs"
     assert {path.parent.name for path in travels.glob("*/fold0")} == {"big", "wide"}

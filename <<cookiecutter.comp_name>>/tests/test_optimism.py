@@ -155,11 +155,3 @@ def test_a_pupil_of_an_optimistic_teacher_is_marked(flattered, stage_here, tmp_p
         lines = [line for line in done.stdout.splitlines() if " accuracy 0." in line]
         assert lines
         assert all("OPTIMISTIC: it learned from baseline-round1" in line for line in lines)
-
-
-def test_an_honest_round_has_the_recipe_that_it_had_before_there_was_a_choice(tmp_path):
-    """A finished night stays finished."""
-    from src.pseudo.steps import pseudo_settings
-
-    leaves = {key for key, value in pseudo_settings(config_of(tmp_path)).items() if value is not None}
-    assert leaves == {"rounds", "threshold", "labels", "pixels", "quantile", "weight"}

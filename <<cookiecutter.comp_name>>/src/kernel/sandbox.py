@@ -34,6 +34,7 @@ stage=$1 project=$2 input=$3 out=$4 size=$5 system=$6 count=$7; shift 7
 mount -t tmpfs -o size=16m tmpfs "$stage"
 root=$stage/root
 mkdir -p "$root/kaggle/input" "$root/kaggle/working" "$root/kaggle/home" "$root/tmp"
+mount -t tmpfs tmpfs "$root/tmp"  # before the folders of Python, which may lie below it
 for name in $system; do
     if [ -L "/$name" ]; then mkdir -p "$(dirname "$root/$name")"; cp -P "/$name" "$root/$name"
     elif [ -d "/$name" ]; then mkdir -p "$root/$name"; mount --rbind "/$name" "$root/$name"; fi
@@ -48,7 +49,6 @@ mount -o remount,bind,ro "$root/kaggle/input" 2>/dev/null ||  # what locks a dis
     mount -o remount,bind,ro,nosuid,nodev "$root/kaggle/input" 2>/dev/null ||
     mount -o remount,bind,ro,nosuid,nodev,noexec "$root/kaggle/input"
 mount -t tmpfs -o size="$size"m tmpfs "$root/kaggle/working"
-mount -t tmpfs tmpfs "$root/tmp"
 cp "$out/script.py" "$root/kaggle/working/script.py"
 status=0
 chroot "$root" /bin/sh -c 'cd /kaggle/working && exec "$@"' sh "$@" || status=$?

@@ -98,7 +98,10 @@ def train_fold(
         check_trained(title, valid, loss, config.train)
     score = task.score(data.valid_truth, valid)
     for scored, scores in (
-        (f"the {len(data.stop):,} early-stopping rows in every epoch, so the loss chose", trainer.stop_scores),
+        (
+            f"the {len(data.stop):,} early-stopping rows in every epoch, so the loss chose",
+            trainer.stop_scores,
+        ),
         (f"the {len(data.valid):,} held-out rows", [score]),
     ):
         if scores and not any(map(isfinite, scores)):
