@@ -4,9 +4,8 @@ not see. Written into docs/benchmarks.md.
     python benchmarks/noise.py run [--seeds 40]    # minutes; killed, it goes on
     python benchmarks/noise.py write
 
-The noise is that of the project's tests/test_leaks.py. Beside the blenders as they are stand the usual ones
-that we refuse: free weights and free trees.
-"""
+The noise is that of the project's tests/project/test_leaks.py. Beside the blenders as they are stand the
+usual ones that we refuse: free weights and free trees."""
 
 from __future__ import annotations
 

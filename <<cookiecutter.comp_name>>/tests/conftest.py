@@ -1,8 +1,12 @@
-"""Shared fixtures: a small real competition in a folder of its own, and two ways to run a stage."""
+"""Fixtures of the project's own tests: a small competition of real digits, and a way to run commands in
+it."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -10,179 +14,52 @@ for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from processes import isolate, run  # noqa: E402
-
-isolate()  # before numpy, torch and albumentations are imported, which read the environment
-
-import contextlib  # noqa: E402
-import hashlib  # noqa: E402
-import importlib.util  # noqa: E402
-import io  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from unittest import mock  # noqa: E402
-
 import pytest  # noqa: E402
 
-BASELINE = """\
-competition:
-  slug: digits
-  title: Digits
-data:
-  image_size: 16
-cv:
-  n_folds: 2
-model:
-  backbone: test_resnet
-  pretrained: false
-augment:
-  hflip: 0.0
-train:
-  epochs: 1
-  batch_size: 16
-  lr: 4e-3
-  warmup_epochs: 0
-inference:
-  tta: [identity]
-tracking:
-  wandb: disabled
-runtime:
-  device: cpu
-  jobs: 1
-  threads: 1
+# One thread per process: several small processes with many threads each are slower, not faster.
+QUIET = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUTF8": "1",
+    "WANDB_MODE": "disabled",
+}
+DIGITS = """\
+competition: {slug: digits, title: Digits}
+data: {image_size: 16}
+cv: {n_folds: 2}
+model: {backbone: test_resnet, pretrained: false}
+augment: {hflip: 0.0}
+train: {epochs: 2, batch_size: 16, lr: 4e-3, warmup_epochs: 0, ema: {enabled: false}}
+inference: {tta: [identity]}
+pseudo: {rounds: 1, threshold: 0.104}
+tracking: {wandb: disabled}
+runtime: {device: cpu, jobs: 1, threads: 1}
 """
 
 
-def write_config(project: Path, name: str, text: str) -> Path:
-    """Write `configs/<name>.yaml` and return its path."""
-    path = project / "configs" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def forget_the_listings() -> None:
-    """Clear the cache of raw folder listings, which a process makes once; a test may change files."""
-    from src import rawfiles
-
-    rawfiles.listing.cache_clear()
-
-
 @pytest.fixture(scope="session")
-def untouched_project(tmp_path_factory) -> Path:
-    """The competition as Kaggle provides it: 80 training rows, 40 test rows. Tests only copy it."""
+def competition(tmp_path_factory) -> Path:
+    """A folder with the raw files of 80 training and 40 test digits, and one config."""
     from digits import write_competition
 
-    folder = tmp_path_factory.mktemp("untouched") / "project"
-    write_competition(folder / "data" / "raw", folder.parent / "solution.csv", n_train=80, n_test=40)
-    write_config(folder, "baseline", BASELINE)
+    folder = tmp_path_factory.mktemp("digits")
+    write_competition(folder / "data" / "raw", n_train=80, n_test=40)
+    (folder / "configs").mkdir()
+    (folder / "configs" / "baseline.yaml").write_text(DIGITS, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="session")
-def untouched_prepared_project(untouched_project, tmp_path_factory) -> Path:
-    """The same project after stage 01. Tests only copy it."""
-    from src.configfile import load_config
-    from src.data.prepare import prepare_dataset
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run(folder, "01_folds.py", "train.epochs=1")` runs a script of this project in a competition's
+    folder."""
 
-    folder = tmp_path_factory.mktemp("prepared") / "project"
-    shutil.copytree(untouched_project, folder)
-    prepare_dataset(load_config(folder / "configs" / "baseline.yaml"))
-    return folder
+    def call(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / script), *arguments]
+        environment = {**os.environ, **QUIET}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
-
-@pytest.fixture
-def project(untouched_project, tmp_path) -> Path:
-    """A private copy of the project, before stage 01."""
-    return Path(shutil.copytree(untouched_project, tmp_path / "project"))
-
-
-@pytest.fixture
-def prepared(untouched_prepared_project, tmp_path) -> Path:
-    """A private copy of the project, after stage 01; copying keeps the file times that stamps rely on."""
-    return Path(shutil.copytree(untouched_prepared_project, tmp_path / "prepared"))
-
-
-@pytest.fixture
-def stage():
-    """`stage(project, "01_folds.py", *args)` runs a stage in its own process and waits for it."""
-
-    def run_stage(
-        project: Path, script: str, *args: str, config: str = "baseline"
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / script, "--config", f"configs/{config}.yaml", *args]
-        return run(command, cwd=project, timeout=600)
-
-    return run_stage
-
-
-def call_stage(
-    project: Path, script: str, *args: str, config: str = "baseline"
-) -> subprocess.CompletedProcess[str]:
-    """Run a stage within this process, which saves seconds of imports; the result has the same form."""
-    spec = importlib.util.spec_from_file_location(f"stage_{script[:2]}", ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return call_command(module, project, *args, config=config)
-
-
-def call_command(
-    module, project: Path, *args: str, config: str = "baseline"
-) -> subprocess.CompletedProcess[str]:
-    """Run a module with a `run(config, force)`, such as those in src/commands, within this process."""
-    from src.cli import main
-
-    argv = [module.__name__, "--config", f"configs/{config}.yaml", *args]
-    return called(lambda: main(module.run, module.__doc__), project, argv)
-
-
-def call_all(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run all stages within this process; each argument is an experiment's name or a `key=value` override."""
-    from src.commands import all
-
-    configs = [part for name in args if "=" not in name for part in ("--config", f"configs/{name}.yaml")]
-    return called(all.main, project, ["all", *configs, *(change for change in args if "=" in change)])
-
-
-def called(main: Callable[[], None], project: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """Call a command's `main` in a project with these arguments; returns its output and exit status."""
-    forget_the_listings()
-    code, out, err = 0, io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(project),
-        mock.patch.object(sys, "argv", argv),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as stop:
-            code = 0 if stop.code is None else stop.code
-    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def stage_here():
-    """The function `call_stage`, as a fixture."""
-    return call_stage
-
-
-@pytest.fixture
-def command():
-    """The function `call_command`, as a fixture."""
-    return call_command
-
-
-@pytest.fixture
-def snapshot():
-    """`snapshot(folder)` gives the content hash of every file below a folder, for comparisons."""
-
-    def take(folder: Path) -> dict[str, str]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        }
-
-    return take
+    return call

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 
 from src.config import Config, UserError
-from src.config.reference import as_yaml, entries, matching
+from src.config.reference import entries, matching, yaml_text
 from src.configfile import load_config
 from src.entry import plain_errors
 
@@ -54,7 +54,7 @@ def explained(config: Config, key: str) -> Iterator[str]:
         value = config
         for name in entry.key.split("."):
             value = getattr(value, name, None)
-        shown = as_yaml(value)
+        shown = yaml_text(value)
         default = "its default" if shown == entry.default else f"default {entry.default}"
         yield f"{entry.key} = {shown}    ({default}; {entry.values.replace('`', '')})"
         yield from textwrap.wrap(entry.meaning, WIDTH, initial_indent="    ", subsequent_indent="    ")

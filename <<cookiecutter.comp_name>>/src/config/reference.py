@@ -66,7 +66,7 @@ def _of_section(schema: dict[str, Any], definitions: dict[str, Any], prefix: str
         inner = _section_in(field, definitions)
         meaning = " ".join(field.get("description", "").split())
         if inner is None:
-            values, default = _values(field, definitions), as_yaml(field.get("default"))
+            values, default = _values(field, definitions), yaml_text(field.get("default"))
             own.append(Entry(prefix + name, values, default, meaning))
         else:
             sections.append((prefix + name, meaning, inner))
@@ -94,9 +94,9 @@ def _values(field: dict[str, Any], definitions: dict[str, Any]) -> str:
             several = [_values(choice, definitions) for choice in field[key]]
             return ", or ".join(dict.fromkeys(one for one in several if one))
     if "enum" in field:
-        return ", ".join(f"`{as_yaml(value)}`" for value in field["enum"])
+        return ", ".join(f"`{yaml_text(value)}`" for value in field["enum"])
     if "const" in field:
-        return f"`{as_yaml(field['const'])}`"
+        return f"`{yaml_text(field['const'])}`"
     kind = field.get("type", "")
     if kind == "array":
         inner = field.get("items", {}) or (field.get("prefixItems") or [{}])[0]
@@ -108,7 +108,7 @@ def _values(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     return " ".join([words.get(kind, "`null`" if kind == "null" else kind), *bounds])
 
 
-def as_yaml(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as a YAML file would hold it, on one line."""
     if isinstance(value, str):
         return value if value and value.strip() == value else json.dumps(value)

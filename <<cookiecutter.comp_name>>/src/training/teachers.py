@@ -39,7 +39,7 @@ class Teacher:
     """A teacher run's model of the same fold, which was not trained on the rows this fold is scored on.
 
     A model of another fold has been, and its outputs for the training rows would leak those labels: on pure
-    noise its student scores far above chance (tests/test_leakcheck.py plants such a teacher).
+    noise its student scores far above chance (tests/project/test_leakcheck.py plants such a teacher).
     """
 
     def __init__(self, config: Config, name: str, fold: int, pupil: Architecture, device: torch.device):

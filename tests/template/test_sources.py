@@ -111,7 +111,8 @@ def test_the_locks_hold_every_pin_and_agree():
 
 
 def test_the_list_of_new_backbones_is_of_the_versions_in_the_locks():
-    """Renewed by `python requirements/kaggle_timm.py`; tests/test_kaggle_image.py compares the names."""
+    """Renewed by `python requirements/kaggle_timm.py`; tests/template/test_kaggle_image.py compares the
+    names."""
     project = ROOT / PROJECT / "requirements"
     head = text_of(project / "kaggle-timm.txt").splitlines()[0]
     new, old = re.search(r"timm ([\d.]+) that timm ([\d.]+)", head).groups()

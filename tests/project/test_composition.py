@@ -287,19 +287,19 @@ NO_TRICK = {  # keys that are drawn nowhere, with the reason
         "cv.kind cv.n_folds cv.seed cv.stop_parts cv.allow_rare cv.new_share"
     ),
     "needs a download": "model.pretrained",
-    "takes a minute each; tests/test_devices.py": "train.compile",
+    "takes a minute each; tests/project/test_devices.py": "train.compile",
     "names things": "name seed fold folds",
-    "stage 04: which test rows become training rows; tests/test_pseudo.py": (
+    "stage 04: which test rows become training rows; tests/project/test_pseudo.py": (
         "pseudo.rounds pseudo.threshold pseudo.labels pseudo.pixels pseudo.quantile pseudo.weight "
         "pseudo.epochs pseudo.calibrate pseudo.cap pseudo.prior pseudo.source "
         "pseudo.start pseudo.external"
     ),
-    "stage 05, of finished runs; tests/test_stack.py": (
+    "stage 05, of finished runs; tests/project/test_stack.py": (
         "stack.name stack.members stack.learning_rate stack.num_leaves stack.min_data_in_leaf "
         "stack.max_rounds stack.patience stack.blenders stack.monotone stack.features stack.calibrate"
     ),
-    "stage 06; tests/test_submission.py": "submit.source submit.name",
-    "where it goes; tests/test_kaggle_push.py and its like": (
+    "stage 06; tests/project/test_submission.py": "submit.source submit.name",
+    "where it goes; tests/project/test_kaggle_push.py and its like": (
         "kaggle.code_competition kaggle.dataset kaggle.half kaggle.hidden_images kaggle.hours "
         "kaggle.internet kaggle.kernel kaggle.licence kaggle.machine_shape kaggle.train_hours "
         "kaggle.network_speedup "

@@ -9,7 +9,7 @@ from pathlib import Path
 import processes
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "<<cookiecutter.comp_name>>"
 PAGE = (ROOT / "docs" / "tricks.md").read_text(encoding="utf-8")
 KNOWN = """
@@ -60,7 +60,7 @@ def test_a_tricks_key_room_and_tests_are_there(row, keys):
     for room in quoted(rooms):
         assert (PROJECT / "src" / room).exists(), room
     for test in quoted(tests):
-        assert (PROJECT / "tests" / test).exists(), test
+        assert (ROOT / "tests" / "project" / test).exists(), test
     assert quoted(rooms)
     assert quoted(tests)
 
@@ -69,6 +69,6 @@ def test_a_tricks_key_room_and_tests_are_there(row, keys):
 def test_a_traps_tests_are_there(row):
     for name in quoted(row[2]):
         file, _, test = name.partition("::")
-        text = (PROJECT / "tests" / file).read_text(encoding="utf-8")
+        text = (ROOT / "tests" / "project" / file).read_text(encoding="utf-8")
         assert f"def {test}(" in text, name
     assert quoted(row[2])

@@ -13,10 +13,10 @@ import processes
 import pytest
 import torch
 from competitions import prepare_competition
+from conftest import ROOT
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
 # Where a ReLU's input is nearly zero, or a gradient is a last digit to Adam, rounding makes a step.
 STEADY = ("model.backbone=test_efficientnet", "train.optimizer=sgd", "train.lr=0.01")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

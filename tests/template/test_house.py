@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.comp_name>>"
+PROJECT = Path(__file__).resolve().parents[2] / "<<cookiecutter.comp_name>>"
 
 # From the top floor down; a room may import from its own floor's folder and from lower floors alone.
 FLOORS = [

@@ -1,8 +1,7 @@
 """Subprocesses in tests (make, git, python, pytest), in an environment that does not depend on the caller's.
 
-The template's tests use this module too; its tests/test_commands.py checks that tests start processes in no
-other way.
-"""
+The template's tests use this module too; its tests/template/test_commands.py checks that tests start
+processes in no other way."""
 
 from __future__ import annotations
 

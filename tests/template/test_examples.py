@@ -161,7 +161,9 @@ def files_named() -> Iterator[tuple[str, str]]:
         for name in re.findall(rf"(?<![\w./>-]){folders}/[\w./-]+\.{endings}\b", text):
             yield name, where
         for name in re.findall(r"(?<![\w./])test_\w+\.py\b", text):
-            yield f"tests/{name}", where
+            folders_of_tests = (ROOT / "tests" / kind for kind in ("project", "template"))
+            place = next((folder for folder in folders_of_tests if (folder / name).exists()), ROOT / "tests")
+            yield (place / name).relative_to(ROOT).as_posix(), where
 
 
 def test_every_file_that_a_text_names_is_there():

@@ -1,7 +1,7 @@
-"""Both sides of tests/test_kaggle_image.py, each a process under versions of its own.
+"""Both sides of tests/template/test_kaggle_image.py, each a process under versions of its own.
 
-    python tests/kaggle_image.py make FOLDER TASK ...     here: bundles and their predictions, and stacks
-    python tests/kaggle_image.py ask FOLDER TASK ...      there: what the same bundles say
+python tests/template/kaggle_image.py make FOLDER TASK ...     here: bundles and their predictions, and stacks
+    python tests/template/kaggle_image.py ask FOLDER TASK ...    there: what the same bundles say
 
 | file of a case | written by | holds |
 |---|---|---|
@@ -16,8 +16,10 @@ import sys
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-PROJECT = Path(__file__).parents[1] / "<<cookiecutter.comp_name>>"
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+TESTS = Path(__file__).parents[1]
+PROJECT = TESTS.parent / "<<cookiecutter.comp_name>>"
+sys.path[:0] = [str(PROJECT), str(TESTS / "project"), str(TESTS)]
+os.environ["BAKED_PROJECT"] = str(PROJECT)
 STACKED = "multilabel"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from conftest import bake_into
+from conftest import ROOT, bake_into
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,18 @@ def make(project: Path, *arguments: str):
     return processes.run(["make", *arguments, f"PYTHON={sys.executable}"], cwd=project)
 
 
-def test_the_tests_of_a_baked_project_pass(workplace, capfd):
+def test_the_projects_tests_pass_on_a_baked_project(workplace, capfd):
     # worksteal: a module's tests stay with one worker, which makes its fixtures once
     workers = ["-n", "2", "--dist", "worksteal"]
-    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers]
-    with capfd.disabled():  # ten minutes: whoever waits sees where they are, and what fails
+    settings = ["-c", workplace / "pyproject.toml", "--rootdir", ROOT / "tests" / "project"]
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *settings]
+    baked = processes.environment(BAKED_PROJECT=str(workplace))
+    with capfd.disabled():  # ten minutes: progress and failures are shown as they come
         print()
-        assert processes.run(pytest_run, cwd=workplace, capture_output=False).returncode == 0
+        done = processes.run(
+            [*pytest_run, ROOT / "tests" / "project"], cwd=workplace, env=baked, capture_output=False
+        )
+        assert done.returncode == 0
 
 
 def test_make_alone_prints_every_target_in_order(workplace):
@@ -44,4 +49,9 @@ def test_make_alone_prints_every_target_in_order(workplace):
 
 def test_make_lint_is_content(workplace):
     run = make(workplace, "lint")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_baked_projects_own_tests_pass(workplace):
+    run = make(workplace, "test")
     assert run.returncode == 0, run.stdout + run.stderr

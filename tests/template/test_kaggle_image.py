@@ -87,8 +87,8 @@ def both(*command: object) -> None:
 def asked(image, tmp_path_factory) -> Path:
     """Every case, made here and asked there."""
     folder = tmp_path_factory.mktemp("image")
-    both(sys.executable, ROOT / "tests" / "kaggle_image.py", "make", folder)
-    both(image, ROOT / "tests" / "kaggle_image.py", "ask", folder)
+    both(sys.executable, ROOT / "tests" / "template" / "kaggle_image.py", "make", folder)
+    both(image, ROOT / "tests" / "template" / "kaggle_image.py", "ask", folder)
     return folder
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = "<<cookiecutter.comp_name>>"
 
-sys.path.append(str(ROOT / PROJECT / "tests"))
+sys.path.append(str(ROOT / "tests"))
 import processes  # noqa: E402
 
 # Before cookiecutter is imported, which looks the home folder up once: no test reads anyone's own settings,

@@ -1,4 +1,4 @@
-"""The walls of a rehearsal, its test sets and its projection. What it catches: tests/test_zoo.py."""
+"""The walls of a rehearsal, its test sets and its projection. What it catches: tests/project/test_zoo.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from competitions import prepare_competition
+from conftest import ROOT
 
 from src.artifacts import write_json
 from src.config import Config, UserError
@@ -21,7 +22,7 @@ from src.kernel.sandbox import KernelResult, namespaces, run_kernel
 from src.kernel.test_sets import TestImage, renamed, write_mounts
 from src.kernel.time_guard import PLANS
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT
 WAYS = [True, False] if namespaces() else [False]
 
 

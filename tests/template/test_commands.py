@@ -52,9 +52,9 @@ def test_the_hook_and_both_readmes_say_the_same_first_minute(bake, capfd):
 
 
 def test_a_test_starts_other_programs_in_the_clean_environment_alone():
-    tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / PROJECT / "tests").rglob("*.py")]
+    tests = [*(ROOT / "tests").rglob("*.py")]
     started = [
-        f"{path.relative_to(ROOT)}:{node.lineno}: use tests/processes.py of the project"
+        f"{path.relative_to(ROOT)}:{node.lineno}: use tests/processes.py"
         for path in tests
         if path.name != "processes.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
