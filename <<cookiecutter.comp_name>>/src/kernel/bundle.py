@@ -84,7 +84,8 @@ def build_bundle(config: Config, folder: Path) -> dict[str, Any]:
     write_json(folder / "competition.json", about)
     manifest = write_manifest(
         folder,
-        made_by=f"nntricks-comp {__version__}",
+        made_by="nntricks-comp",
+        version=__version__,
         competition=config.competition.slug,
         source=about["source"],
         metric=metrics["metric"],
