@@ -22,7 +22,7 @@ def cpu_trainer(**train: Any) -> Any:
 
 
 def trainer_of(pixels: Any, settings: dict[str, Any], device: str) -> Any:
-    """A trainer of these images and random classes, without stopping rows: nothing but steps is in an
+    """A trainer of these images and random classes, without early-stopping rows: nothing but steps is in an
     epoch."""
     import torch
 

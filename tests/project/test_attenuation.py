@@ -10,7 +10,7 @@ from test_stack import write_runs
 
 from src.config import Config
 from src.ensemble.attenuation import (
-    FEWEST_FOLDS,
+    FEWEST_TEST_ROWS,
     NOISE_ROWS,
     AveragedScore,
     correlation,
@@ -148,7 +148,7 @@ def test_of_other_rows_nothing_is_told(scene):
     assert changed("linear") != averaged("linear")
 
 
-def tables(folder, members=2, folds=FOLDS, rows=FEWEST_FOLDS, seed=0):
+def tables(folder, members=2, folds=FOLDS, rows=FEWEST_TEST_ROWS, seed=0):
     """Runs with a test table a fold; gives their folders and what they say (K, M, T, C)."""
     rng, task = np.random.default_rng(seed), create_task(Config())
     said = rng.dirichlet(np.ones(3), size=(folds, members, rows)).astype(np.float32)
@@ -171,7 +171,7 @@ def test_the_first_test_rows_of_every_fold_are_read(tmp_path):
 
 
 def test_too_few_rows_and_a_table_that_is_not_there_tell_nothing(tmp_path):
-    few, _ = tables(tmp_path / "few", rows=FEWEST_FOLDS - 1)
+    few, _ = tables(tmp_path / "few", rows=FEWEST_TEST_ROWS - 1)
     assert read_fold_predictions(few, np.arange(FOLDS), create_task(Config()), list("abc")) == []
     lost, _ = tables(tmp_path / "lost")
     (lost[1] / "fold2" / "test.parquet").unlink()

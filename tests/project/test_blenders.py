@@ -196,7 +196,7 @@ def test_a_member_that_is_wrong_is_never_turned_round():
             "classes": lambda p: softmax(-np.log(p), axis=2),
         }
         found = calibration.fit(rows.but(oof=against[kind](rows.oof)))
-        np.testing.assert_allclose(found.slope, calibration.FEWEST_CALIBRATION_ROWS)
+        np.testing.assert_allclose(found.slope, calibration.SMALLEST_SLOPE)
 
 
 @pytest.mark.parametrize("penalty", [1e-6, 30.0, 1e7])

@@ -1,4 +1,4 @@
-"""The knobs of `train`: what means nothing together is refused with the reason, and what is off leaves no
+"""The keys of `train`: what means nothing together is refused with the reason, and what is off leaves no
 trace in a fingerprint."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REFUSED = [
     ("schedule: plateau", "train.early_stopping.patience=5 ends the training when the plateau"),
     (
         "schedule: plateau, early_stopping: {enabled: false}",
-        "train.schedule=plateau watches the stopping rows; set train.early_stopping.enabled=true",
+        "train.schedule=plateau watches the early-stopping rows; set train.early_stopping.enabled=true",
     ),
     ("freeze_epochs: 15", "train.freeze_epochs=15 leaves none of 15 epochs for the backbone"),
     ("swa: {lr: 1e-3}", "mean nothing without train.swa.start"),
@@ -55,7 +55,7 @@ REFUSED = [
     (f"swa: {{start: 0.5}}, {NO_EMA}, {NO_STOP}, soup: 2", "train.soup and train.swa both mix"),
     (f"snapshots: 3, cycles: 2, {NO_STOP}", "train.snapshots=3 are the ends of cosine cycles, and train.cyc"),
     ("snapshots: 2, cycles: 2", "train.snapshots wants every cycle whole"),
-    ("soup: 2, early_stopping: {enabled: false}", "train.soup is chosen by the stopping rows"),
+    ("soup: 2, early_stopping: {enabled: false}", "train.soup is chosen by the early-stopping rows"),
     ("soup: 16", "train.soup=16 is mixed from train.epochs=15"),
     (f"soup: 4, cycles: 3, snapshots: 3, {NO_STOP}", "train.soup=4 is mixed from train.snapshots=3"),
 ]

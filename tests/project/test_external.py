@@ -200,7 +200,7 @@ def test_they_are_asked_as_test_rows_are(task, tmp_path):
     )
     wanted = TABLES_BY_KIND[made.kind](asked)["blind" if task == "retrieval" else "test"]
     pd.testing.assert_frame_equal(found, wanted, check_exact=False, rtol=1e-5)
-    if task in ("multiclass", "segmentation"):  # stopping rows, which 04 asks the same way
+    if task in ("multiclass", "segmentation"):  # early-stopping rows, which 04 asks the same way
         index = data.stop_index
         store = replace(store, test=data.store.train[index], test_sizes=[store.train_sizes[i] for i in index])
         sizes = store.test_sizes

@@ -243,8 +243,8 @@ def identities(request, tmp_path_factory) -> Config:
 
 @pytest.mark.parametrize("fold", [0, 1])
 def test_who_is_looked_for_among_whom(identities, fold):
-    """A fold's rows among the other folds', its stopping rows among those it learned from, test rows among
-    all; and, to be told what they are, test rows among those it learned from alone."""
+    """A fold's rows among the other folds', its early-stopping rows among those it learned from, test rows
+    among all; and, to be told what they are, test rows among those it learned from alone."""
     one = asked(identities, fold)
     tables, folds = ranking_tables(one), read_folds(identities)
     own, stops = folds["fold"] == fold, (folds["fold"] != fold) & (folds["stop"] == fold)

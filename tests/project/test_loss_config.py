@@ -1,4 +1,4 @@
-"""Losses in the config: which suit a task, which knobs go together, and whose change makes a run stale."""
+"""Losses in the config: which suit a task, which keys go together, and whose change makes a run stale."""
 
 from __future__ import annotations
 

@@ -117,8 +117,9 @@ def embedded(made, folds) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]
 def test_candidates_are_the_nearest_identities_of_the_rows_that_may_be_looked_at(
     made, folds, embedded, name, run
 ):
-    """A fold's own rows look among the other folds' rows, its stopping rows among those it learned from; test
-    rows among all to be submitted, and blind to the fold's own and stopping rows to be learned from."""
+    """A fold's own rows look among the other folds' rows, its early-stopping rows among those it learned
+    from; test rows among all to be submitted, and blind to the fold's own and early-stopping rows to be
+    learned from."""
     place = {row: number for number, row in enumerate([*folds["id"]])}
     for k in range(2):
         train, test = embedded[run, k]
@@ -214,7 +215,8 @@ def test_the_printed_cv_is_map5_by_a_plain_loop_each_fold_with_the_others_thresh
 
 
 def test_pseudo_labels_are_first_answers_that_are_right_as_often_as_the_threshold_asks(made):
-    """How often is read off the stopping rows, whose answers are known and which the model did not learn."""
+    """How often is read off the early-stopping rows, whose answers are known and which the model did not
+    learn."""
     for k in range(2):
         stop, blind = (made.table(f"runs/baseline/fold{k}/{name}") for name in ("stop", "blind"))
         right = [names[0] == target for names, target in zip(stop["candidates"], stop["target"], strict=True)]

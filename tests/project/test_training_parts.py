@@ -48,7 +48,7 @@ def test_without_early_stopping_or_without_a_best_epoch_nothing_runs_out():
 
 
 def seen(trainer: Trainer, predictions: np.ndarray):
-    """What a look at the stopping rows would find if these were the predictions: those, and their mean
+    """What a look at the early-stopping rows would find if these were the predictions: those, and their mean
     cross-entropy."""
     truth = trainer.data.stop_truth
     loss = float(-np.log(predictions[np.arange(len(truth)), truth]).mean())
@@ -56,7 +56,7 @@ def seen(trainer: Trainer, predictions: np.ndarray):
 
 
 def looks(project: Path, monkeypatch, predictions: list[np.ndarray], *overrides: str) -> list[int]:
-    """The best epoch after each of several looks at the stopping rows."""
+    """The best epoch after each of several looks at the early-stopping rows."""
     trainer = make_trainer(project, *overrides)
     found = []
     for epoch, given in enumerate(predictions):
@@ -67,7 +67,7 @@ def looks(project: Path, monkeypatch, predictions: list[np.ndarray], *overrides:
 
 
 def sure(project: Path, right: int, confidence: float) -> np.ndarray:
-    """Predictions for the stopping rows of fold 0, `right` of them right, all with that confidence."""
+    """Predictions for the early-stopping rows of fold 0, `right` of them right, all with that confidence."""
     data = fold_data(read(project))
     n, classes = len(data.stop), len(data.outputs)
     guess = np.where(np.arange(n) < right, data.stop_truth, (data.stop_truth + 1) % classes)

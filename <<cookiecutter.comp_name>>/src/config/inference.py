@@ -68,7 +68,7 @@ class Inference(Section):
 
 
 def check_inference(inference: Inference, task: str) -> None:
-    """Raise ValueError for knobs of inference that exclude each other, or the task."""
+    """Raise ValueError for keys of inference that exclude each other, or the task."""
     if not inference.tta:
         raise ValueError("inference.tta is empty: give at least [identity]")
     scales, rerank = inference.scales, inference.rerank

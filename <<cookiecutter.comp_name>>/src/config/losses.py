@@ -1,4 +1,4 @@
-"""Losses: which, and their own knobs."""
+"""Losses: which one, and the settings of each."""
 
 from __future__ import annotations
 

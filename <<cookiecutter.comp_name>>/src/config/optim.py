@@ -95,7 +95,7 @@ class Optim(Section):
 
 
 def check_optim(train: Optim, pretrained: bool) -> None:
-    """Raise ValueError for knobs that mean nothing together, with the reason."""
+    """Raise ValueError for keys that mean nothing together, with the reason."""
     if train.min_lr > train.lr:
         raise ValueError(f"train.min_lr={train.min_lr} lies above train.lr={train.lr}")
     for key, schedules in USES.items():

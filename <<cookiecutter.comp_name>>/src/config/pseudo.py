@@ -77,8 +77,8 @@ class Pseudo(Section):
 
 
 def check_pseudo(pseudo: Pseudo, task: str, stopping: bool) -> None:
-    """Raise ValueError for knobs of `pseudo` that exclude each other, or the task; `stopping`: whether there
-    are stopping rows."""
+    """Raise ValueError for keys of `pseudo` that exclude each other, or the task; `stopping`: whether there
+    are early-stopping rows."""
     for key in ("threshold", "cap"):
         _check_rounds(key, getattr(pseudo, key), pseudo.rounds)
     if pseudo.prior is not None and task in CLASSLESS:

@@ -61,7 +61,7 @@ class Stack(Section):
 
 
 def check_stack(stack: Stack, data: Data, task: str) -> None:
-    """Raise ValueError for knobs of the stack that exclude each other, or the task, and for a feature that
+    """Raise ValueError for keys of the stack that exclude each other, or the task, and for a feature that
     would give the answer away."""
     for key in ("blenders", "features"):
         given = getattr(stack, key) or ()

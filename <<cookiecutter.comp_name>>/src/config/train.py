@@ -107,7 +107,7 @@ def snapshot_names(train: Train) -> tuple[str, ...]:
 
 
 def check_train(train: Train, pretrained: bool) -> None:
-    """Raise ValueError for knobs of `train` that mean nothing together, with the reason."""
+    """Raise ValueError for keys of `train` that mean nothing together, with the reason."""
     check_optim(train, pretrained)
     check_epochs(train, train.epochs)
     if train.schedule == "plateau":
@@ -119,7 +119,7 @@ def _check_plateau(train: Train) -> None:
     waits, stopping = train.plateau_patience or 4, train.early_stopping
     if not stopping.enabled:
         raise ValueError(
-            "train.schedule=plateau watches the stopping rows; set train.early_stopping.enabled=true"
+            "train.schedule=plateau watches the early-stopping rows; set train.early_stopping.enabled=true"
         )
     if stopping.patience is not None and stopping.patience <= waits + 1:
         raise ValueError(
@@ -157,8 +157,8 @@ def _check_weights(train: Train) -> None:
         raise ValueError("train.soup and train.swa both mix the weights of the last epochs: give one of them")
     if not train.early_stopping.enabled:
         raise ValueError(
-            "train.soup is chosen by the stopping rows; set train.early_stopping.enabled=true (patience=null "
-            "runs all epochs)"
+            "train.soup is chosen by the early-stopping rows; set train.early_stopping.enabled=true "
+            "(patience=null runs all epochs)"
         )
     there, what = (
         (train.epochs, "train.epochs") if train.snapshots is None else (train.snapshots, "train.snapshots")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NOISE_ROWS = 5_000  # number of test rows used to estimate the noise
-FEWEST_FOLDS = 50  # with fewer test rows the noise is not estimated
+FEWEST_TEST_ROWS = 50  # with fewer test rows the noise is not estimated
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from src.artifacts import writing
 from src.config import Config, UserError
-from src.ensemble.attenuation import FEWEST_FOLDS, NOISE_ROWS
+from src.ensemble.attenuation import FEWEST_TEST_ROWS, NOISE_ROWS
 from src.reading import decoding, made_by, parquet_footer, read_csv, read_dataset, read_parquet
 from src.tasks import create_task
 from src.tasks.base import TARGET_PREFIX, Task
@@ -131,7 +131,7 @@ def read_fold_predictions(
     for path, own in found.items():
         if own != rows:
             raise UserError(f"{path}: has {own:,} rows, such tables have {rows:,}; {made_by(path)}")
-    if rows < FEWEST_FOLDS:
+    if rows < FEWEST_TEST_ROWS:
         return []
     return [np.stack([first(path) for path in of_fold]) for of_fold in paths]
 

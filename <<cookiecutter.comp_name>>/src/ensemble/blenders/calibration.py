@@ -15,7 +15,7 @@ import numpy as np
 
 from src.ensemble.blenders.base import EPSILON, Kind, LevelData, log_odds
 
-FEWEST_CALIBRATION_ROWS = 0.05  # smallest slope: a prediction is never inverted nor discarded
+SMALLEST_SLOPE = 0.05  # smallest slope: a prediction is never inverted nor discarded
 PENALTY = 1.0  # on the squared distance from slope 1 and bias 0, relative to a sum of losses: worth one row
 
 
@@ -83,7 +83,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     if len(y) < 2 or x.var() == 0:
         return 1.0, 0.0
     one = PENALTY * max(x.var(), y.var())
-    slope = max(FEWEST_CALIBRATION_ROWS, ((x - x.mean()) @ (y - y.mean()) + one) / (len(x) * x.var() + one))
+    slope = max(SMALLEST_SLOPE, ((x - x.mean()) @ (y - y.mean()) + one) / (len(x) * x.var() + one))
     return slope, y.mean() - slope * x.mean()
 
 
@@ -117,5 +117,5 @@ def _minimum(value: Callable[[np.ndarray], tuple[float, np.ndarray]], biases: in
         lost, slope = value(p)
         return lost + PENALTY / 2 * (p - start) @ (p - start), slope + PENALTY * (p - start)
 
-    bounds = [(FEWEST_CALIBRATION_ROWS, None)] + [(None, None)] * biases
+    bounds = [(SMALLEST_SLOPE, None)] + [(None, None)] * biases
     return minimize(whole, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12}).x
