@@ -197,7 +197,7 @@ import pandas as pd
 from pathlib import Path
 from src.configfile import load_config
 from src.data.rle import decode_runs
-from src.decisions import Rule, take
+from src.decisions import Rule, take_rows
 from src.tasks import create_task
 
 config = load_config("configs/baseline.yaml")
@@ -223,7 +223,7 @@ if task.kind == "maps":  # a score an image, which is what resampling needs
     each = [np.array([task.score([t], [p]) for t, p in zip(truth, fold, strict=True)]) for fold in folds]
     mean = lambda rows: np.mean([one[rows].mean() for one in each])
 else:
-    mean = lambda rows: np.mean([task.score(truth[rows], take(fold, rows)) for fold in folds])
+    mean = lambda rows: np.mean([task.score(truth[rows], take_rows(fold, rows)) for fold in folds])
 random = np.random.default_rng(0)
 again = [mean(random.integers(0, len(truth), len(truth))) for _ in range(200)]
 print(json.dumps([mean(np.arange(len(truth))), float(np.std(again)), task.score(truth, whole)]))

@@ -30,7 +30,7 @@ def test_every_key_stands_in_the_reference_with_its_meaning():
 
 def test_the_page_of_keys_is_what_the_code_says_now():
     page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    assert page == markdown(), "write it anew: python -m src.config.reference docs/config.md"
+    assert page == markdown(), "write it anew: python -m src.commands.config --page docs/config.md"
 
 
 def test_a_table_row_of_the_page_has_four_cells():

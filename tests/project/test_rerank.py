@@ -110,7 +110,7 @@ def test_the_gallerys_neighbourhoods_are_those_of_the_paper(k1, k2, seed):
 @pytest.mark.parametrize("cells", [2**24, 2**12], ids=["one block", "many blocks"])
 def test_re_ranked_identities_are_those_of_the_paper(settings, cells, monkeypatch):
     for module in (nearest, rerank):
-        monkeypatch.setattr(module, "CELLS", cells)
+        monkeypatch.setattr(module, "SIMILARITY_CELLS", cells)
     monkeypatch.setattr(rerank, "STEP", cells // 8)
     queries, gallery, owners = scene(2, queries=30, gallery=120, identities=15)
     numbers, values = identities(queries, gallery, owners, Inference(rerank=settings, candidates=6))
@@ -180,7 +180,7 @@ def peak(n: int) -> int:
 
 def test_memory_grows_with_the_images_and_not_with_their_square(monkeypatch):
     for module in (nearest, rerank):
-        monkeypatch.setattr(module, "CELLS", 2**18)
+        monkeypatch.setattr(module, "SIMILARITY_CELLS", 2**18)
     monkeypatch.setattr(rerank, "STEP", 2**14)
     small, large = peak(1500), peak(6000)
     assert large < 4 * 6000**2 / 4  # a quarter of one float32 a pair

@@ -37,7 +37,7 @@ LOSS = 6.0  # levels that a JPEG may be off a smooth image, or a reduced scale o
 def small_shards(monkeypatch):
     """Of 16 images, so that a hundred are several."""
     torch.set_num_threads(1)
-    for module in ("storing", "loaders", "unlabelled"):
+    for module in ("store_writers", "loaders", "unlabelled"):
         monkeypatch.setattr(f"src.data.{module}.SHARD", 16)
 
 

@@ -300,7 +300,7 @@ def asked(trainer) -> list[int]:
 def test_of_views_that_never_change_the_teacher_is_asked_once_an_image_and_nothing_else_changes(prepared):
     make_teacher(prepared)
     noting, asking = make_trainer(prepared, *FIXED), make_trainer(prepared, *FIXED)
-    asking.notes = None
+    asking.teacher_cache = None
     shown, shown_anew = asked(noting), asked(asking)
     (losses, _), (expected, _) = epochs(noting), epochs(asking)
     assert sum(shown) == len(noting.rows)
@@ -315,7 +315,7 @@ def test_notes_are_the_very_words_on_the_very_view(prepared):
     for start in (2 * size, 0):
         rows = np.arange(start, min(start + size, len(trainer.rows)))
         images, *_ = trainer.loader.dataset[3, rows]
-        said, noted = trainer.teacher(images), trainer.notes(images, rows[::-1].copy())
+        said, noted = trainer.teacher(images), trainer.teacher_cache(images, rows[::-1].copy())
         assert torch.equal(noted.logits, said.logits.flip(0))
         assert torch.equal(noted.embedding, said.embedding.flip(0))
 
@@ -345,7 +345,7 @@ def test_notes_do_not_depend_on_the_epoch_that_a_training_is_resumed_in(prepared
 )
 def test_a_view_that_changes_is_asked_of_anew(prepared, changing):
     make_teacher(prepared)
-    assert make_trainer(prepared, *FIXED, changing).notes is None
+    assert make_trainer(prepared, *FIXED, changing).teacher_cache is None
 
 
 def test_notes_that_would_not_fit_are_not_taken_and_nothing_else_changes(prepared, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_jobs_own_runtime_error_is_not_tried_again(config, tmp_path):
 TWO_THREADS_EACH = """
 import torch
 from src.configfile import load_config
-from src.training.worker_pool import side_by_side
+from src.training.worker_pool import run_in_parallel
 
 def job(device, report):
     torch.rand(10**6).exp().sum()
@@ -135,7 +135,7 @@ def job(device, report):
 torch.set_num_threads(2)
 torch.rand(10**6).exp().sum()  # OpenMP starts its threads, which a fork does not take along
 config = load_config("configs/baseline.yaml", ["runtime.jobs=2", "runtime.threads=2"])
-side_by_side(job, [(), ()], config, "test", 2)
+run_in_parallel(job, [(), ()], config, "test", 2)
 """
 
 

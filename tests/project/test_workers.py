@@ -103,7 +103,7 @@ def test_a_sentence_from_a_process_is_that_sentence(workers):
 
 def test_an_error_of_ours_in_a_process_is_said_with_what_happened(tmp_path, monkeypatch, capsys):
     """Torch says first where it was caught, and the traceback."""
-    monkeypatch.setattr(src.entry, "PROJECT", tmp_path)
+    monkeypatch.setattr(src.entry, "_PROJECT", tmp_path)
     with pytest.raises(SystemExit), src.entry.plain_errors():
         list(create_loader(Broken(ValueError("seven is not six")), range(6), workers=1, pin_memory=False))
     assert "seven is not six" in capsys.readouterr().err.splitlines()[0]

@@ -11,9 +11,11 @@ import argparse
 import difflib
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
+from src.artifacts import write_text
 from src.config import Config, UserError
-from src.config.reference import entries, matching, yaml_text
+from src.config.reference import entries, markdown, matching, yaml_text
 from src.configfile import load_config
 from src.entry import plain_errors
 
@@ -27,8 +29,14 @@ def main() -> None:
     )
     parser.add_argument("--config", default="configs/baseline.yaml", help="the experiment (%(default)s)")
     parser.add_argument("--key", help="a key or a section, such as train.ema")
+    parser.add_argument(
+        "--page", type=Path, help="write the page of all keys to this file, as docs/config.md"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
+    if arguments.page is not None:
+        write_text(arguments.page, markdown())
+        return
     config = load_config(arguments.config, arguments.overrides)
     if arguments.key is None:
         import yaml

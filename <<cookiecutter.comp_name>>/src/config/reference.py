@@ -119,10 +119,3 @@ def _escaped(text: str) -> str:
     """Text for a cell of a Markdown table: `<name>` outside of code would be taken for HTML."""
     parts = text.replace("|", "\\|").split("`")
     return "`".join(part if i % 2 else part.replace("<", "\\<") for i, part in enumerate(parts))
-
-
-if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-
-    Path(sys.argv[1]).write_text(markdown(), encoding="utf-8")
