@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -46,7 +47,8 @@ def main() -> None:
 
 def run(seeds: int) -> None:
     """Score every second level on every seed's noise."""
-    sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+    os.environ["BAKED_PROJECT"] = str(PROJECT)  # which tests/project is to test
+    sys.path[:0] = [str(PROJECT), str(ROOT / "tests" / "project")]
     from test_leaks import free_logistic, level_two, of
 
     found = json.loads(LINES.read_text()) if LINES.exists() else {}
